@@ -1,0 +1,23 @@
+"""A linter for training runs: Lightning callbacks that name what makes a run sick."""
+
+from .class_balance import ClassBalanceDetector as ClassBalanceDetector
+from .core.detector import RULES as RULES
+from .core.detector import Detector as Detector
+from .core.detector import rule as rule
+from .core.detector import state as state
+from .core.detector import threshold as threshold
+from .core.detector import vital as vital
+from .core.findings import Evidence as Evidence
+from .core.findings import Finding as Finding
+from .core.findings import Severity as Severity
+from .core.findings import TrainingHalted as TrainingHalted
+from .core.measurements import Cadence as Cadence
+from .core.measurements import Measurement as Measurement
+from .core.measurements import Moment as Moment
+from .gradients import GradientDetector as GradientDetector
+from .learning_rate import LearningRateDetector as LearningRateDetector
+from .modes import ModeDetector as ModeDetector
+from .nonfinite import NonFiniteDetector as NonFiniteDetector
+from .suite import NNDebug as NNDebug
+
+__version__ = "0.1.0"

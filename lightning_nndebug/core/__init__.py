@@ -1,0 +1,1 @@
+"""The engine: it knows Lightning, measurements, findings and sinks, and no symptom."""

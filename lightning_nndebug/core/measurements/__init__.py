@@ -1,0 +1,101 @@
+"""Measurements: what can be known at one moment, taken once however many ask."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+M = TypeVar("M", bound="Measurement")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The Lightning hook that is running, with what Lightning hands to it.
+
+    Args:
+        hook: Its name, such as ``on_before_optimizer_step``.
+        trainer: The Trainer.
+        module: The user's LightningModule, never a wrapper of it.
+        step: Where we are on the x-axis of the loggers.
+        take: Takes another measurement at this moment, or returns the one of this step.
+        request: Asks for a measurement at the next occasion, whatever its cadence says.
+        batch, batch_idx, outputs, loss, optimizer, dataloader_idx: As the hook was called.
+    """
+
+    hook: str
+    trainer: Any
+    module: Any
+    step: int
+    take: Callable[[type[M]], M | None]
+    request: Callable[[type[Measurement]], None]
+    batch: Any = None
+    batch_idx: int = 0
+    outputs: Any = None
+    loss: Any = None
+    optimizer: Any = None
+    dataloader_idx: int = 0
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When a measurement is worth its price.
+
+    Args:
+        first: It is taken at each of this many first occasions,
+        every: and then at every so many,
+        budget: or more rarely, so that it costs at most this share of the run's time.
+    """
+
+    first: int = 0
+    every: int = 1
+    budget: float = 0.01
+
+    def due(self, occasion: int, price: float, step_time: float) -> bool:
+        """Returns whether to look at this occasion (counted from 0); times are in seconds."""
+        if occasion < self.first:
+            return True
+        interval = max(self.every, math.ceil(price / (self.budget * step_time)) if step_time else 1)
+        return (occasion - self.first) % interval == 0
+
+
+EVERY_TIME = Cadence()
+ON_REQUEST = Cadence(every=2**62)
+
+
+class Measurement:
+    """Base of all measurements: frozen dataclasses of plain numbers and, for a step, tensors.
+
+    Subclasses say where they are taken and how. ``memory`` is theirs for one run: a place for what
+    the next look needs (lists of modules, handles, counters). It also carries the ``options``.
+
+    Attributes:
+        hooks: The hooks at which it is taken.
+        prepares: The hook at which ``prepare`` runs, for those who must watch before they know.
+        cadence: When.
+        lasting: Whether it stays known after its step, until the run ends.
+        options: Options of the asking detector that change what is measured, by name.
+    """
+
+    hooks: ClassVar[tuple[str, ...]]
+    prepares: ClassVar[str | None] = None
+    cadence: ClassVar[Cadence] = EVERY_TIME
+    lasting: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def take(cls: type[M], moment: Moment, memory: SimpleNamespace) -> M | None:
+        """Returns what is known at this moment, or None if the question does not apply."""
+        raise NotImplementedError
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Begins to watch the step."""
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Leaves nothing behind: after every look, and when the run ends, however it ends."""

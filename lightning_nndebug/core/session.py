@@ -1,0 +1,385 @@
+"""One run of one Trainer: takes measurements, asks the rules, agrees between ranks, stops."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .findings import Evidence, Finding, Severity, TrainingHalted, by_onset
+from .measurements import EVERY_TIME, Measurement, Moment
+from .sinks import Sink, open_sinks
+from .trainer import is_stepping, step_axis
+
+if TYPE_CHECKING:
+    from .detector import Detector, Question, Rule
+
+log = logging.getLogger("lightning_nndebug")
+
+# Where ranks meet. All of them reach these hooks equally often, whatever they have seen.
+_MEETINGS = ("on_before_optimizer_step", "on_train_batch_end", "on_validation_end", "on_train_end")
+# How often to meet when nobody asked to be stopped: only to hand findings over to rank 0.
+_MEET_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A kind of measurement with the options that it is asked for with."""
+
+    kind: type[Measurement]
+    options: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A detector at work: on its own, or as a part of a suite whose options hold for it too."""
+
+    detector: Detector
+    owner: Detector
+
+    def option(self, name: str) -> Any:
+        """Returns the detector's own option, or else its suite's."""
+        own = getattr(self.detector, name, None)
+        return getattr(self.owner, name, None) if own is None else own
+
+    def uses(self, code: str) -> bool:
+        """Returns whether both let the rule pass."""
+        return self.detector.uses(code) and self.owner.uses(code)
+
+    def halts(self, finding: Finding) -> bool:
+        """Returns whether this finding is reason enough to stop the run."""
+        halt_on = self.option("halt_on")
+        return halt_on is not None and finding.level >= Severity[halt_on.upper()]
+
+
+class Session:
+    """Runs all detectors of a Trainer, however they were handed to it.
+
+    The first of our callbacks in the Trainer opens it and passes every hook on to it, so that
+    several lone detectors cost as little as a suite: one dispatcher, one measurement of each
+    kind, one meeting of the ranks.
+    """
+
+    def __init__(self, trainer: Any, module: Any, callbacks: Iterable[Detector]) -> None:
+        self.trainer, self.module = trainer, module
+        self.watches = _watches(callbacks)
+        self.values: dict[Ask, Measurement] = {}
+        self.vitals: dict[str, float] = {}
+        self.pending: list[Finding] = []
+        self.broken: set[str] = set()
+        self._memories: dict[Ask, SimpleNamespace] = {}
+        self._occasions: dict[Ask, int] = defaultdict(int)
+        self._prices: dict[Ask, float] = {}
+        self._due: set[Ask] = set()
+        self._fresh: set[Ask] = set()
+        self._requested: set[type[Measurement]] = set()
+        self._moment: Moment | None = None
+        self._meetings = 0
+        self._met_in_batch = False
+        self._batch_began = 0.0
+        self._step_time = 0.0
+        self._spent = 0.0
+        self._plan()
+        self.sinks: list[Sink] = open_sinks(trainer, self._known())
+
+    # -- life
+
+    @classmethod
+    def open(cls, callback: Detector, trainer: Any, module: Any) -> Session | None:
+        """Returns a new session if this callback is the one that speaks for all, else None."""
+        from .detector import Detector  # the two classes need each other; only one can come first
+
+        ours = [one for one in trainer.callbacks if isinstance(one, Detector)]
+        if not ours or ours[0] is not callback:  # the Tuner runs `fit` with our hooks taken out
+            return None
+        if getattr(trainer, "barebones", False):
+            log.info("nndebug is off: Trainer(barebones=True) asks for no callbacks at all.")
+            return None
+        try:
+            return cls(trainer, module, ours)
+        except Exception:
+            log.exception("nndebug could not start; the run goes on without it.")
+            return None
+
+    def close(self, exception: BaseException | None = None) -> None:
+        """Removes every hook, reports what is still unsaid and says what the run came to."""
+        for ask, memory in self._memories.items():
+            self._guard(ask.kind.__name__, ask.kind.release, memory)
+        self._report(self.pending)
+        self.pending = []
+        findings = self._known()
+        for sink in self.sinks:
+            self._guard(type(sink).__name__, sink.close, findings, self._step(), exception)
+
+    # -- one hook
+
+    def pass_on(self, hook: str, **context: Any) -> None:
+        """Takes the measurements of this hook and asks the rules that they complete."""
+        if self.trainer.sanity_checking or hook not in self._awake:
+            return
+        began = time.perf_counter()
+        if hook in ("on_train_batch_start", "on_validation_batch_start"):
+            self._begin_batch(hook, began)
+        moment = self._moment = Moment(
+            hook=hook, trainer=self.trainer, module=self.module, step=self._step(),
+            take=self._take_for_another, request=self._requested.add, **context,
+        )  # fmt: skip
+        self._fresh.clear()
+        for ask in self._preparing[hook]:
+            self._prepare(ask, moment)
+        for ask in self._taking[hook]:
+            self._take(ask, moment)
+        if fresh := self._fresh:
+            for watch, question, asks in self._asking[hook]:
+                if fresh.intersection(asks) and all(ask in self.values for ask in asks):
+                    self._ask(watch, question, [self.values[ask] for ask in asks])
+        self._moment = None
+        self._spent += time.perf_counter() - began
+        if hook in _MEETINGS:
+            self._meet(hook)
+        if hook == "on_train_batch_end":
+            self._end_batch()
+
+    def _begin_batch(self, hook: str, now: float) -> None:
+        for ask in self._due:  # a step that was left half-way, by `return -1` or an exception
+            self._guard(ask.kind.__name__, ask.kind.release, self._memory(ask))
+        self._due.clear()
+        self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
+        self._met_in_batch = False
+        if hook == "on_train_batch_start":
+            self._batch_began, self._spent = now, 0.0
+
+    def _end_batch(self) -> None:
+        took = time.perf_counter() - self._batch_began - self._spent
+        self._step_time = took if not self._step_time else 0.9 * self._step_time + 0.1 * took
+        self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
+        if self.vitals:
+            for sink in self.sinks:
+                self._guard(type(sink).__name__, sink.vitals, self._step(), self.vitals)
+
+    # -- measurements
+
+    def _prepare(self, ask: Ask, moment: Moment) -> None:
+        # What is read before the update needs a batch that ends in one: a look that begins at a
+        # micro-batch which only accumulates would never be finished.
+        if "on_before_optimizer_step" in ask.kind.hooks and not is_stepping(self.trainer):
+            return
+        if self._is_due(ask):
+            self._due.add(ask)
+            self._timed(ask, ask.kind.prepare, moment, self._memory(ask))
+
+    def _take(self, ask: Ask, moment: Moment) -> None:
+        if ask in self._fresh:
+            return
+        is_due = ask in self._due if ask.kind.prepares else self._is_due(ask)
+        if not is_due:
+            return
+        value = self._timed(ask, ask.kind.take, moment, self._memory(ask))
+        if value is None:
+            return
+        if ask.kind.prepares:
+            self._due.discard(ask)
+            self._guard(ask.kind.__name__, ask.kind.release, self._memory(ask))
+        self.values[ask] = value
+        self._fresh.add(ask)
+
+    def _take_for_another(self, kind: type[Measurement]) -> Any:
+        """Takes what one measurement needs of another, unless this step has it already."""
+        ask = next((one for one in self._occasions if one.kind is kind), Ask(kind, ()))
+        moment = self._moment
+        if ask not in self.values and moment is not None and moment.hook in kind.hooks:
+            value = self._timed(ask, kind.take, moment, self._memory(ask))
+            if value is not None:
+                self.values[ask] = value
+                self._fresh.add(ask)
+        return self.values.get(ask)
+
+    def _is_due(self, ask: Ask) -> bool:
+        if ask.kind.__name__ in self.broken:
+            return False
+        if ask.kind in self._requested:
+            self._requested.discard(ask.kind)
+            return True
+        if ask.kind.cadence is EVERY_TIME:
+            return True
+        occasion = self._occasions[ask]
+        self._occasions[ask] += 1
+        return ask.kind.cadence.due(occasion, self._prices.get(ask, 0.0), self._step_time)
+
+    def _timed(self, ask: Ask, call: Callable[..., Any], *args: Any) -> Any:
+        began = time.perf_counter()
+        with torch.no_grad():
+            value = self._guard(ask.kind.__name__, call, *args)
+        took = time.perf_counter() - began
+        self._prices[ask] = min(self._prices.get(ask, took), took) if value is not None else took
+        return value
+
+    def _memory(self, ask: Ask) -> SimpleNamespace:
+        if ask not in self._memories:
+            self._memories[ask] = SimpleNamespace(**dict(ask.options))
+        return self._memories[ask]
+
+    # -- rules
+
+    def _ask(self, watch: Watch, question: Question, values: list[Measurement]) -> None:
+        name = type(watch.detector).__name__
+        if name in self.broken:
+            return
+        answer = self._guard(name, _answer, question, watch.detector, values)
+        if isinstance(answer, list):
+            self._judge(watch, question, answer)  # type: ignore[arg-type]
+        elif answer is not None:
+            self.vitals[f"nndebug/{watch.detector.symptom}/{question.name}"] = float(answer)
+
+    def _judge(self, watch: Watch, rule: Rule, evidence: list[Evidence]) -> None:
+        """Turns evidence into findings: once per place, when it has lasted as long as it must."""
+        streaks = watch.detector._streaks
+        patience = watch.option("patience") or rule.patience
+        seen = {f"{rule.code} {one.where}": one for one in evidence}
+        for key in [key for key in streaks if key.startswith(f"{rule.code} ") and key not in seen]:
+            del streaks[key]
+        known = {one.place for one in watch.detector._findings}
+        for key, one in seen.items():
+            streak = streaks.setdefault(key, [0, self._step(), self.trainer.current_epoch])
+            streak[0] += 1
+            if streak[0] < patience or (rule.code, one.where) in known:
+                continue
+            finding = Finding(
+                code=rule.code, name=rule.name, severity=str(rule.severity),
+                step=streak[1], epoch=streak[2], where=one.where,
+                measured=one.measured, limit=one.limit, message=one.sentence(), means=rule.title,
+                causes=list(one.causes) or rule.section("Likely causes"),
+                fixes=list(one.fixes) or rule.section("How to fix"),
+                rank=self.trainer.global_rank, details=one.details,
+            )  # fmt: skip
+            watch.detector._findings.append(finding)
+            self.pending.append(finding)
+
+    # -- the ranks
+
+    def _meet(self, hook: str) -> None:
+        """Hands new findings to all ranks, and stops all of them or none.
+
+        One collective, entered by every rank every time: nothing a rank has seen, and no error of
+        our own, may keep it away, or the others wait for ever.
+        """
+        if self.trainer.world_size > 1:
+            if hook == "on_train_batch_end" and (self._met_in_batch or not self._is_manual()):
+                return
+            self._met_in_batch = True
+            self._meetings += 1
+            halting = any(watch.option("halt_on") for watch in self.watches)
+            due = halting or self._meetings % _MEET_EVERY == 0
+            if not due and hook in ("on_before_optimizer_step", "on_train_batch_end"):
+                return
+            self._agree()
+        if not self.pending:
+            return
+        fresh, self.pending = by_onset(self.pending), []
+        self._report(fresh)
+        self._halt(fresh)
+
+    def _agree(self) -> None:
+        parts = [type(watch.detector).__name__ for watch in self.watches]
+        parts += [ask.kind.__name__ for ask in self._occasions]
+        flags = [bool(self.pending), *(part in self.broken for part in parts)]
+        mine = torch.tensor(flags, dtype=torch.int64, device=self.trainer.strategy.root_device)
+        anyone, *broken = self.trainer.strategy.reduce(mine, reduce_op="max").tolist()
+        self.broken.update(part for part, is_broken in zip(parts, broken, strict=True) if is_broken)
+        if not anyone:
+            return
+        gathered: list[list[Finding]] = [[] for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather_object(gathered, self.pending)
+        owners = {one.code: watch.detector for watch in self.watches for one in watch.detector.rules}
+        self.pending, places = [], set()
+        for finding in (one for rank in gathered for one in rank):
+            if finding.place in places:  # seen by several ranks: the first speaks for them
+                continue
+            places.add(finding.place)
+            self.pending.append(finding)
+            known = owners[finding.code]._findings
+            if finding.place not in {one.place for one in known}:
+                known.append(finding)
+
+    def _is_manual(self) -> bool:
+        return not self.module.automatic_optimization
+
+    def _halt(self, fresh: list[Finding]) -> None:
+        watches = {one.code: watch for watch in self.watches for one in watch.detector.rules}
+        grave = [one for one in fresh if watches[one.code].halts(one)]
+        if not grave:
+            return
+        # Lightning hands callback_metrics back from spawned processes: the parent can tell from it.
+        self.trainer.callback_metrics["nndebug/halted"] = torch.tensor(1.0)
+        if any(watches[one.code].option("halt") == "raise" for one in grave):
+            raise TrainingHalted(grave)
+        self.trainer.should_stop = True
+        log.info("nndebug asked the Trainer to stop; min_epochs and min_steps still hold.")
+
+    # -- plumbing
+
+    def _plan(self) -> None:
+        """Notes, per hook, what to prepare, to take and to ask, so that an idle hook costs nothing."""
+        self._preparing: dict[str, list[Ask]] = defaultdict(list)
+        self._taking: dict[str, list[Ask]] = defaultdict(list)
+        self._asking: dict[str, list[tuple[Watch, Question, tuple[Ask, ...]]]] = defaultdict(list)
+        for watch in self.watches:
+            used = [one for one in watch.detector.rules if watch.uses(one.code)]
+            for question in [*used, *(watch.detector.vitals if used else ())]:
+                asks = tuple(
+                    Ask(kind, tuple((name, watch.option(name)) for name in kind.options))
+                    for kind in question.kinds
+                )
+                for ask in asks:
+                    self._occasions[ask] = 0
+                for hook in {hook for ask in asks for hook in ask.kind.hooks}:
+                    self._asking[hook].append((watch, question, asks))
+        for ask in self._occasions:
+            for hook in ask.kind.hooks:
+                self._taking[hook].append(ask)
+            if ask.kind.prepares is not None:
+                self._preparing[ask.kind.prepares].append(ask)
+        boundaries = {"on_train_batch_start", "on_validation_batch_start", *_MEETINGS}
+        self._awake = boundaries | self._preparing.keys() | self._taking.keys()
+
+    def _report(self, findings: list[Finding]) -> None:
+        for finding in findings:
+            for sink in self.sinks:
+                self._guard(type(sink).__name__, sink.finding, finding)
+
+    def _known(self) -> list[Finding]:
+        return by_onset(one for watch in self.watches for one in watch.detector._findings)
+
+    def _step(self) -> int:
+        return step_axis(self.trainer)
+
+    def _guard(self, part: str, call: Callable[..., Any], *args: Any) -> Any:
+        """Calls a part of ours; if it fails, says so once and switches that part off."""
+        if part in self.broken:
+            return None
+        try:
+            return call(*args)
+        except Exception:
+            self.broken.add(part)
+            log.exception("nndebug: %s failed and is off from here; the run goes on.", part)
+            return None
+
+
+def _answer(question: Question, detector: Detector, values: list[Measurement]) -> Any:
+    answer = question.method(detector, *values)
+    return answer if answer is None or isinstance(answer, (int, float)) else list(answer)
+
+
+def _watches(callbacks: Iterable[Detector]) -> list[Watch]:
+    """Lists the detectors once each; one that the user added himself goes before a suite's."""
+    watches: dict[str, Watch] = {}
+    for owner in sorted(callbacks, key=lambda one: one.members == (one,)):
+        for detector in owner.members:
+            watches[type(detector).__qualname__] = Watch(detector, owner)
+    return list(watches.values())

@@ -1,0 +1,216 @@
+"""Sinks: where findings and vitals go."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console as RichConsole
+from rich.text import Text
+
+from .findings import Finding, Severity
+from .record import Record
+
+log = logging.getLogger("lightning_nndebug")
+
+# A rule that fires at more places than this is one story: the record has all of it.
+_PLACES_SHOWN = 3
+
+
+class Sink(Protocol):
+    """Somewhere to put what the session knows. Exists on rank 0 alone."""
+
+    def finding(self, finding: Finding) -> None:
+        """Takes a finding, once per place."""
+
+    def vitals(self, step: int, vitals: dict[str, float]) -> None:
+        """Takes the numbers known after a step; the sink decides how often it wants them."""
+
+    def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
+        """Takes all findings of the run, at its end, however it ended."""
+
+
+def open_sinks(trainer: Any, known: list[Finding]) -> list[Sink]:
+    """Opens the sinks of a run.
+
+    Args:
+        trainer: The Trainer.
+        known: Findings of the run that this one resumes; they are not said again.
+    """
+    directory = trainer.log_dir  # a broadcast: every rank must ask for it
+    if not trainer.is_global_zero:
+        return []
+    _add_handler()
+    sinks: list[Sink] = [Console(known), Loggers(trainer)]
+    if directory is not None:  # None in a fast_dev_run, which leaves nothing behind
+        try:
+            sinks.append(Sampled(Record(Path(directory) / "nndebug", trainer), trainer))
+        except OSError as error:
+            log.warning("nndebug keeps no record of this run: %s", error)
+    return sinks
+
+
+class Console:
+    """Says each finding once, through the ``lightning_nndebug`` logger, and sums up at the end."""
+
+    def __init__(self, known: list[Finding]) -> None:
+        self._shown = Counter(one.code for one in known)
+
+    def finding(self, finding: Finding) -> None:
+        """Says a finding; advice (INFO) waits for the summary."""
+        self._shown[finding.code] += 1
+        if finding.level == Severity.INFO or self._shown[finding.code] > _PLACES_SHOWN:
+            return
+        level = logging.ERROR if finding.level == Severity.ERROR else logging.WARNING
+        log.log(level, "%s", finding, extra={"finding": finding})
+
+    def vitals(self, step: int, vitals: dict[str, float]) -> None:
+        """Says nothing: numbers are for the loggers."""
+
+    def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
+        """Sums up: what began first leads."""
+        if not findings:
+            log.info("nndebug: nothing found in %s steps.", f"{step:,}")
+            return
+        count = Counter(one.severity for one in findings)
+        kinds = [_counted(count[str(one)], str(one)) for one in reversed(Severity) if count[str(one)]]
+        lines = [f"nndebug: {', '.join(kinds)} in {step:,} steps, in the order in which they began"]
+        places: dict[str, list[Finding]] = {}
+        for one in findings:
+            places.setdefault(one.code, []).append(one)
+        for code, (first, *others) in places.items():
+            more = f" and {len(others)} more places" if others else ""
+            lines.append(f"  {first.severity:<7} {code} {first.name} · step {first.step} · {first.where}{more}")
+            if first.level == Severity.INFO:
+                lines.append(f"          {first.message}")
+        log.info("%s", "\n".join(lines))
+
+
+class Sampled:
+    """Hands vitals on as often as the Trainer logs; everything else at once."""
+
+    def __init__(self, sink: Sink, trainer: Any) -> None:
+        self._sink = sink
+        self._every = trainer.log_every_n_steps
+        self._last = -1
+
+    def finding(self, finding: Finding) -> None:
+        """Hands the finding on."""
+        self._sink.finding(finding)
+
+    def vitals(self, step: int, vitals: dict[str, float]) -> None:
+        """Hands the numbers on, if it is time."""
+        if self._every and step != self._last and step % self._every == 0:
+            self._last = step
+            self._sink.vitals(step, vitals)
+
+    def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
+        """Closes the sink."""
+        self._sink.close(findings, step, exception)
+
+
+class Loggers:
+    """Every logger of the Trainer: vitals as scalars, findings as text where there is such a thing.
+
+    ``pl_module.log`` would cost 0.3 ms per key and step even without a logger, so the loggers are
+    spoken to directly. One that fails is told of once, and left alone.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._loggers = [Sampled(_Logger(one, trainer), trainer) for one in trainer.loggers]
+
+    def finding(self, finding: Finding) -> None:
+        """Logs the finding as text."""
+        self._each("finding", finding)
+
+    def vitals(self, step: int, vitals: dict[str, float]) -> None:
+        """Logs the numbers, at the Trainer's own cadence."""
+        self._each("vitals", step, vitals)
+
+    def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
+        """Leaves the loggers open: Lightning closes them."""
+
+    def _each(self, method: str, *args: Any) -> None:
+        for one in list(self._loggers):
+            try:
+                getattr(one, method)(*args)
+            except Exception as error:
+                self._loggers.remove(one)
+                log.warning("nndebug no longer writes to a logger that failed: %r", error)
+
+
+class _Logger:
+    def __init__(self, logger: Any, trainer: Any) -> None:
+        self._logger = logger
+        # By name, so that subclasses and both Lightning namespaces are known alike.
+        self._kinds = {one.__name__ for one in type(logger).__mro__}
+
+    def finding(self, finding: Finding) -> None:
+        key = f"nndebug/findings/{finding.code}"
+        text = str(finding)
+        if "TensorBoardLogger" in self._kinds:
+            self._logger.experiment.add_text(key, f"```\n{text}\n```", finding.step)
+        elif "WandbLogger" in self._kinds:
+            self._logger.log_text(key, columns=["finding"], data=[[text]])
+        elif "MLFlowLogger" in self._kinds:
+            path = f"{key}/{finding.step}.txt"
+            self._logger.experiment.log_text(self._logger.run_id, text, path)
+        elif "CometLogger" in self._kinds:
+            self._logger.experiment.log_text(text, step=finding.step)
+
+    def vitals(self, step: int, vitals: dict[str, float]) -> None:
+        self._logger.log_metrics(dict(vitals), step=step)
+
+    def close(self, *args: Any) -> None:
+        pass
+
+
+class _Handler(logging.Handler):
+    """Prints findings in colour, above a progress bar rather than through it."""
+
+    _styles = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self._render(record)
+            # tqdm clears its bars, prints and draws them again; without bars it just prints. Rich
+            # stands in for sys.stderr while its bars are up, so ask for it anew each time.
+            if "tqdm" in sys.modules:
+                sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
+            else:
+                sys.stderr.write(text + "\n")
+        except Exception:
+            self.handleError(record)
+
+    def _render(self, record: logging.LogRecord) -> str:
+        message = self.format(record)
+        text = Text(message)
+        for severity, style in self._styles.items():
+            text.highlight_regex(rf"(?m)^ *{severity} [A-Z]{{3}}\d+ \S+", style)
+        text.highlight_regex(r"(?m)^  (measured|means|likely|try|more) ", "dim")
+        out = StringIO()
+        colour = bool(getattr(sys.stderr, "isatty", lambda: False)())
+        console = RichConsole(file=out, force_terminal=colour, width=None if colour else 10_000)
+        for line in text.split("\n"):
+            # Continuation lines hang under the text of their key.
+            indent = 12 if line.plain.startswith("  ") else 0
+            for number, part in enumerate(line.wrap(console, max(console.width - indent, 40))):
+                console.print(Text(" " * (indent if number else 0)) + part, soft_wrap=True)
+        return out.getvalue().rstrip("\n")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" + ("s" if number > 1 and word != "info" else "")
+
+
+def _add_handler() -> None:
+    """Makes findings visible where nobody has configured logging; otherwise they go that way."""
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
+    if not log.hasHandlers():
+        log.addHandler(_Handler())

@@ -1,0 +1,91 @@
+"""What we need to know of the Trainer, and the traps behind each answer."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+_NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _loaded() -> list[type]:
+    """Returns the Callback classes of the Lightning namespaces that somebody has imported."""
+    modules = (sys.modules.get(name) for name in _NAMESPACES)
+    return [module.Callback for module in modules if hasattr(module, "Callback")]
+
+
+def _first() -> tuple[type, ...]:
+    """Returns the bases to start from: what is imported already, else what is installed."""
+    if loaded := _loaded():
+        return tuple(loaded)
+    for name in _NAMESPACES:
+        if importlib.util.find_spec(name.partition(".")[0]):
+            return (importlib.import_module(name).Callback,)
+    raise ImportError("lightning_nndebug needs Lightning: pip install lightning")
+
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+else:
+
+    class Callback(*_first()):
+        """A callback of both ``lightning`` and ``pytorch_lightning``.
+
+        A Trainer takes only callbacks of its own namespace (up to 2.5.6), and which namespace a
+        user imports may come after our own import. So the missing base is added when an instance
+        is made: by then the user's namespace is there.
+        """
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Callback:
+            missing = tuple(base for base in _loaded() if base not in Callback.__mro__)
+            if missing:
+                Callback.__bases__ += missing
+            return super().__new__(cls)
+
+
+def step_axis(trainer: Any) -> int:
+    """Returns the x-axis of ``self.log``: batches that ended in an optimizer step.
+
+    ``global_step`` counts every optimizer (a GAN makes two steps a batch), ``batch_idx`` every
+    micro-batch. Lightning's own LearningRateMonitor uses the same private counter.
+    """
+    loop = trainer.fit_loop
+    steps = getattr(loop.epoch_loop, "_batches_that_stepped", None)
+    return int(loop.total_batch_idx if steps is None else steps)
+
+
+def loss_scale(trainer: Any) -> float:
+    """Returns the factor by which a GradScaler has multiplied the loss: 1.0 without one."""
+    scaler = getattr(trainer, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
+
+
+def gradient_scale(trainer: Any, optimizer: Any) -> float:
+    """Returns the factor on ``p.grad`` in ``on_before_optimizer_step``.
+
+    A GradScaler has unscaled the gradients by then, except those of fused optimizers, which
+    unscale inside their kernel.
+    """
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return loss_scale(trainer) if fused else 1.0
+
+
+def accumulation(trainer: Any) -> int:
+    """Returns by how much Lightning has divided the loss of this batch."""
+    return int(trainer.accumulate_grad_batches) if trainer.lightning_module.automatic_optimization else 1
+
+
+def is_stepping(trainer: Any) -> bool:
+    """Returns whether the batch at hand ends in an optimizer step rather than accumulating."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+
+
+def plain_name(name: str) -> str:
+    """Strips what compilation, sharding and checkpointing put into a parameter's or module's name."""
+    return _WRAPPERS.sub("", name + ".").rstrip(".")

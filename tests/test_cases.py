@@ -1,0 +1,44 @@
+"""Every sick case leads with its own code; every healthy twin is silent; cases and rules match."""
+
+from __future__ import annotations
+
+import pytest
+from cases import CASES
+from program import fit, seed
+
+from lightning_nndebug import RULES, NNDebug
+
+
+def code_of(name: str) -> str:
+    """``grd102_vanishing_gradient`` -> ``GRD102``."""
+    return name.partition("_")[0].upper()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_sick_case_fires_its_code_and_no_other(name: str) -> None:
+    """The illness is named, and nothing else is, at WARNING or above."""
+    seed(0)
+    suite = NNDebug()
+    fit(CASES[name].sick(), suite)
+    codes = {one.code for one in suite.findings if one.severity != "info"} or {
+        one.code for one in suite.findings
+    }
+    assert codes == {code_of(name)}, "\n".join(map(str, suite.findings))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_healthy_twin_is_silent(name: str, value: int) -> None:
+    """The fix that is printed cures the case."""
+    seed(value)
+    suite = NNDebug()
+    fit(CASES[name].healthy(), suite)
+    loud = [one for one in suite.findings if one.severity != "info" or one.code == code_of(name)]
+    assert not loud, "\n".join(map(str, loud))
+
+
+def test_cases_and_rules_are_in_bijection() -> None:
+    """Every rule has exactly one case, which bears its name."""
+    ours = {code: rule for code, (owner, rule) in RULES.items() if owner.__module__.startswith("lightning_nndebug")}
+    expected = {f"{code.lower()}_{rule.method.__name__}" for code, rule in ours.items()}
+    assert set(CASES) == expected
