@@ -30,7 +30,7 @@ class NNDebug(Detector):
         detectors: Detectors with options of their own, which stand in for the default one of
             their class, and detectors of your own. Narrow the suite down with ``select``.
             None means every detector of this package as it comes.
-        target_key: Where the targets are in a batch, such as ``"labels"`` or ``1``. None finds them.
+        target_key: Where the targets are in a batch: ``"labels"``, ``1``. None finds them.
         target_fn: A function from a batch to its targets, for batches that no key describes.
     """
 

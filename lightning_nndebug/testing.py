@@ -1,12 +1,12 @@
 """The contract of a detector, as checks that run over ours and over yours.
 
-    from lightning_nndebug.testing import CHECKS, check_detector
+from lightning_nndebug.testing import CHECKS, check_detector
 
-    check_detector(MyDetector)                      # all of it, or, in pytest, one by one:
+check_detector(MyDetector)                      # all of it, or, in pytest, one by one:
 
-    @pytest.mark.parametrize("check", CHECKS)
-    def test_contract(check):
-        check(MyDetector)
+@pytest.mark.parametrize("check", CHECKS)
+def test_contract(check):
+    check(MyDetector)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from .core.detector import SECTIONS, Detector
-from .core.findings import Evidence, Severity, TrainingHalted
+from .core.findings import Evidence, Severity
 
 _CHECKPOINT_KB = 64
 
@@ -63,20 +63,22 @@ def check_documentation(kind: type[Detector]) -> None:
     text = f"{inspect.getdoc(Detector)}\n{inspect.getdoc(kind)}"
     for one in fields(kind):
         if one.init:
-            _expect(f"{one.name}:" in text or f"{one.name}," in text, f"{one.name} is not under Args:")
+            _expect(
+                f"{one.name}:" in text or f"{one.name}," in text, f"{one.name} is not under Args:"
+            )
             bounded = "bounds" in one.metadata
             _expect(not bounded or bool(one.metadata["source"]), f"{one.name} has no source")
-    for one in kind.rules:
-        _expect(one.title.endswith("."), f"{one.code} does not open with one sentence")
-        text = inspect.getdoc(one.method) or ""
+    for rule in kind.rules:
+        _expect(rule.title.endswith("."), f"{rule.code} does not open with one sentence")
+        text = inspect.getdoc(rule.method) or ""
         places = [text.find(f"\n{heading}:\n") for heading in SECTIONS]
-        _expect(all(place > 0 for place in places), f"{one.code} lacks one of {SECTIONS}")
-        _expect(places == sorted(places), f"{one.code} has its sections out of order")
-        _expect(bool(one.section("How to fix")), f"{one.code} says nothing to try")
+        _expect(all(place > 0 for place in places), f"{rule.code} lacks one of {SECTIONS}")
+        _expect(places == sorted(places), f"{rule.code} has its sections out of order")
+        _expect(bool(rule.section("How to fix")), f"{rule.code} says nothing to try")
 
 
 def check_pickle(kind: type[Detector]) -> None:
-    """It pickles small, before a run and after one: Lightning hangs the module on every callback."""
+    """It pickles small, before a run and after one, when Lightning has hung the module on it."""
     detector = kind()
     for moment in ("before", "after"):
         size = len(pickle.dumps(detector)) // 1024
@@ -127,7 +129,9 @@ def check_every_trainer(kind: type[Detector]) -> None:
     for module, options in _runs().values():
         _fit(module(), kind(), **options)
     _fit(_Automatic(), kind(), fast_dev_run=True)
-    _fit(_Automatic(), kind(), barebones=True, enable_checkpointing=False, num_sanity_val_steps=None)
+    _fit(
+        _Automatic(), kind(), barebones=True, enable_checkpointing=False, num_sanity_val_steps=None
+    )
 
 
 def check_both_namespaces(kind: type[Detector]) -> None:
@@ -168,7 +172,9 @@ def check_own_errors(kind: type[Detector]) -> None:
         finally:
             one.rules = rules
         told = [text for text in messages if one.__name__ in text and "off from here" in text]
-        _expect(trainer.global_step == _STEPS, f"an error in a rule of {one.__name__} ended the run")
+        _expect(
+            trainer.global_step == _STEPS, f"an error in a rule of {one.__name__} ended the run"
+        )
         _expect(len(told) <= 1, f"an error in a rule was told {len(told)} times")
 
 
@@ -210,7 +216,7 @@ class _CrashError(Exception):
     pass
 
 
-def _program(namespace: str) -> dict[str, Any]:
+def _program(namespace: str) -> dict[str, Any]:  # noqa: C901
     """Returns the two modules of the checks, as LightningModules of that namespace."""
     base = importlib.import_module(namespace).LightningModule
 
@@ -265,24 +271,24 @@ def _program(namespace: str) -> dict[str, Any]:
     return {"_Automatic": _Automatic, "_Manual": _Manual}
 
 
-globals().update(_program("lightning.pytorch" if importlib.util.find_spec("lightning") else "pytorch_lightning"))
-_Automatic: Any
-_Manual: Any
+_NAMESPACE = "lightning.pytorch" if importlib.util.find_spec("lightning") else "pytorch_lightning"
+_MODULES = _program(_NAMESPACE)
+_Automatic: Any = _MODULES["_Automatic"]
+_Manual: Any = _MODULES["_Manual"]
 
 
 def _runs() -> dict[str, tuple[Callable[[], Any], dict[str, Any]]]:
     precision = importlib.import_module("lightning.pytorch.plugins.precision")
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    automatic, manual = globals()["_Automatic"], globals()["_Manual"]
     return {
-        "automatic optimization": (automatic, {}),
-        "accumulation": (automatic, {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0}),
-        "bf16": (automatic, {"precision": "bf16-mixed"}),
+        "automatic optimization": (_Automatic, {}),
+        "accumulation": (_Automatic, {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0}),
+        "bf16": (_Automatic, {"precision": "bf16-mixed"}),
         "fp16 with a scaler": (
-            automatic,
+            _Automatic,
             {"plugins": [precision.MixedPrecision("16-mixed", "cpu", scaler)]},
         ),
-        "manual optimization": (manual, {"limit_val_batches": 0}),
+        "manual optimization": (_Manual, {"limit_val_batches": 0}),
     }
 
 
@@ -362,10 +368,16 @@ def _attachments(module: nn.Module) -> dict[str, int]:
     count["accumulated"] = sum(
         len(getattr(one, "_post_accumulate_grad_hooks", None) or ()) for one in module.parameters()
     )
-    count["global"] = sum(len(globals_[name]) for name in globals_ if name.startswith("_global_") and name.endswith("hooks"))
+    count["global"] = sum(
+        len(globals_[name])
+        for name in globals_
+        if name.startswith("_global_") and name.endswith("hooks")
+    )
     count["modes"] = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
     count["train"] = int(nn.Module.train.__module__ != "torch.nn.modules.module")
-    count["instance"] = sum("training_step" in vars(one) or "log" in vars(one) for one in module.modules())
+    count["instance"] = sum(
+        "training_step" in vars(one) or "log" in vars(one) for one in module.modules()
+    )
     return count
 
 
@@ -410,4 +422,3 @@ def _expect(holds: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
-__all__ = ["CHECKS", "TrainingHalted", "check_detector", *(one.__name__ for one in CHECKS)]

@@ -42,7 +42,9 @@ def fit(program: Program, *callbacks: pl.Callback, **options: Any) -> pl.Trainer
     own = list(program.trainer.get("callbacks", []))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = pl.Trainer(**{**defaults, **program.trainer, **options, "callbacks": [*own, *callbacks]})
+        trainer = pl.Trainer(
+            **{**defaults, **program.trainer, **options, "callbacks": [*own, *callbacks]}
+        )
         trainer.fit(program.module, program.train, program.val)
     return trainer
 

@@ -39,6 +39,10 @@ def test_a_healthy_twin_is_silent(name: str, value: int) -> None:
 
 def test_cases_and_rules_are_in_bijection() -> None:
     """Every rule has exactly one case, which bears its name."""
-    ours = {code: rule for code, (owner, rule) in RULES.items() if owner.__module__.startswith("lightning_nndebug")}
+    ours = {
+        code: rule
+        for code, (owner, rule) in RULES.items()
+        if owner.__module__.startswith("lightning_nndebug")
+    }
     expected = {f"{code.lower()}_{rule.method.__name__}" for code, rule in ours.items()}
     assert set(CASES) == expected

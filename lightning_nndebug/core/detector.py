@@ -84,7 +84,7 @@ def vital(method: Callable[..., float | None]) -> Callable[..., float | None]:
 
 
 def threshold(
-    default: Any, *, source: str, minimum: float = 0.0, maximum: float = float("inf")
+    *, default: Any, source: str, minimum: float = 0.0, maximum: float = float("inf")
 ) -> Any:
     """An option that the user can move.
 
@@ -98,12 +98,19 @@ def threshold(
     return field(default=default, metadata=metadata)
 
 
-def state(factory: Callable[[], Any]) -> Any:
-    """What a detector remembers: plain builtins and tensors, saved in the checkpoint."""
-    return field(init=False, repr=False, default_factory=factory, metadata={"state": True})
+def state(factory: Callable[[], Any], *, init: Literal[False] = False) -> Any:
+    """What a detector remembers: plain builtins and tensors, saved in the checkpoint.
+
+    Args:
+        factory: Makes the empty memory of a new run.
+        init: Never an argument of the constructor; it is here to tell type checkers so.
+    """
+    return field(init=init, repr=False, default_factory=factory, metadata={"state": True})
 
 
-@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(threshold, state, field))
+@dataclass_transform(
+    kw_only_default=True, eq_default=False, field_specifiers=(threshold, state, field)
+)
 @dataclass(kw_only=True, eq=False, repr=False)
 class Detector(Callback):
     """A callback that owns one symptom class. Subclass it, and never one of its subclasses.
@@ -184,7 +191,7 @@ class Detector(Callback):
         return f"{type(self).__name__}({', '.join(moved)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Lightning hangs the module's bound `log` on every callback: pickled, it drags the weights along.
+        # Lightning hangs the module's bound `log` on every callback, and with it the weights.
         left_out = ("log", "log_dict", "_session")
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
@@ -235,7 +242,9 @@ class Detector(Callback):
         """See ``Session.pass_on``, as for every hook below."""
         self._pass("on_train_epoch_start")
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         """The batch, on its device, before the forward."""
         self._pass("on_train_batch_start", batch=batch, batch_idx=batch_idx)
 
@@ -262,7 +271,10 @@ class Detector(Callback):
     ) -> None:
         """A batch of validation, before its forward."""
         self._pass(
-            "on_validation_batch_start", batch=batch, batch_idx=batch_idx, dataloader_idx=dataloader_idx
+            "on_validation_batch_start",
+            batch=batch,
+            batch_idx=batch_idx,
+            dataloader_idx=dataloader_idx,
         )
 
     def on_validation_batch_end(
@@ -299,6 +311,7 @@ class Detector(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """The run ends here: Lightning calls neither ``on_train_end`` nor ``teardown``."""
+        self._pass("on_exception")
         self._close(exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -318,7 +331,9 @@ class Detector(Callback):
 def _kinds(method: Callable[..., Any]) -> tuple[type[Measurement], ...]:
     hints = typing.get_type_hints(method)
     hints.pop("return", None)
-    if not hints or not all(isinstance(kind, type) and issubclass(kind, Measurement) for kind in hints.values()):
+    if not hints or not all(
+        isinstance(kind, type) and issubclass(kind, Measurement) for kind in hints.values()
+    ):
         raise TypeError(f"{method.__qualname__} must annotate each argument with a Measurement.")
     return tuple(hints.values())
 
@@ -344,7 +359,9 @@ def _check_codes(codes: Iterable[str]) -> None:
         raise TypeError(f"select and ignore take a list of codes, got the string {codes!r}.")
     for code in codes:
         if not code or not any(known.startswith(code) for known in RULES):
-            nearest = difflib.get_close_matches(code, [*RULES, *{known[:3] for known in RULES}], n=1)
+            nearest = difflib.get_close_matches(
+                code, [*RULES, *{known[:3] for known in RULES}], n=1
+            )
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
             prefixes = ", ".join(sorted({known[:3] for known in RULES}))
             raise ValueError(

@@ -122,6 +122,10 @@ def by_onset(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: (finding.step, -finding.level))
 
 
+class Misconfiguration(ValueError):
+    """An option of ours does not fit the run: the one error of ours that is meant to end it."""
+
+
 class TrainingHalted(RuntimeError):
     """Raised in the run, on every rank, when a finding is as grave as ``halt_on`` says.
 

@@ -59,7 +59,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     candidates = [path, path / FILE, path / "nndebug" / FILE]
     file = next((one for one in candidates if one.is_file()), None)
     if file is None:
-        raise FileNotFoundError(f"No record at {path}: expected {FILE} there or in its nndebug folder.")
+        raise FileNotFoundError(
+            f"No record at {path}: expected {FILE} there or in its nndebug folder."
+        )
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .findings import Evidence, Finding, Severity, TrainingHalted, by_onset
+from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted, by_onset
 from .measurements import EVERY_TIME, Measurement, Moment
 from .sinks import Sink, open_sinks
-from .trainer import is_stepping, step_axis
+from .trainer import is_stepping, run_directory, step_axis
 
 if TYPE_CHECKING:
     from .detector import Detector, Question, Rule
@@ -86,7 +86,9 @@ class Session:
         self._step_time = 0.0
         self._spent = 0.0
         self._plan()
-        self.sinks: list[Sink] = open_sinks(trainer, self._known())
+        self._raw = self._listen_to_raw_optimizers()
+        self.directory = run_directory(trainer)
+        self.sinks: list[Sink] = open_sinks(trainer, self.directory, self._known())
 
     # -- life
 
@@ -109,6 +111,8 @@ class Session:
 
     def close(self, exception: BaseException | None = None) -> None:
         """Removes every hook, reports what is still unsaid and says what the run came to."""
+        for handle in self._raw:
+            handle.remove()
         for ask, memory in self._memories.items():
             self._guard(ask.kind.__name__, ask.kind.release, memory)
         self._report(self.pending)
@@ -128,7 +132,8 @@ class Session:
             self._begin_batch(hook, began)
         moment = self._moment = Moment(
             hook=hook, trainer=self.trainer, module=self.module, step=self._step(),
-            take=self._take_for_another, request=self._requested.add, **context,
+            take=self._take_for_another, request=self._requested.add, directory=self.directory,
+            **context,
         )  # fmt: skip
         self._fresh.clear()
         for ask in self._preparing[hook]:
@@ -296,7 +301,9 @@ class Session:
             return
         gathered: list[list[Finding]] = [[] for _ in range(self.trainer.world_size)]
         torch.distributed.all_gather_object(gathered, self.pending)
-        owners = {one.code: watch.detector for watch in self.watches for one in watch.detector.rules}
+        owners = {
+            one.code: watch.detector for watch in self.watches for one in watch.detector.rules
+        }
         self.pending, places = [], set()
         for finding in (one for rank in gathered for one in rank):
             if finding.place in places:  # seen by several ranks: the first speaks for them
@@ -325,19 +332,14 @@ class Session:
     # -- plumbing
 
     def _plan(self) -> None:
-        """Notes, per hook, what to prepare, to take and to ask, so that an idle hook costs nothing."""
+        """Notes what to prepare, take and ask at each hook, so that an idle hook costs nothing."""
         self._preparing: dict[str, list[Ask]] = defaultdict(list)
         self._taking: dict[str, list[Ask]] = defaultdict(list)
         self._asking: dict[str, list[tuple[Watch, Question, tuple[Ask, ...]]]] = defaultdict(list)
         for watch in self.watches:
             used = [one for one in watch.detector.rules if watch.uses(one.code)]
             for question in [*used, *(watch.detector.vitals if used else ())]:
-                asks = tuple(
-                    Ask(kind, tuple((name, watch.option(name)) for name in kind.options))
-                    for kind in question.kinds
-                )
-                for ask in asks:
-                    self._occasions[ask] = 0
+                asks = tuple(self._enlist(watch, kind) for kind in question.kinds)
                 for hook in {hook for ask in asks for hook in ask.kind.hooks}:
                     self._asking[hook].append((watch, question, asks))
         for ask in self._occasions:
@@ -347,6 +349,26 @@ class Session:
                 self._preparing[ask.kind.prepares].append(ask)
         boundaries = {"on_train_batch_start", "on_validation_batch_start", *_MEETINGS}
         self._awake = boundaries | self._preparing.keys() | self._taking.keys()
+
+    def _listen_to_raw_optimizers(self) -> list[Any]:
+        """Listens to optimizers that a module steps past Lightning, which then calls no hook."""
+        if self.module.automatic_optimization:
+            return []
+
+        def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+            closure = kwargs.get("closure", args[0] if args else None)
+            if getattr(closure, "func", None) is None:  # Lightning wraps it, and calls us itself
+                self.pass_on("on_before_optimizer_step", optimizer=optimizer)
+
+        return [one.register_step_pre_hook(before_step) for one in self.trainer.optimizers]
+
+    def _enlist(self, watch: Watch, kind: type[Measurement]) -> Ask:
+        """Notes that a kind is asked for, after those that it needs: they are taken first."""
+        for need in kind.needs:
+            self._enlist(watch, need)
+        ask = Ask(kind, tuple((name, watch.option(name)) for name in kind.options))
+        self._occasions[ask] = 0
+        return ask
 
     def _report(self, findings: list[Finding]) -> None:
         for finding in findings:
@@ -365,6 +387,8 @@ class Session:
             return None
         try:
             return call(*args)
+        except Misconfiguration:
+            raise
         except Exception:
             self.broken.add(part)
             log.exception("nndebug: %s failed and is off from here; the run goes on.", part)

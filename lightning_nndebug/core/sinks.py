@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from rich.console import Console as RichConsole
 from rich.text import Text
@@ -34,21 +34,21 @@ class Sink(Protocol):
         """Takes all findings of the run, at its end, however it ended."""
 
 
-def open_sinks(trainer: Any, known: list[Finding]) -> list[Sink]:
+def open_sinks(trainer: Any, directory: Path | None, known: list[Finding]) -> list[Sink]:
     """Opens the sinks of a run.
 
     Args:
         trainer: The Trainer.
+        directory: Where the record goes; None for no record.
         known: Findings of the run that this one resumes; they are not said again.
     """
-    directory = trainer.log_dir  # a broadcast: every rank must ask for it
     if not trainer.is_global_zero:
         return []
     _add_handler()
     sinks: list[Sink] = [Console(known), Loggers(trainer)]
-    if directory is not None:  # None in a fast_dev_run, which leaves nothing behind
+    if directory is not None:
         try:
-            sinks.append(Sampled(Record(Path(directory) / "nndebug", trainer), trainer))
+            sinks.append(Sampled(Record(directory, trainer), trainer))
         except OSError as error:
             log.warning("nndebug keeps no record of this run: %s", error)
     return sinks
@@ -77,14 +77,17 @@ class Console:
             log.info("nndebug: nothing found in %s steps.", f"{step:,}")
             return
         count = Counter(one.severity for one in findings)
-        kinds = [_counted(count[str(one)], str(one)) for one in reversed(Severity) if count[str(one)]]
+        kinds = [
+            _counted(count[str(one)], str(one)) for one in reversed(Severity) if count[str(one)]
+        ]
         lines = [f"nndebug: {', '.join(kinds)} in {step:,} steps, in the order in which they began"]
         places: dict[str, list[Finding]] = {}
         for one in findings:
             places.setdefault(one.code, []).append(one)
         for code, (first, *others) in places.items():
             more = f" and {len(others)} more places" if others else ""
-            lines.append(f"  {first.severity:<7} {code} {first.name} · step {first.step} · {first.where}{more}")
+            place = f"step {first.step} · {first.where}{more}"
+            lines.append(f"  {first.severity:<7} {code} {first.name} · {place}")
             if first.level == Severity.INFO:
                 lines.append(f"          {first.message}")
         log.info("%s", "\n".join(lines))
@@ -173,7 +176,7 @@ class _Logger:
 class _Handler(logging.Handler):
     """Prints findings in colour, above a progress bar rather than through it."""
 
-    _styles = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+    _styles: ClassVar = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

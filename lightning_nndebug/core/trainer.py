@@ -6,14 +6,18 @@ import importlib
 import importlib.util
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
 
 
 def _loaded() -> list[type]:
     """Returns the Callback classes of the Lightning namespaces that somebody has imported."""
-    modules = (sys.modules.get(name) for name in _NAMESPACES)
+    modules: list[Any] = [sys.modules.get(name) for name in _NAMESPACES]
     return [module.Callback for module in modules if hasattr(module, "Callback")]
 
 
@@ -28,7 +32,7 @@ def _first() -> tuple[type, ...]:
 
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback as Callback  # noqa: PLC0414
 else:
 
     class Callback(*_first()):
@@ -39,7 +43,7 @@ else:
         is made: by then the user's namespace is there.
         """
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Callback:
+        def __new__(cls, *args: Any, **kwargs: Any) -> Callback:  # noqa: D102, PYI034
             missing = tuple(base for base in _loaded() if base not in Callback.__mro__)
             if missing:
                 Callback.__bases__ += missing
@@ -75,7 +79,11 @@ def gradient_scale(trainer: Any, optimizer: Any) -> float:
 
 def accumulation(trainer: Any) -> int:
     """Returns by how much Lightning has divided the loss of this batch."""
-    return int(trainer.accumulate_grad_batches) if trainer.lightning_module.automatic_optimization else 1
+    return (
+        int(trainer.accumulate_grad_batches)
+        if trainer.lightning_module.automatic_optimization
+        else 1
+    )
 
 
 def is_stepping(trainer: Any) -> bool:
@@ -83,9 +91,37 @@ def is_stepping(trainer: Any) -> bool:
     return not trainer.fit_loop._should_accumulate()
 
 
-_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+def run_directory(trainer: Any) -> Path | None:
+    """Returns where our files of the run go; None in a ``fast_dev_run``, which leaves nothing.
+
+    Every rank must ask for it: ``log_dir`` is a broadcast.
+    """
+    directory = trainer.log_dir
+    return None if directory is None else Path(directory) / "nndebug"
+
+
+def eagerly(module: Any) -> AbstractContextManager[Any]:
+    """Returns a context in which compiled code runs eagerly, if there is any.
+
+    Hooks and torch function modes that come after compilation are silently ignored, or cause
+    another compilation. Before torch 2.6 there is no way around that, and nothing is done.
+    """
+    compiled = any(
+        getattr(one, "_compiled_call_impl", None) is not None or hasattr(one, "_orig_mod")
+        for one in module.modules()
+    )
+    compiled = compiled or getattr(module, "_compiler_ctx", None) is not None
+    if compiled and hasattr(torch.compiler, "set_stance"):
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()
+
+
+_WRAPPERS = re.compile(
+    r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
 
 
 def plain_name(name: str) -> str:
-    """Strips what compilation, sharding and checkpointing put into a parameter's or module's name."""
+    """Strips what compilation, sharding and checkpointing put into a name."""
     return _WRAPPERS.sub("", name + ".").rstrip(".")

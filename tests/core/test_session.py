@@ -60,8 +60,8 @@ class PlantedDetector(Detector):
         where: How many places are sick.
     """
 
-    begins: int = threshold(3, source="the test")
-    ends: int = threshold(1000, source="the test")
+    begins: int = threshold(default=3, source="the test")
+    ends: int = threshold(default=1000, source="the test")
     rank: int = -1
     where: int = 1
     looks: int = state(int)
@@ -197,7 +197,9 @@ def test_an_exception_of_the_user_is_passed_on_and_summed_up(caplog) -> None:
 def test_the_record_is_complete_json(tmp_path: Path) -> None:
     """Run card, findings, vitals and the end, each on a line of its own."""
     fit(program(), PlantedDetector(), default_root_dir=tmp_path, log_every_n_steps=5)
-    lines = [json.loads(one) for one in (tmp_path / "nndebug/record.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(one) for one in (tmp_path / "nndebug/record.jsonl").read_text().splitlines()
+    ]
     assert "run" == lines[0]["kind"]
     assert ["TST101", "TST102"] == [one["code"] for one in lines if one["kind"] == "finding"]
     assert [0, 5, 10] == [one["step"] for one in lines if one["kind"] == "vitals"]
@@ -238,7 +240,13 @@ def test_a_sink_that_fails_is_told_once_and_the_run_goes_on(
     with caplog.at_level(logging.INFO, "lightning_nndebug"):
         trainer = fit(program(), PlantedDetector(), **options)
     assert 12 == trainer.global_step
-    told = [one for one in caplog.records if "logger that failed" in one.message or "no record" in one.message or "Sampled" in one.message]
+    told = [
+        one
+        for one in caplog.records
+        if "logger that failed" in one.message
+        or "no record" in one.message
+        or "Sampled" in one.message
+    ]
     assert 1 == len(told), caplog.text
 
 
@@ -322,7 +330,9 @@ def test_one_sick_rank_stops_both(tmp_path: Path) -> None:
     suite = NNDebug(detectors=[PlantedDetector(rank=1)], halt_on="error")
     with pytest.raises(Exception, match="TST101"):  # torch hands the ranks' error over as text
         fit(program(), suite, strategy="ddp_fork", devices=2, default_root_dir=tmp_path)
-    lines = [json.loads(one) for one in (tmp_path / "nndebug/record.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(one) for one in (tmp_path / "nndebug/record.jsonl").read_text().splitlines()
+    ]
     (finding,) = [one for one in lines if one["kind"] == "finding" and one["code"] == "TST101"]
     assert (1, 3) == (finding["rank"], finding["step"])
 

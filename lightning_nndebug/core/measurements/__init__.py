@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from typing_extensions import Self
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 M = TypeVar("M", bound="Measurement")
 
@@ -24,6 +27,7 @@ class Moment:
         step: Where we are on the x-axis of the loggers.
         take: Takes another measurement at this moment, or returns the one of this step.
         request: Asks for a measurement at the next occasion, whatever its cadence says.
+        directory: Where files of the run go; None if it leaves none.
         batch, batch_idx, outputs, loss, optimizer, dataloader_idx: As the hook was called.
     """
 
@@ -33,6 +37,7 @@ class Moment:
     step: int
     take: Callable[[type[M]], M | None]
     request: Callable[[type[Measurement]], None]
+    directory: Path | None = None
     batch: Any = None
     batch_idx: int = 0
     outputs: Any = None
@@ -79,6 +84,7 @@ class Measurement:
         cadence: When.
         lasting: Whether it stays known after its step, until the run ends.
         options: Options of the asking detector that change what is measured, by name.
+        needs: Other kinds that it takes by ``moment.take``.
     """
 
     hooks: ClassVar[tuple[str, ...]]
@@ -86,9 +92,10 @@ class Measurement:
     cadence: ClassVar[Cadence] = EVERY_TIME
     lasting: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[type[Measurement], ...]] = ()
 
     @classmethod
-    def take(cls: type[M], moment: Moment, memory: SimpleNamespace) -> M | None:
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Self | None:
         """Returns what is known at this moment, or None if the question does not apply."""
         raise NotImplementedError
 

@@ -53,7 +53,9 @@ class Loss(Measurement):
         if not pending:
             return None
         scale = loss_scale(moment.trainer) if moment.hook == "on_before_optimizer_step" else 1.0
-        values = [one / scale for one in torch.stack([one.float().mean() for one in pending]).tolist()]
+        values = [
+            one / scale for one in torch.stack([one.float().mean() for one in pending]).tolist()
+        ]
         pending.clear()
         return cls(sum(values) / len(values), tuple(values), _index(moment), moment.step)
 

@@ -1,0 +1,113 @@
+"""How much room a number format leaves: magnitudes of activations, steps a scaler skips."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..trainer import eagerly, plain_name
+from . import Cadence, Measurement, Moment
+
+_LOOK_EVERY = 8
+
+
+@dataclass(frozen=True)
+class Magnitudes(Measurement):
+    """The largest absolute value that each module put out in one training step.
+
+    Attributes:
+        modules: Paths of the modules that have no children, in execution order.
+        largest: The largest absolute value of each.
+        formats: The dtype of each, such as ``float16``.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
+    prepares: ClassVar[str | None] = "on_train_batch_start"
+    cadence: ClassVar[Cadence] = Cadence(first=1, every=100)
+
+    modules: tuple[str, ...]
+    largest: tuple[float, ...]
+    formats: tuple[str, ...]
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Hooks every module without children for this one step."""
+        memory.seen = {}
+        memory.eager = eagerly(moment.module)
+        memory.eager.__enter__()
+        memory.handles = [
+            module.register_forward_hook(_Watch(plain_name(name), memory.seen))
+            for name, module in moment.module.named_modules()
+            if name
+            and not any(module.children())
+            and not isinstance(module, torch.jit.ScriptModule)
+        ]
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Magnitudes | None:
+        """Reads all maxima in one transfer."""
+        if not memory.seen:
+            return None
+        names, values = zip(*memory.seen.items(), strict=True)
+        largest = torch.stack([one.float().cpu() for one, _ in values]).tolist()
+        return cls(names, tuple(largest), tuple(str(kind)[6:] for _, kind in values))
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Takes the hooks off."""
+        for handle in vars(memory).pop("handles", ()):
+            handle.remove()
+        if eager := vars(memory).pop("eager", None):
+            eager.__exit__(None, None, None)
+        memory.seen = {}
+
+
+class _Watch:
+    def __init__(self, name: str, seen: dict[str, tuple[Tensor, torch.dtype]]) -> None:
+        self._name, self._seen = name, seen
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        tensor = output[0] if isinstance(output, (tuple, list)) and output else output
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
+            return
+        with torch.no_grad():
+            # Infinities are meant where they mask; the largest finite value is what is judged.
+            largest = tensor.detach().abs().nan_to_num(0.0, posinf=0.0).amax()
+        self._seen[self._name] = (largest, tensor.dtype)
+
+
+@dataclass(frozen=True)
+class ScalerSteps(Measurement):
+    """What a GradScaler made of the updates since the last look.
+
+    Attributes:
+        scale: Its scale.
+        skipped: How many updates it has skipped without a rest between the looks.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
+    # Reading the scale makes the host wait for the device, so it is not read every step.
+    cadence: ClassVar[Cadence] = Cadence(every=_LOOK_EVERY, budget=1.0)
+
+    scale: float
+    skipped: int
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> ScalerSteps | None:
+        """Counts by how many backoffs the scale has shrunk."""
+        scaler = getattr(moment.trainer, "scaler", None)
+        if scaler is None:
+            return None
+        scale, before = float(scaler.get_scale()), getattr(memory, "scale", None)
+        memory.scale = scale
+        halvings = 0
+        if before and 0 < scale < before:
+            halvings = round(math.log(scale / before) / math.log(scaler.get_backoff_factor()))
+        without_rest = halvings >= _LOOK_EVERY - 1
+        memory.skipped = getattr(memory, "skipped", 0) + halvings if without_rest else 0
+        return cls(scale, memory.skipped)
