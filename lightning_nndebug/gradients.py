@@ -1,9 +1,428 @@
-"""Gradients: do they arrive, and in a size the optimizer can use?"""
+"""Gradients: do they arrive, and in a size that the optimizer can use?"""
 
 from __future__ import annotations
 
-from .core.detector import Detector
+import math
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from .core.detector import Detector, rule, state, threshold, vital
+from .core.findings import Evidence, Severity
+from .core.measurements.flow import GradientFlow
+from .core.measurements.gradients import Gradients
+from .core.measurements.losses import Loss
+from .core.measurements.reach import Cut, Reach
+from .core.measurements.zeroing import Zeroing
+
+_SOURCE = "benchmarks/thresholds#gradient_flow"
+_YOUNG = 95  # steps in which a deep net may well free itself, and most do
+_FLOWS = 3  # looks in a row that the flow must be sick
+_LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
+_RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
+_STEPS = 5  # at least must have been watched before never is never
 
 
 class GradientDetector(Detector):
-    """Gradients: do they arrive, and in a size the optimizer can use?"""
+    """Gradients: do they arrive, and in a size that the optimizer can use?
+
+    Args:
+        exploding_decades: A gradient explodes if a relative change of some weights may change the
+            loss by this many powers of ten more, relatively,
+        growing_decades: or if it grows by this many powers of ten from last layers to first ones,
+        jumping_factor: or if, per loss, it stays this many times larger than it ever was.
+        vanishing_decades: A gradient vanishes if it is this many powers of ten smaller in the first
+            layers than where it is largest.
+        varying_share: The signal is lost if less than this share of what the last layers get and
+            give varies from sample to sample.
+        clipping_factor: Clipping takes over if it makes each update this many times smaller.
+
+    Logged:
+        norm: The norm of the gradients of the first optimizer, before clipping.
+    """
+
+    exploding_decades: float = threshold(default=2.3, source=_SOURCE)
+    growing_decades: float = threshold(default=3.0, source=_SOURCE)
+    jumping_factor: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
+    vanishing_decades: float = threshold(default=2.5, source=_SOURCE)
+    varying_share: float = threshold(default=0.01, source=_SOURCE, maximum=1.0)
+    clipping_factor: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
+
+    scales: dict[str, float] = state(dict)
+    histories: dict[str, list[dict[str, float]]] = state(dict)
+    steepest: dict[str, str] = state(dict)
+    flows: list[dict[str, float]] = state(list)
+    squeezes: dict[str, list[float]] = state(dict)
+
+    @vital
+    def norm(self, gradients: Gradients) -> float | None:
+        """The norm of the gradients of the first optimizer, before clipping."""
+        return gradients.total if gradients.is_first else None
+
+    @rule("GRD101", severity=Severity.WARNING)
+    def exploding_gradient(self, gradients: Gradients, loss: Loss) -> Iterator[Evidence]:
+        """The gradient is so large that hardly any step along it is short enough.
+
+        Why it matters:
+            Where a tiny change of the weights changes the loss a lot, a gradient says nothing of
+            the place that a step leads to. Training jumps about, stalls, or ends in NaN.
+
+        Likely causes:
+            - A recurrent net multiplies by the same large matrix at every time step
+            - Weights are initialized too large, or attention logits are not scaled
+            - Something is divided by, or a logarithm or root taken of, a number near 0
+
+        How to fix:
+            - Initialize smaller: orthogonal with gain 1 for recurrent weights, Kaiming for ReLU
+            - Add norm layers, divide attention logits by sqrt(width), standardize the inputs
+            - Clip: ``Trainer(gradient_clip_val=1.0)``
+
+        When it is fine:
+            Hardly ever. It is not judged by the norm, which has the units of the loss, but by how
+            much the loss depends on the weights. A loss that can be negative has no scale, and is
+            held against its own past alone.
+
+        References:
+            pascanu2013difficulty, bengio1994learning, glorot2010understanding
+        """
+        if gradients.loss is not loss or not math.isfinite(gradients.total):
+            return
+        history = self._remember(gradients)
+        name, recent = gradients.optimizer, history[-_LOOKS:]
+        excess = min(one["excess"] for one in recent)
+        growth = min((one["growth"] for one in self.flows), default=0.0)
+        jump = _jump(history)
+        if len(recent) == _LOOKS and excess > self.exploding_decades:
+            largest = gradients.steepest.name if gradients.steepest else name
+            yield Evidence(
+                where=self.steepest.setdefault(name, largest),
+                measured=excess,
+                limit=self.exploding_decades,
+                message=f"1 % of change in these weights may change the loss by "
+                f"{_percent(10**excess / 100)}, in {_LOOKS} looks in a row; the limit is "
+                f"{_percent(10**self.exploding_decades / 100)}",
+            )
+        elif growth > self.growing_decades:
+            yield Evidence(
+                where=name,
+                measured=growth,
+                limit=self.growing_decades,
+                message=f"it grows {_short(10**growth)} times from the last layers to the first; "
+                f"the limit is {_short(10**self.growing_decades)} times",
+            )
+        elif jump > self.jumping_factor:
+            yield Evidence(
+                where=name,
+                measured=jump,
+                limit=self.jumping_factor,
+                message=f"in {_RECENT} looks in a row it is {_short(jump)} times what it ever was, "
+                f"and the loss is no lower; the limit is {_short(self.jumping_factor)} times",
+            )
+
+    @rule("GRD102", severity=Severity.WARNING)
+    def vanishing_gradient(self, flow: GradientFlow) -> Iterator[Evidence]:
+        """The gradient dies on its way to the first layers, so they hardly learn.
+
+        Why it matters:
+            The first layers stay as they were initialized, and all others must make do with what
+            random features let through. More depth makes the net worse.
+
+        Likely causes:
+            - Many layers of sigmoid or tanh, whose slopes multiply to almost nothing
+            - Weights are initialized too small: every layer shrinks what it gets
+            - A deep plain net has neither shortcuts nor norm layers
+
+        How to fix:
+            - Replace ``Sigmoid`` and ``Tanh`` between layers by ``ReLU`` or ``GELU``
+            - Initialize to keep the variance: ``kaiming_normal_`` for ReLU, ``xavier_normal_`` else
+            - Add residual connections, and batch or layer norm
+
+        When it is fine:
+            The first layers are pretrained and need no more than a nudge. What frees itself within
+            a hundred steps, and branches behind a gate that is shut on purpose (zero-init,
+            LayerScale, LoRA), do not fire.
+
+        References:
+            hochreiter1998vanishing, glorot2010understanding, he2015delving
+        """
+        decades = max(one["decades"] for one in self._lately(flow))
+        if flow.age < _YOUNG or decades >= -self.vanishing_decades or self._explodes():
+            return
+        first, *others = flow.reached
+        largest = max(others, key=lambda one: one.gradient or 0.0)
+        ratio = (largest.gradient or 0.0) / (first.gradient or 1.0)
+        yield Evidence(
+            where=first.name,
+            measured=decades,
+            limit=-self.vanishing_decades,
+            message=f"it is {_short(ratio)} times smaller than at {largest.name}; "
+            f"the limit is {_short(10**self.vanishing_decades)} times",
+            details={"gradients": {one.name: one.gradient for one in flow.reached}},
+        )
+
+    @rule("GRD103", severity=Severity.ERROR)
+    def missing_gradient(self, reach: Reach) -> Iterator[Evidence]:
+        """The loss depends on these parameters, but no gradient ever comes to them.
+
+        Why it matters:
+            The optimizer was given them, the forward uses them, and they will stay as they were
+            initialized for ever. Nothing fails: the rest of the net learns around them.
+
+        Likely causes:
+            - ``detach()``, ``.data``, ``.item()``, ``torch.tensor(x)`` or numpy in the forward
+            - A forward under ``torch.no_grad()``
+            - A step without a slope: ``argmax``, ``round``, ``sign``, a comparison
+
+        How to fix:
+            - Remove what cuts the graph between these parameters and the loss
+            - If they are meant to be frozen: ``requires_grad_(False)``, and not in the optimizer
+
+        When it is fine:
+            They are trained by other means. Parameters that the loss does not depend on (an unused
+            head, an idle expert, a term with weight 0), averages of other parameters, and modules
+            that run in eval mode without gradients are never reported.
+
+        References:
+            paszke2019pytorch
+        """
+        for cut in reach.cuts:
+            yield Evidence(
+                where=cut.name,
+                measured="exactly 0" if cut.is_zero else "none",
+                message=_told(cut),
+                causes=_causes(cut),
+                details={"parameters": list(cut.parameters)},
+            )
+
+    @rule("GRD104", severity=Severity.WARNING)
+    def lost_signal(self, flow: GradientFlow) -> Iterator[Evidence]:
+        """What the last layers get is the same for every sample: the input is lost on the way.
+
+        Why it matters:
+            The net can learn no more than a constant, and nothing in the gradients tells.
+
+        Likely causes:
+            - A recurrent net forgets: the input came many time steps before the output that is used
+            - Weights are initialized too small, so that biases outweigh the signal
+            - A pooling takes the mean over much more than the signal
+
+        How to fix:
+            - Shorten the way: pool over time instead of taking the last step, or add attention
+            - Use an LSTM with a forget bias of 1, or orthogonal recurrent weights
+            - Add residual connections or norm layers
+
+        When it is fine:
+            The output is not meant to depend on the input yet. Samples that are all alike, and the
+            offset of the output layer, are not counted.
+
+        References:
+            hochreiter1998vanishing, schoenholz2017deep, poole2016exponential
+        """
+        flows, before = self._lately(flow), flow.signal_before or 0.0
+        signal = max(one["signal"] for one in flows)
+        if flow.age < _YOUNG or signal >= self.varying_share or before < 5 * self.varying_share:
+            return
+        if max(one["decades"] for one in flows) < -self.vanishing_decades or self._explodes():
+            return  # the gradient is the cause that can be treated
+        first, *_, last = flow.layers
+        yield Evidence(
+            where=last.name,
+            measured=signal,
+            limit=self.varying_share,
+            message=f"{_percent(signal)} of what it gets and gives varies between samples, after "
+            f"{_percent(before)} at {first.name}; the limit is {_percent(self.varying_share)}",
+            details={"varying": {one.name: one.out_of for one in flow.layers}},
+        )
+
+    @rule("GRD105", severity=Severity.WARNING)
+    def always_clipped(self, gradients: Gradients) -> Iterator[Evidence]:
+        """Clipping does not do what it is for: it shrinks every update, or none.
+
+        Why it matters:
+            Clipping is a safety net for rare steps. If it shrinks all of them by a large factor, it
+            is the learning rate; if it comes before the backward, there is no net.
+
+        Likely causes:
+            - The limit has other units than the gradient: targets or inputs are not scaled
+            - The loss is a sum over samples, pixels or tokens rather than a mean
+            - The limit was meant for clipping by value, or for another model
+
+        How to fix:
+            - Standardize inputs and targets, or take the mean of the loss
+            - Set ``gradient_clip_val`` to a typical norm: see ``nndebug/gradients/norm``
+
+        When it is fine:
+            Normalized gradient descent on purpose. A gradient that is a few times too long at every
+            step is healthy, and optimizers of Adam's kind do not care for its length at all: for
+            them only a clipped gradient that drowns in their ``eps`` counts.
+
+        References:
+            pascanu2013difficulty, zhang2020why
+        """
+        if gradients.clipped_early:
+            yield Evidence(
+                where="training_step",
+                measured=gradients.clipped_early,
+                message=f"{gradients.clipped_early} clips nothing: Lightning goes backward when "
+                "training_step has returned",
+                causes=("The loop was taken over from plain PyTorch",),
+                fixes=("Remove the call, and set ``Trainer(gradient_clip_val=...)``",),
+            )
+        if (squeeze := _squeeze(gradients)) is None:
+            return
+        seen = self.squeezes.setdefault(gradients.optimizer, [])
+        seen[:] = [*seen, squeeze][-_EARLIER - _LOOKS :]
+        least = min(seen[-_LOOKS:])
+        # In the first looks a gradient is often long, and soon no more.
+        if len(seen) > _EARLIER and least > self.clipping_factor:
+            yield Evidence(
+                where=gradients.optimizer,
+                measured=least,
+                limit=self.clipping_factor,
+                message=f"clipping a norm of {_short(gradients.total)} to {gradients.clip:.3g} "
+                f"makes updates {_short(least)} times smaller, in {_LOOKS} looks in a row; "
+                f"the limit is {_short(self.clipping_factor)} times",
+            )
+
+    @rule("GRD106", severity=Severity.ERROR)
+    def never_zeroed(self, zeroing: Zeroing) -> Iterator[Evidence]:
+        """Gradients are zeroed never, or too early: the optimizer does not get those of its batch.
+
+        Why it matters:
+            Without zeroing, each step follows the sum of all gradients since the beginning, which
+            is momentum without end: the loss overshoots and diverges. Zeroed between backward and
+            step, there is nothing to follow at all.
+
+        Likely causes:
+            - ``optimizer.zero_grad()`` is missing in manual optimization
+            - ``optimizer_zero_grad`` is overridden and does not zero
+            - ``zero_grad()`` zeroes another optimizer or another module
+
+        How to fix:
+            - Call ``optimizer.zero_grad()`` before ``self.manual_backward(loss)``, for every step
+
+        When it is fine:
+            You carry gradients over from step to step on purpose. Accumulating over several batches
+            before one step, and leftovers that are zeroed before the next backward, do not fire.
+
+        References:
+            paszke2019pytorch
+        """
+        for one in zeroing.optimizers:
+            if one.steps >= _STEPS and one.carried == one.steps:
+                yield Evidence(
+                    where=one.optimizer,
+                    measured="never",
+                    message=f"in {one.steps} of {one.steps} steps the gradient was added to that"
+                    " of the step before",
+                )
+            elif one.steps >= _STEPS and one.lost == one.steps:
+                yield Evidence(
+                    where=one.optimizer,
+                    measured="too early",
+                    message=f"in {one.steps} of {one.steps} steps a gradient came, and was gone"
+                    " when the optimizer stepped",
+                    causes=("``zero_grad()`` is called between backward and step",),
+                    fixes=(
+                        "Keep the order: ``zero_grad()``, ``manual_backward(loss)``, ``step()``",
+                    ),
+                )
+
+    def _remember(self, gradients: Gradients) -> Sequence[dict[str, float]]:
+        """Notes a look, and returns the history of its optimizer."""
+        name, loss = gradients.optimizer, gradients.objective
+        # A loss that can be negative has no scale: nothing exceeds it.
+        scale = math.inf if loss <= 0.0 else max(loss, self.scales.get(name, 0.0))
+        self.scales[name] = scale
+        history = self.histories.setdefault(name, [])
+        reached = sum(bool(one.norm) for one in gradients.parameters)
+        if history and reached > max(one["reached"] for one in history):
+            history.clear()  # something was unfrozen, or is used for the first time
+        ratio = (
+            gradients.steepest.elasticity / max(loss, 0.1 * scale) if gradients.steepest else 0.0
+        )
+        look = {
+            "norm": gradients.total,
+            "loss": loss,
+            "reached": reached,
+            "excess": math.log10(ratio) if ratio > 0.0 else -math.inf,
+        }
+        history[:] = [*history, look][-_HISTORY:]
+        return history
+
+    def _explodes(self) -> bool:
+        """Whether the last look at any optimizer says that its gradient explodes."""
+        last = [history[-1]["excess"] for history in self.histories.values() if history]
+        return max(last, default=-math.inf) > self.exploding_decades
+
+    def _lately(self, flow: GradientFlow) -> Sequence[dict[str, float]]:
+        """Notes a look at the flow, and returns the last ones; all is well before the first."""
+        well = {"age": -1.0, "decades": 0.0, "signal": 1.0, "growth": 0.0}
+        self.flows = self.flows or [well] * _FLOWS
+        if self.flows[-1]["age"] != flow.age:
+            seen = {"decades": flow.decades, "signal": flow.signal, "growth": flow.growth}
+            known = {name: value for name, value in seen.items() if value is not None}
+            self.flows = [*self.flows[1:], {**well, **known, "age": float(flow.age)}]
+        return self.flows
+
+
+def _jump(history: Sequence[dict[str, float]]) -> float:
+    """Returns how many times what it ever was the norm is, per loss; 0 if that means nothing.
+
+    Where the loss has fallen, a plateau was left; where it has grown as much, the run diverges.
+    """
+    earlier, recent = history[:-_RECENT], history[-_RECENT:]
+    if len(earlier) < _EARLIER:
+        return 0.0
+    usual = median(abs(one["loss"]) for one in earlier)
+    has_fallen = median(one["loss"] for one in recent) < median(one["loss"] for one in earlier)
+    if has_fallen or not usual:
+        return 0.0
+    before, now = (
+        [one["norm"] / max(abs(one["loss"]), 0.1 * usual) for one in part]
+        for part in (earlier, recent)
+    )
+    return min(now) / max(before) if max(before) else 0.0
+
+
+def _squeeze(gradients: Gradients) -> float | None:
+    """Returns how many times smaller clipping makes the update; None if that cannot be known.
+
+    An optimizer that divides a gradient g by its own size plus eps makes g / (g + eps) of it.
+    """
+    clip, eps, total = gradients.clip, gradients.eps, gradients.total
+    if clip is None or eps is None or not math.isfinite(total):
+        return None
+    factor = max(1.0, total / clip)
+    if math.isinf(eps) or not total:
+        return factor
+    size = total / math.sqrt(gradients.entries)
+    return (size + factor * eps) / (size + eps)
+
+
+def _told(cut: Cut) -> str:
+    gradient = "a gradient of exactly 0" if cut.is_zero else "no gradient"
+    changes = "breaks" if math.isinf(cut.change) else f"changes by {_percent(cut.change)}"
+    return f"{gradient} in {cut.steps} steps, though the loss {changes} when they are moved"
+
+
+def _causes(cut: Cut) -> tuple[str, ...]:
+    if cut.no_grad:
+        return ("It runs under ``torch.no_grad()`` or ``torch.inference_mode()``",)
+    if cut.is_zero:
+        return (
+            "A step without a slope follows: ``round``, ``sign``, ``floor``, a far ``clamp``",
+            "The units that follow are dead or saturated for every sample",
+        )
+    return (
+        "``detach()``, ``.data``, ``.item()``, ``torch.tensor(x)`` or numpy follows",
+        "``argmax`` or a comparison follows, which have no gradient",
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{_short(100 * share)} %"
+
+
+def _short(number: float) -> str:
+    """46415.9 -> 46,000."""
+    return f"{float(f'{number:.2g}'):,.0f}" if 10.0 <= number < 1e7 else f"{number:.2g}"  # noqa: PLR2004

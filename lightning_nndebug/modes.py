@@ -2,8 +2,312 @@
 
 from __future__ import annotations
 
-from .core.detector import Detector
+import math
+from collections.abc import Iterable, Iterator
+
+from .core.detector import Detector, rule, threshold, vital
+from .core.findings import Evidence, Severity
+from .core.measurements.both_modes import BothModes
+from .core.measurements.dropouts import ActiveDropouts
+from .core.measurements.graphs import LostGraph
+from .core.measurements.modes import Modes, Stray
+from .core.measurements.norms import NormDrift
+
+# Whoever calls eval() in one of these wants that part to be in eval mode while it trains.
+_ON_PURPOSE = ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
 
 
 class ModeDetector(Detector):
-    """Modes: does each module train while training and evaluate while validating?"""
+    """Watches which modules are in train and which in eval mode, and whether that was meant.
+
+    Only modules that the mode makes a difference to are judged: dropout with p > 0, batch norm,
+    and classes whose code asks for ``self.training``. Parts that are frozen may be in any mode.
+
+    Args:
+        norm_drift: How far running statistics may move in a frozen part of the net, in standard
+            deviations.
+        share_lost: The share of all that was learned that may be lost by switching norms and
+            dropouts to eval mode, on one and the same batch. 1 is a net that knows nothing.
+
+    Logged:
+        nndebug/modes/share_lost_in_eval: That share; negative where eval mode does better.
+    """
+
+    norm_drift: float = threshold(default=0.2, source="benchmarks/thresholds#norm_drift")
+    share_lost: float = threshold(default=0.5, source="benchmarks/thresholds#train_eval")
+
+    @rule("MOD101", severity=Severity.ERROR)
+    def eval_while_training(self, modes: Modes) -> Iterator[Evidence]:
+        """A part of the net is trained in eval mode.
+
+        Why it matters:
+            Dropout drops nothing, and batch norm neither uses nor updates the statistics of the
+            batch: the net overfits, or learns with statistics that do not fit it. Nothing crashes.
+
+        Likely causes:
+            - a pretrained net that its library returns in eval mode, as from_pretrained does:
+              since Lightning 2.2, fit leaves every module in the mode it is in
+            - eval() for a sample or a metric in the middle of training, without train() after it
+            - on_validation_model_train is overridden and no longer restores the modes
+            - an earlier run that was interrupted while it validated
+
+        How to fix:
+            - call train() on the part named here before the fit, for example in on_fit_start
+            - put train() after every eval() of your own, in a finally clause
+            - if it should be frozen, freeze its parameters as well: requires_grad_(False)
+
+        When it is fine:
+            When it is meant: a batch norm that keeps its pretrained statistics. Then call eval() in
+            on_train_epoch_start, or override train(); both are understood, as are frozen parts.
+
+        References:
+            - Lightning-AI/pytorch-lightning#18951, #20105, #20986
+        """
+        if not modes.training:
+            return
+        picked = [stray for stray in modes.strays if stray.is_leaf and not stray.parameters]
+        for stray in modes.strays:
+            one_by_one = stray in picked and len(picked) > 1  # nobody does so by accident
+            if not (one_by_one or _is_meant(stray)):
+                cause = _WHY_IN_EVAL[stray.since].format(line=stray.line)
+                yield _evidence(stray, "in eval mode while it trains", cause)
+
+    @rule("MOD102", severity=Severity.ERROR)
+    def train_while_validating(self, modes: Modes) -> Iterator[Evidence]:
+        """A part of the net is validated in train mode.
+
+        Why it matters:
+            Validation sees dropout and the statistics of its own batches: its scores are those of
+            another net. Batch norm even learns its running statistics from validation data.
+
+        Likely causes:
+            - train() is called in validation_step, or at the end of it
+            - on_validation_model_eval is overridden and leaves a part in train mode
+
+        How to fix:
+            - remove that call of train(): Lightning restores the modes after validation
+            - in on_validation_model_eval, call eval() on everything
+
+        When it is fine:
+            Monte Carlo dropout: put only the dropout modules into train mode. That is understood.
+
+        References:
+            - Lightning-AI/pytorch-lightning#18951
+            - arXiv:1506.02142
+        """
+        if modes.training:
+            return
+        for stray in modes.strays:
+            # Nobody sets a leaf to train mode by accident; code behind `if self.training` may be
+            # wanted, as in torchvision's detectors, which have no loss in eval mode.
+            if not (stray.is_leaf or stray.is_kept or stray.effects <= {"code"}):
+                cause = (
+                    f"train() was called at {stray.line}"
+                    if stray.line is not None
+                    else "on_validation_model_eval is overridden, and leaves it in train mode"
+                )
+                yield _evidence(stray, "in train mode in validation", cause)
+
+    @rule("MOD103", severity=Severity.WARNING, patience=2)
+    def drifting_frozen_norm(self, drift: NormDrift) -> Iterator[Evidence]:
+        """The parameters of this part are frozen, but its running statistics move.
+
+        Why it matters:
+            What a frozen part computes in validation changes from step to step, and differs from
+            what the rest of the net was trained on.
+
+        Likely causes:
+            - requires_grad_(False), or an optimizer without these parameters, freezes weights but
+              not the running statistics of batch norm
+
+        How to fix:
+            - call eval() on this part in on_train_epoch_start
+            - or leave the parameters of its norms trainable
+
+        When it is fine:
+            When the statistics are meant to adapt to new data while the weights stay.
+
+        References:
+            - Lightning-AI/pytorch-lightning#18951
+            - arXiv:1603.04779
+        """
+        for part in drift.parts:
+            if part.shift > self.norm_drift:
+                yield Evidence(
+                    part.name or "the whole module",
+                    part.shift,
+                    self.norm_drift,
+                    message=f"the statistics of {part.norms} norms have moved by {part.shift:.2g} "
+                    f"standard deviations, the limit is {self.norm_drift:g}",
+                )
+
+    @rule("MOD104", severity=Severity.ERROR)
+    def grad_disabled(self, lost: LostGraph) -> Iterator[Evidence]:
+        """The training step ran with gradients turned off.
+
+        Why it matters:
+            The loss leads back to no parameter: the backward raises, or trains nothing at all.
+
+        Likely causes:
+            - torch.no_grad or torch.inference_mode as a decorator of training_step or forward
+            - set_grad_enabled(False), never turned on again
+            - Trainer.fit is called inside of torch.inference_mode
+
+        How to fix:
+            - remove it there, and put it around the inference alone
+            - use it as a context manager, which ends by itself
+
+        When it is fine:
+            Never where the loss goes backward. Parts of a net that run without gradients are not
+            reported, as long as others do not.
+
+        References:
+            - https://docs.pytorch.org/docs/stable/notes/autograd.html#locally-disable-grad-doc
+        """
+        if lost.inference:
+            yield Evidence("training_step", "the loss was made in inference mode")
+        elif lost.outside:
+            yield Evidence(
+                "training_step", "gradients were off around the step: with them, it has a graph"
+            )
+        elif lost.off and not lost.on:
+            first = f", the first at {lost.first}" if lost.first else ""
+            switch = f"; they were turned off at {lost.switch}" if lost.switch else ""
+            yield Evidence(
+                "training_step",
+                f"all {lost.off} operations on trainable parameters ran with gradients off"
+                f"{first}{switch}",
+            )
+
+    @rule("MOD105", severity=Severity.WARNING, patience=2)
+    def train_eval_disagreement(self, both: BothModes) -> Iterator[Evidence]:
+        """On the very same batch, the net does well in train mode and badly in eval mode.
+
+        Why it matters:
+            Validation, and later use, see the net in eval mode: most of what was learned is not
+            there. It is no overfitting, for the batch is the same.
+
+        Likely causes:
+            - the momentum of batch norm is too small for this run: running statistics lag behind
+            - batches of one domain each, or of very few samples
+            - dropout by hand that does not divide by 1 - p
+
+        How to fix:
+            - use the default momentum of 0.1, which in PyTorch is the share of the new batch
+            - shuffle, and make the batches larger; or use GroupNorm or LayerNorm
+            - use torch.nn.Dropout
+
+        When it is fine:
+            While the data are being exchanged, for a few steps. Two looks in a row must show it.
+
+        References:
+            - arXiv:2105.07576
+            - arXiv:1801.05134
+        """
+        share = share_lost(both)
+        if not share > self.share_lost:
+            return
+        by_norms = both.eval_norms - both.train > 0.5 * (both.eval - both.train)
+        yield Evidence(
+            ", ".join(both.norms if by_norms else both.noises),
+            share,
+            self.share_lost,
+            message=f"loss {both.train:.3g} in train mode and {both.eval:.3g} in eval mode, on the "
+            f"same batch; it began at {both.initial:.3g}",
+            causes=tuple(_causes(both)) if by_norms else (),
+            details={"train": both.train, "eval": both.eval, "initial": both.initial},
+        )
+
+    @rule("MOD106", severity=Severity.WARNING)
+    def functional_dropout(self, active: ActiveDropouts) -> Iterator[Evidence]:
+        """Dropout is active in validation, though the module that calls it is in eval mode.
+
+        Why it matters:
+            Validation scores are noisy and too low, and so will be every prediction.
+
+        Likely causes:
+            - F.dropout without training=self.training: its default is to drop
+            - scaled_dot_product_attention with dropout_p > 0, whatever the mode
+            - nn.Dropout that is made in forward, or kept in a plain list: eval() cannot reach it
+
+        How to fix:
+            - pass training=self.training
+            - pass dropout_p=self.p if self.training else 0.0
+            - make an nn.Dropout in __init__, and keep it as an attribute or in an nn.ModuleList
+
+        When it is fine:
+            Monte Carlo dropout: say training=True in the call. That is understood.
+
+        References:
+            - https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.dropout.html
+            - arXiv:1506.02142
+        """
+        for call in active.calls:
+            if not call.is_explicit:
+                owner = f"{call.module} ({call.kind})" if call.module else call.kind
+                yield Evidence(
+                    str(call.line),
+                    "active",
+                    message=f"`{call.line.text}` drops units, while {owner} is in eval mode",
+                    causes=_UNREGISTERED if call.is_unregistered else (),
+                )
+
+    @vital
+    def share_lost_in_eval(self, both: BothModes) -> float:
+        """The share of what was learned that is lost in eval mode, on the same batch."""
+        return share_lost(both)
+
+
+_WHY_IN_EVAL = {
+    "start": "it was in eval mode when the run began, as from_pretrained returns nets: since "
+    "Lightning 2.2, fit leaves every module in the mode it is in",
+    "call": "eval() was called at {line}, and train() not after it",
+    "validation": "on_validation_model_train is overridden, and does not restore it",
+    "unknown": "",
+}
+_UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
+
+
+def share_lost(both: BothModes) -> float:
+    """Returns the share of the progress since the beginning of the run that eval mode takes back.
+
+    Progress that does not stand out from the spread of the first losses is no progress.
+    """
+    progress = max(both.initial - both.train, 3 * both.spread)
+    lost = both.eval - both.train
+    return lost / progress if progress > 0 and math.isfinite(progress) else 0.0
+
+
+def _is_meant(stray: Stray) -> bool:
+    """Whether somebody wants this part to be in eval mode while it trains."""
+    if stray.is_kept:
+        return True
+    if stray.effects == {"norm"} and (stray.is_leaf or stray.is_partly_frozen):
+        return True
+    called_in = stray.line.function if stray.line is not None else ""
+    return called_in in _ON_PURPOSE and not stray.is_whole
+
+
+def _evidence(stray: Stray, fault: str, cause: str) -> Evidence:
+    counts = ", ".join(f"{number} {kind}" for kind, number in sorted(stray.parts.items()))
+    return Evidence(
+        stray.name or stray.kind,
+        f"{counts} {fault}",
+        causes=(cause,) if cause else (),
+        details={
+            "kind": stray.kind,
+            "parts": dict(stray.parts),
+            "since": stray.since,
+            "line": None if stray.line is None else str(stray.line),
+        },
+    )
+
+
+def _causes(both: BothModes) -> Iterable[str]:
+    """What is known of this very case; nothing if that is nothing."""
+    lag = 1 / both.momentum if both.momentum else math.inf
+    if both.batches < 3 * lag < math.inf:
+        yield (
+            f"momentum {both.momentum:g} averages over some {lag:.0f} batches, and there were "
+            f"{both.batches}"
+        )

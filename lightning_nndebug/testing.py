@@ -374,7 +374,7 @@ def _attachments(module: nn.Module) -> dict[str, int]:
         if name.startswith("_global_") and name.endswith("hooks")
     )
     count["modes"] = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
-    count["train"] = int(nn.Module.train.__module__ != "torch.nn.modules.module")
+    count["train"] = int(not nn.Module.train.__code__.co_filename.endswith("module.py"))
     count["instance"] = sum(
         "training_step" in vars(one) or "log" in vars(one) for one in module.modules()
     )

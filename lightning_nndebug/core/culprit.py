@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import linecache
 import math
 import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import sandbox
+from .source import expression, owner_of
 
 Kind = Literal["input", "parameter", "buffer", "outside", "constant", "forward", "backward"]
 
@@ -135,7 +132,8 @@ class CallSite(NamedTuple):
         """Reads the source."""
         code = linecache.getline(self.file, self.line).strip()
         own = owner_of(self.file) == "user"
-        return Frame(self.file, self.line, self.function, code, _expression(self), own)
+        part = expression(self.code, self.instruction) if self.code is not None else ""
+        return Frame(self.file, self.line, self.function, code, part, own)
 
 
 def is_bad(tensor: Tensor) -> bool:
@@ -192,11 +190,16 @@ def calls_here(*, backward: bool = False, limit: int = 8) -> tuple[CallSite, ...
         code = frame.f_code
         if code.co_filename == sandbox.__file__ or (backward and _is_engine(code)):
             break
-        if owner_of(code.co_filename):
+        if is_accountable(code.co_filename):
             site = CallSite(code.co_filename, frame.f_lineno, code.co_name, code, frame.f_lasti)
             calls.append(site)
         frame = frame.f_back
     return tuple(calls)
+
+
+def is_accountable(file: str) -> bool:
+    """Whether a file is the user's or a package's, and not a framework's, which is never to blame."""
+    return owner_of(file) in {"user", "package"}
 
 
 def _is_engine(code: CodeType) -> bool:
@@ -205,37 +208,6 @@ def _is_engine(code: CodeType) -> bool:
         torch.autograd.__file__,
         torch.autograd.graph.__file__,
     )
-
-
-@functools.cache
-def owner_of(file: str) -> Literal["user", "package"] | None:
-    """Tells whose code a file is; None of those that never are to blame."""
-    if file.startswith("<"):
-        return "user" if file.startswith(("<ipython", "<stdin")) else None
-    frameworks = [Path(__file__).parents[1]]
-    for name in ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"):
-        origin = getattr(sys.modules.get(name), "__file__", None)
-        frameworks += [Path(origin).parent] if origin else []
-    paths = sysconfig.get_paths()
-    if any(Path(file).is_relative_to(directory) for directory in frameworks):
-        return None
-    if any(Path(file).is_relative_to(paths[key]) for key in ("purelib", "platlib")):
-        return "package"
-    return None if Path(file).is_relative_to(paths["stdlib"]) else "user"
-
-
-def _expression(site: CallSite) -> str:
-    """Cuts out of the source what this instruction belongs to."""
-    if site.code is None or not hasattr(site.code, "co_positions"):
-        return ""
-    positions = itertools.islice(site.code.co_positions(), site.instruction // 2, None)
-    first, last, start, end = next(positions, (None,) * 4)
-    if first is None or last is None:
-        return ""
-    lines = [linecache.getline(site.file, n).encode() for n in range(first, last + 1)]
-    lines[-1] = lines[-1][:end]
-    lines[0] = lines[0][start:]
-    return " ".join(b" ".join(lines).decode(errors="replace").split())
 
 
 def _plain(value: Any) -> Any:

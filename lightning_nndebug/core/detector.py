@@ -346,7 +346,7 @@ def _section(text: str, heading: str) -> list[str]:
     for line in lines[lines.index(f"{heading}:") + 1 :]:
         if line and not line.startswith(" "):
             break
-        entry = line.strip()
+        entry = line.strip().replace("``", "`")
         if entry.startswith("- "):
             entries.append(entry[2:])
         elif entry:

@@ -113,8 +113,8 @@ class Session:
         """Removes every hook, reports what is still unsaid and says what the run came to."""
         for handle in self._raw:
             handle.remove()
-        for ask, memory in self._memories.items():
-            self._guard(ask.kind.__name__, ask.kind.release, memory)
+        for ask in self._memories:
+            self._release(ask)
         self._report(self.pending)
         self.pending = []
         findings = self._known()
@@ -153,7 +153,7 @@ class Session:
 
     def _begin_batch(self, hook: str, now: float) -> None:
         for ask in self._due:  # a step that was left half-way, by `return -1` or an exception
-            self._guard(ask.kind.__name__, ask.kind.release, self._memory(ask))
+            self._release(ask)
         self._due.clear()
         self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
         self._met_in_batch = False
@@ -190,7 +190,7 @@ class Session:
             return
         if ask.kind.prepares:
             self._due.discard(ask)
-            self._guard(ask.kind.__name__, ask.kind.release, self._memory(ask))
+            self._release(ask)
         self.values[ask] = value
         self._fresh.add(ask)
 
@@ -224,6 +224,13 @@ class Session:
         took = time.perf_counter() - began
         self._prices[ask] = min(self._prices.get(ask, took), took) if value is not None else took
         return value
+
+    def _release(self, ask: Ask) -> None:
+        """Takes off the hooks of a measurement: also of one that has failed and is off."""
+        try:
+            ask.kind.release(self._memory(ask))
+        except Exception:
+            log.exception("nndebug: %s could not clean up after itself.", ask.kind.__name__)
 
     def _memory(self, ask: Ask) -> SimpleNamespace:
         if ask not in self._memories:

@@ -24,8 +24,8 @@ from .culprit import (
     TensorSummary,
     calls_here,
     dtype_name,
+    is_accountable,
     is_bad,
-    owner_of,
     summarize,
     values_of,
 )
@@ -471,7 +471,9 @@ class _Autograd:
         """Where the node was built, from anomaly mode."""
         lines = "".join(node.metadata.get("traceback_", ()))
         sites = re.findall(r'File "(.+?)", line (\d+), in (.+)', lines)
-        own = [CallSite(f, int(n), function, None, 0) for f, n, function in sites if owner_of(f)]
+        own = [
+            CallSite(f, int(n), function, None, 0) for f, n, function in sites if is_accountable(f)
+        ]
         return tuple(reversed(own))
 
     def follow(self, loss: Tensor) -> None:

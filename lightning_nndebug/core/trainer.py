@@ -111,10 +111,28 @@ def eagerly(module: Any) -> AbstractContextManager[Any]:
         for one in module.modules()
     )
     compiled = compiled or getattr(module, "_compiler_ctx", None) is not None
-    if compiled and hasattr(torch.compiler, "set_stance"):
-        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return stance
-    return nullcontext()
+    return _Eagerly() if compiled and hasattr(torch.compiler, "set_stance") else nullcontext()
+
+
+class _Eagerly(AbstractContextManager[None]):
+    """The first to come sets the stance, and the last to leave puts back what was before.
+
+    Measurements come and go in any order. Of torch's own contexts, one that leaves before another
+    that came later would have that one put ``force_eager`` back, for the rest of the run.
+    """
+
+    present = 0
+    stance: Any = None
+
+    def __enter__(self) -> None:
+        if not _Eagerly.present:
+            _Eagerly.stance = torch.compiler.set_stance("force_eager")
+        _Eagerly.present += 1
+
+    def __exit__(self, *_: object) -> None:
+        _Eagerly.present -= 1
+        if not _Eagerly.present:
+            _Eagerly.stance.__exit__(None, None, None)
 
 
 _WRAPPERS = re.compile(

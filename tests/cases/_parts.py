@@ -27,6 +27,9 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         return self.loss(*batch)
 
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(*batch))
+
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
@@ -36,3 +39,11 @@ def loader(x: torch.Tensor | None = None, y: torch.Tensor | None = None, **optio
     if x is None or y is None:
         x, y = digits()
     return DataLoader(TensorDataset(x, y), **{"batch_size": 32, "shuffle": True, **options})
+
+
+def split() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Returns the digits in random order, three quarters to train and one to validate on."""
+    x, y = digits(1797)
+    order = torch.randperm(len(y))
+    x, y = x[order], y[order]
+    return (x[:1347], y[:1347]), (x[1347:], y[1347:])

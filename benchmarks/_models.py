@@ -1,0 +1,104 @@
+"""The nets that costs are measured on, from 0.1 M to 124 M parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A net with the shape of its batches."""
+
+    net: Callable[[], nn.Module]
+    batch: Callable[[], tuple[Tensor, Tensor]]
+    lr: float = 1e-4
+
+
+class Step(pl.LightningModule):
+    """The plainest training step there is."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.net, self.lr = subject.net(), subject.lr
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self.net(x).flatten(0, -2), y.flatten())
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=self.lr)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inner: int, outer: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inner, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, outer, 1, bias=False), nn.BatchNorm2d(outer),
+        )  # fmt: skip
+        self.skip = nn.Identity()
+        if inner != outer or stride != 1:
+            self.skip = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.skip(x))
+
+
+def resnet50() -> nn.Module:
+    """He et al. 2016, 25.6 M parameters."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    inner = 64
+    for width, depth, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for index in range(depth):
+            layers.append(Bottleneck(inner, 4 * width, width, stride if index == 0 else 1))
+            inner = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, 1000))
+
+
+class GPT(nn.Module):
+    """The size of GPT-2 small: 12 layers, 12 heads, 768 wide, tied embedding of 50,257 tokens."""
+
+    def __init__(self, layers: int = 12, width: int = 768, heads: int = 12, tokens: int = 50257, length: int = 1024) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(tokens, width), nn.Embedding(length, width)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
+        h = self.tokens(x) + self.places.weight[: x.shape[1]]
+        return self.blocks(h, mask, is_causal=True) @ self.tokens.weight.T
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Conv2d(64, 128, 3, 2, 1), nn.BatchNorm2d(128), nn.ReLU(),
+        nn.Conv2d(128, 256, 3, 2, 1), nn.BatchNorm2d(256), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, 2, 1), nn.BatchNorm2d(256), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10),
+    )  # fmt: skip
+
+
+def images(n: int, size: int, classes: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    return lambda: (torch.randn(n, 3, size, size), torch.randint(classes, (n,)))
+
+
+SUBJECTS = {
+    "mlp 0.1M": Subject(mlp, lambda: (torch.randn(256, 64), torch.randint(10, (256,))), 1e-3),
+    "cnn 1M": Subject(cnn, images(64, 32, 10), 1e-3),
+    "resnet50 26M": Subject(resnet50, images(8, 96, 1000)),
+    "gpt2 124M": Subject(GPT, lambda: (torch.randint(50257, (1, 128)), torch.randint(50257, (1, 128)))),
+}

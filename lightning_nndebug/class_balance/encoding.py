@@ -1,0 +1,69 @@
+"""What is wrong with the labels that a loss was given, and how to mend it."""
+
+from __future__ import annotations
+
+from ..core.measurements.loss_calls import LossCall
+
+_VOID = 255  # what an image has where it has no label, and where a mask says yes
+
+
+def misencoded(call: LossCall) -> tuple[str, str] | None:
+    """Returns what is wrong and what to do about it, or None if the labels may be right."""
+    if call.target is None:
+        return None
+    if call.padding is not None:
+        return (
+            f"padded tokens have class {call.padding}, and the loss counts them",
+            "Set the labels to -100 wherever attention_mask is 0",
+        )
+    if call.is_binary:
+        return _answers(call)
+    return _numbers(call) if call.strange else _kind(call) if call.failed else None
+
+
+def _answers(call: LossCall) -> tuple[str, str] | None:
+    """Yes and no must be 1 and 0; other numbers between them are shares, and may be meant."""
+    masked = call.options.get("reduction") == "none" or call.options.get("weight") is not None
+    if not call.strange or masked or any(one != int(one) for one in call.strange):
+        return None
+    told = f"the targets are {_span(call)}, and should be 0 to 1"
+    if call.strange == (-1,):
+        return told, "Map -1 and 1 to 0 and 1: (target + 1) / 2"
+    if call.strange == (_VOID,):
+        return told, "Divide by 255: (target > 0).float()"
+    if call.strange == (2,) and call.lowest == 1:
+        return told, "Count from 0: target - 1"
+    return told, "Use cross_entropy for class numbers, or make them one-hot"
+
+
+def _numbers(call: LossCall) -> tuple[str, str]:
+    """Class numbers must go from 0 to the number of outputs, exclusively."""
+    classes = call.classes or 0
+    told = f"the labels are {_span(call)}, and should be 0 to {classes - 1} for {classes} outputs"
+    if call.strange == (classes,) and call.lowest >= 1:
+        return told, "Count from 0: target - 1"
+    if max(call.strange) < 0:
+        marker = f"{call.strange[0]:g}"
+        return told, f"If {marker} means unknown: ignore_index={marker}"
+    if call.strange == (_VOID,) and classes == 2:  # noqa: PLR2004
+        return told, "If it is a mask of 0 and 255: (target > 0).long()"
+    if call.strange == (_VOID,):
+        return told, "If 255 means no label: ignore_index=255"
+    return told, f"Give the net {int(call.highest) + 1} outputs, or find out where they come from"
+
+
+def _kind(call: LossCall) -> tuple[str, str] | None:
+    """Class numbers must be integers of the right kind; only asked when the loss has refused."""
+    target = call.target
+    if target is None or call.axis is None:
+        return None
+    kind = str(target.dtype).removeprefix("torch.")
+    if tuple(target.shape) == call.shape and not target.is_floating_point():
+        return "the labels are one-hot integers", "Pass class numbers, target.argmax(1), or floats"
+    if target.dim() < len(call.shape) and kind not in ("int64", "uint8"):
+        return f"the class numbers are {kind}, and should be int64", "target.long()"
+    return None
+
+
+def _span(call: LossCall) -> str:
+    return f"{call.lowest:g} to {call.highest:g}"

@@ -1,0 +1,162 @@
+"""The loss of one batch in both modes: as it is trained on, and as validation would see it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..mode_effects import effect
+from ..sandbox import Sandbox
+from ..trainer import accumulation
+from . import Measurement, Moment
+from .schedules import planned_steps
+
+log = logging.getLogger("lightning_nndebug")
+
+# Not at round numbers, where schedules change what the net gets to see.
+_EARLY = tuple(53 * 2**k for k in range(30))
+_LATE = (0.53, 0.77, 1.0)
+_INITIAL = 5  # steps whose mean loss is the one before training
+_RUNS = 4  # of which the mean is taken, if there is doubt
+_WORTH = 0.1  # There is, where this share of the progress is lost.
+_SETTLED = 3.0  # time constants after which running statistics are within 5 % of their target
+_WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}  # where each process has all of the parameters
+
+
+@dataclass(frozen=True)
+class BothModes(Measurement):
+    """The loss of a fresh batch, with the norms and dropouts of the net in both modes.
+
+    All else stays in train mode, and so does the code of the user's that asks for the mode.
+
+    Attributes:
+        train: The loss in train mode, the mean of several runs if they do not agree.
+        eval: The loss with norms and dropouts in eval mode, likewise.
+        eval_norms: The loss with the norms alone in eval mode; NaN where ``eval`` is well.
+        initial: The mean loss of the first steps, in train mode.
+        spread: Its standard deviation from step to step.
+        norms: Classes of the norms in question.
+        noises: Classes of the dropouts and the like.
+        momentum: The least momentum of the norms; NaN without norms.
+        batches: Batches since the beginning.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start", "on_train_batch_end")
+
+    train: float
+    eval: float
+    eval_norms: float
+    initial: float
+    spread: float
+    norms: tuple[str, ...]
+    noises: tuple[str, ...]
+    momentum: float
+    batches: int
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> BothModes | None:
+        """Looks at steps 53, 106, 212, ..., and three times in the second half of the run."""
+        if not hasattr(memory, "initial"):
+            memory.initial, memory.next = [], _EARLY[0]
+            memory.looks = _can_look(moment)
+        if not memory.looks:
+            return None
+        if moment.hook == "on_train_batch_end":
+            _keep_initial(moment, memory)
+            return None
+        if moment.step < memory.next or len(memory.initial) < _INITIAL:
+            return None
+        plan = planned_steps(moment.trainer)
+        look = _look(cls, moment, memory, is_late=moment.step >= plan / 2)
+        regular = (*_EARLY, *(share * (plan - 1) for share in _LATE))
+        memory.next = min((one for one in regular if one > 1.2 * moment.step), default=math.inf)
+        if look is not None and look.is_doubtful and moment.trainer.world_size == 1:
+            # Running statistics lag behind whatever has just changed in the data: give them time.
+            settled = moment.step + _SETTLED / look.momentum if look.momentum else math.inf
+            memory.next = settled if settled < plan else memory.next
+        return look
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether eval mode does worse by an amount that is worth a second look."""
+        return self.eval - self.train > _WORTH * (self.initial - self.train)
+
+
+def _can_look(moment: Moment) -> bool:
+    strategies = {kind.__name__ for kind in type(moment.trainer.strategy).__mro__}
+    return bool(strategies & _WHOLE)
+
+
+def _keep_initial(moment: Moment, memory: SimpleNamespace) -> None:
+    loss = moment.outputs.get("loss") if isinstance(moment.outputs, Mapping) else None
+    if len(memory.initial) < _INITIAL and isinstance(loss, Tensor):
+        memory.initial.append(loss.detach().float().mean() * accumulation(moment.trainer))
+
+
+def _look(
+    cls: type[BothModes], moment: Moment, memory: SimpleNamespace, *, is_late: bool
+) -> BothModes | None:
+    modules = [one for one in moment.module.modules() if one.training]
+    norms = [one for one in modules if effect(one) == "norm"]
+    noises = [one for one in modules if effect(one) == "noise"]
+    batches = moment.trainer.fit_loop.total_batch_idx + 1
+    momentum = min((_momentum(one) for one in norms), default=math.nan)
+    is_settled = is_late or not norms or batches * momentum >= _SETTLED
+    if not (norms or noises) or not is_settled:
+        return None
+    first = torch.stack(memory.initial)
+    initial, spread = torch.stack([first.mean(), first.std()]).tolist()
+    try:
+        with Sandbox(moment.trainer, moment.module) as sandbox:
+
+            def loss(changed: list[nn.Module], runs: int = 1) -> float:
+                sandbox.rewind()
+                for one in changed:
+                    one.training = False
+                values = [_loss(sandbox, moment) for _ in range(runs)]
+                return torch.stack(values).mean().item()
+
+            train, evaluated, alone = loss([]), loss([*norms, *noises]), math.nan
+            # Ranks must run the step equally often, for the sake of the collectives in it.
+            if moment.trainer.world_size > 1 or evaluated - train > _WORTH * (initial - train):
+                train, evaluated = loss([], _RUNS), loss([*norms, *noises], _RUNS)
+                alone = loss(norms, _RUNS) if norms else train
+    except Exception as error:
+        memory.looks = moment.trainer.world_size > 1  # other ranks do not know of it
+        log.info("nndebug: the modes are not compared, for a step cannot be run again: %s", error)
+        return None
+    return cls(
+        train=train,
+        eval=evaluated,
+        eval_norms=alone,
+        initial=initial,
+        spread=spread,
+        norms=_kinds(norms),
+        noises=_kinds(noises),
+        momentum=momentum,
+        batches=batches,
+    )
+
+
+def _kinds(modules: list[nn.Module]) -> tuple[str, ...]:
+    return tuple(sorted({type(one).__name__ for one in modules}))
+
+
+def _momentum(norm: Any) -> float:
+    """How much of the batch goes into the running statistics; those of None average all batches."""
+    return float(norm.momentum) if isinstance(norm, _NormBase) and norm.momentum else 0.0
+
+
+def _loss(sandbox: Sandbox, moment: Moment) -> Tensor:
+    replay = sandbox.training_step(moment.batch, moment.batch_idx, grad=False)
+    if replay.loss is None or len(replay.losses) != 1:
+        raise ValueError("the training step has no single loss")
+    return replay.loss.detach().float().mean()

@@ -1,0 +1,225 @@
+"""How often each class is shown, and how often it is recognized."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from . import Measurement, Moment
+from .labels import MOST_CLASSES, Labels, Target
+from .loss_calls import LossCall, LossCalls, ValidationLossCalls
+
+_BINS = MOST_CLASSES + 1
+_FIRST = 16  # batches before the first look in training
+# What takes every sample as often as any other.
+_PLAIN = ("RandomSampler", "SequentialSampler", "SubsetRandomSampler", "DistributedSampler")
+_BATCHING = ("BatchSampler", "_BatchSamplerWrapper")
+
+
+@dataclass(frozen=True)
+class Recognition(Measurement):
+    """Labels against predictions, per class, in a batch whose loss calls were heard.
+
+    Attributes:
+        table: Four rows, on the device: samples of the class, those of them that were predicted
+            right, samples that were predicted to be of the class, and the sum of the probabilities
+            that samples of the class were given of being of it.
+        validation: Whether it is a batch of validation.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end", "on_validation_batch_end")
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Target, LossCalls, ValidationLossCalls)
+
+    table: Tensor
+    validation: bool
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Recognition | None:
+        """Compares the predictions of the first loss call that got the labels."""
+        validation = moment.hook == "on_validation_batch_end"
+        target = moment.take(Target)
+        heard: Any = moment.take(ValidationLossCalls if validation else LossCalls)
+        if target is None or target.place is None or heard is None or moment.dataloader_idx:
+            return None
+        for call in heard.calls:
+            if call.place == target.place and (validation or call.input.requires_grad):
+                table = _table(call, target)
+                return None if table is None else cls(table, validation)
+        return None
+
+
+@dataclass(frozen=True)
+class ClassCounts(Measurement):
+    """Labels and predictions per class since the last look, added up over all ranks.
+
+    The looks are at the end of each validation, and when the number of training batches is a power
+    of two: there all ranks meet, whatever they have seen.
+
+    Attributes:
+        target: Where the labels were.
+        train: How many samples of training show each class.
+        validation: How many samples of this validation do, if it is the end of one.
+        train_table: The table of ``Recognition`` for those steps of training that were heard.
+        validation_table: The same for validation.
+        passes: How often training has gone through its data; 0 if not once.
+        resampled: Whether a sampler of the user's own decides which samples come.
+        metrics: Names of what the user logs.
+        batches: How many training batches there were so far.
+        look: How often this was taken, counted from 1.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_batch_start",
+        "on_train_batch_end",
+        "on_validation_batch_start",
+        "on_validation_batch_end",
+        "on_validation_epoch_end",
+    )
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Labels, Recognition)
+
+    target: Target
+    train: Tensor
+    validation: Tensor
+    train_table: Tensor
+    validation_table: Tensor
+    passes: int
+    resampled: bool
+    metrics: tuple[str, ...]
+    batches: int
+    look: int
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> ClassCounts | None:
+        """Adds up on the device; over the ranks where they meet."""
+        if not hasattr(memory, "sums"):
+            device = moment.trainer.strategy.root_device
+            precise = torch.float32 if device.type == "mps" else torch.float64
+            memory.sums = torch.zeros(10, _BINS, dtype=precise, device=device)
+            memory.metric, memory.batches, memory.look = _Sum(memory.sums), 0, 0
+        if (labels := moment.take(Labels)) is not None and labels.is_new(moment):
+            memory.sums[int(labels.validation), : len(labels.counts)] += labels.counts
+        if moment.hook.endswith("batch_start"):
+            return None
+        if moment.hook.endswith("batch_end"):
+            if (one := moment.take(Recognition)) is not None:
+                rows = memory.sums[6:10] if one.validation else memory.sums[2:6]
+                rows[:, : one.table.shape[1]] += one.table
+            if moment.hook == "on_validation_batch_end":
+                return None
+            memory.batches += 1
+            if memory.batches < _FIRST or memory.batches & (memory.batches - 1):
+                return None
+        target = moment.take(Target)
+        sums = memory.metric.gathered(memory.sums, _fingerprint(target))
+        memory.sums.zero_()
+        if sums is None or target is None:
+            return None
+        sums = sums[:, : target.classes or _BINS]
+        memory.look += 1
+        return cls(
+            target, sums[0], sums[1], sums[2:6], sums[6:10], _passes(moment),
+            _is_resampled(moment.trainer), tuple(moment.trainer.callback_metrics), memory.batches,
+            memory.look,
+        )  # fmt: skip
+
+
+class _Sum(Metric):
+    """Adds a tensor up over all ranks, if all of them mean the same by it."""
+
+    full_state_update = False
+    sums: Tensor
+    least: Tensor
+    most: Tensor
+
+    def __init__(self, zeros: Tensor) -> None:
+        super().__init__()
+        mark = torch.zeros((), dtype=torch.int64, device=zeros.device)
+        self.add_state("sums", zeros.clone(), dist_reduce_fx="sum")  # else it adds to ours
+        self.add_state("least", mark, dist_reduce_fx="min")
+        self.add_state("most", mark, dist_reduce_fx="max")
+        self.to(zeros.device)
+
+    def update(self, sums: Tensor, mark: int) -> None:
+        self.sums += sums
+        self.least = self.most = torch.full_like(self.least, mark)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        return self.sums, self.least == self.most
+
+    def gathered(self, sums: Tensor, mark: int) -> Tensor | None:
+        self.update(sums, mark)
+        total, agreed = self.compute()
+        total = total.clone()
+        self.reset()
+        return total.cpu() if agreed else None
+
+
+def _fingerprint(target: Target | None) -> int:
+    if target is None:
+        return 0
+    return zlib.crc32(f"{target.name} {target.classes} {target.form}".encode())
+
+
+def _passes(moment: Moment) -> int:
+    trainer = moment.trainer
+    if trainer.num_training_batches == float("inf"):
+        return 1  # an endless stream is never through: what has come so far stands for all of it
+    return int(trainer.current_epoch + trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def _is_resampled(trainer: Any) -> bool:
+    """Tells a sampler that prefers some samples from those that take every one as it comes."""
+    for loader in getattr(getattr(trainer.fit_loop, "_combined_loader", None), "flattened", ()):
+        batches = getattr(loader, "batch_sampler", None)
+        sampler = getattr(batches, "sampler", None) or getattr(loader, "sampler", None)
+        # In DDP, Lightning wraps a sampler in a data set in a sampler.
+        sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+        if type(sampler).__name__ not in _PLAIN:
+            return True
+        if batches is not None and type(batches).__name__ not in _BATCHING:
+            return True
+    return False
+
+
+def _table(call: LossCall, target: Target) -> Tensor | None:
+    chances, numbers = _predictions(call), call.target
+    if chances is None or numbers is None or call.classes != target.classes:
+        return None
+    if call.is_binary:
+        numbers = numbers > 0.5  # noqa: PLR2004
+    elif not call.has_indices:
+        if target.form == "soft":
+            return None
+        numbers = numbers.argmax(call.axis)
+    numbers = numbers.detach().flatten().long()
+    counted = (numbers >= 0) & (numbers < target.classes)
+    if call.ignored is not None:
+        counted &= numbers != call.ignored
+    weight, numbers = counted.float(), torch.where(counted, numbers, 0)
+    guesses = chances.argmax(1)
+    table = torch.zeros(4, target.classes, device=chances.device)
+    table[0].scatter_add_(0, numbers, weight)
+    table[1].scatter_add_(0, numbers, weight * (guesses == numbers))
+    table[2].scatter_add_(0, guesses, weight)
+    trust = chances.gather(1, numbers.unsqueeze(1)).squeeze(1)
+    table[3].scatter_add_(0, numbers, weight * trust)
+    return table
+
+
+def _predictions(call: LossCall) -> Tensor | None:
+    """Returns the probability of each class: a row for each label."""
+    scores = call.input.detach().float()
+    if call.is_multilabel or call.classes is None:
+        return None
+    if call.is_binary:
+        scores = scores.flatten()
+        yes = scores if call.function == "binary_cross_entropy" else scores.sigmoid()
+        return torch.stack([1 - yes, yes], dim=1)
+    scores = scores.movedim(call.axis or 0, -1).reshape(-1, call.classes)
+    return scores.exp() if call.function in ("nll_loss", "gather") else scores.softmax(1)

@@ -1,0 +1,258 @@
+"""How the signal gets through the net: forward, from the input, and backward, from the loss."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..sandbox import running
+from ..trainer import eagerly, plain_name
+from . import ON_REQUEST, Cadence, Measurement, Moment
+
+T = TypeVar("T")
+
+# Norms amplify whatever is left of a signal: they say nothing of the layer that lost it.
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
+)
+_DEPTH = 3  # layers, at least, for a gradient to grow or vanish on its way through them
+HALF = (torch.float16, torch.bfloat16)
+_SAMPLES, _FEATURES = 64, 1024  # enough to see whether an output varies, whatever its size
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with parameters of its own.
+
+    Attributes:
+        name: The module.
+        size: Number of entries of its output, in its first call of the step.
+        gradient: Norm of the loss's gradient by the output; None if none came. The largest, if the
+            module is called more than once: a recurrent net need not learn from its whole past.
+        into: Share of the input that varies between samples: root mean square of the deviation from
+            the mean over samples, over that of the input. None if the input is no batch.
+        out_of: Likewise, of the output.
+    """
+
+    name: str
+    size: int
+    gradient: float | None
+    into: float | None
+    out_of: float | None
+
+
+@dataclass(frozen=True)
+class GradientFlow(Measurement):
+    """What arrives where in one step, forward and backward. Taken when ``Gradients`` asks for it.
+
+    Attributes:
+        layers: Modules with parameters, without norms, in the order in which they ran.
+        age: How many steps after the first look.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_batch_end")
+    prepares: ClassVar[str | None] = "on_train_batch_start"
+    cadence: ClassVar[Cadence] = ON_REQUEST
+
+    layers: tuple[Layer, ...]
+    age: int = 0
+
+    @property
+    def reached(self) -> tuple[Layer, ...]:
+        """The layers whose output got a gradient."""
+        return tuple(one for one in self.layers if one.gradient and math.isfinite(one.gradient))
+
+    @property
+    def decades(self) -> float | None:
+        """By how many decades the gradient is smaller at the first layers than where it is largest.
+
+        The largest of the first quarter speaks for it, since what runs first may be a side branch.
+        The steepest drop of all does not count: a single one is a gate that was shut on purpose.
+        None where there is no depth: fewer than three layers.
+        """
+        layers = self.reached
+        if len(layers) < _DEPTH:
+            return None
+        drop = min(0.0, *(_decades(one, after) for one, after in itertools.pairwise(layers)))
+        least = max(min(_decades(one, other) for other in layers) for one in _quarter(layers))
+        return min(0.0, least - drop)
+
+    @property
+    def growth(self) -> float | None:
+        """By how many decades the gradient is larger at the first layers than at the last.
+
+        The steepest rise does not count: what runs last may be a term of small weight. None where
+        there is no depth.
+        """
+        sizes = [math.log10(one.gradient or 1.0) for one in self.reached]
+        if len(sizes) < _DEPTH:
+            return None
+        rise = max(0.0, *(one - after for one, after in itertools.pairwise(sizes)))
+        return max(_quarter(sizes)) - max(_quarter(sizes[::-1])) - rise
+
+    @property
+    def signal(self) -> float | None:
+        """Share of the last layers' inputs and outputs that varies between samples."""
+        return _largest(
+            value for one in _quarter(self.layers[::-1]) for value in (one.into, one.out_of)
+        )
+
+    @property
+    def signal_before(self) -> float | None:
+        """Share of the first layers' outputs that varies between samples."""
+        return _largest(one.out_of for one in _quarter(self.layers))
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Hooks every module that has parameters of its own."""
+        memory.watch = watch = _Watch()
+        watch.stack.enter_context(eagerly(moment.module))
+        for name, module in moment.module.named_modules():
+            own = any(True for _ in module.parameters(recurse=False))
+            # Lightning redirects the forward of its own module: a hook there would see the batch.
+            if own and module is not moment.module and not isinstance(module, _NORMS):
+                watch.add(plain_name(name), module)
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> GradientFlow | None:
+        """Reads what has been collected on the device."""
+        watch: _Watch = memory.watch
+        if watch.error is not None:
+            raise watch.error
+        # Manual optimization may go backward in many batches and step in few of them.
+        is_over = watch.went_backward or moment.hook == "on_train_batch_end"
+        age = moment.step - vars(memory).setdefault("start", moment.step)
+        return cls(watch.read(), age) if is_over else None
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Removes the hooks."""
+        if hasattr(memory, "watch"):
+            memory.watch.stack.close()
+            del memory.watch
+
+
+@dataclass
+class _Call:
+    size: int
+    into: Tensor | None
+    out_of: Tensor | None
+    gradient: Tensor | None = None
+
+
+class _Watch:
+    """The hooks of one step. They run in the user's forward and backward: they may not raise."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.error: Exception | None = None
+        self._calls: dict[str, _Call] = {}
+
+    def add(self, name: str, module: nn.Module) -> None:
+        if not isinstance(module, torch.jit.ScriptModule):
+            hook = functools.partial(self._called, name)
+            self.stack.callback(module.register_forward_hook(hook).remove)
+
+    @property
+    def went_backward(self) -> bool:
+        return any(call.gradient is not None for call in self._calls.values())
+
+    def read(self) -> tuple[Layer, ...]:
+        calls = self._calls
+        rows = [(call.gradient, call.into, call.out_of) for call in calls.values()]
+        numbers = iter(_read([value for row in rows for value in row if value is not None]))
+        return tuple(
+            Layer(name, call.size, *(None if value is None else next(numbers) for value in row))
+            for (name, call), row in zip(calls.items(), rows, strict=True)
+        )
+
+    def _called(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        # Checkpointed modules are called for a second time in the backward.
+        if running() or torch._C._current_graph_task_id() != -1:
+            return
+        try:
+            with torch.no_grad():
+                self._note(name, args, output)
+        except Exception as error:
+            self.error = error
+
+    def _note(self, name: str, args: Any, output: Any) -> None:
+        result = next(_floats(output), None)
+        if result is None:
+            return
+        if name not in self._calls:
+            into, out_of = _varying(next(_floats(args), None)), _varying(result)
+            self._calls[name] = _Call(result.numel(), into, out_of)
+        if result.requires_grad:
+            hook = functools.partial(self._arrived, self._calls[name])
+            result.register_hook(hook)  # type: ignore[no-untyped-call]
+
+    def _arrived(self, call: _Call, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
+        try:
+            with torch.no_grad():
+                size = norm(gradient)
+                call.gradient = (
+                    size if call.gradient is None else torch.maximum(call.gradient, size)
+                )
+        except Exception as error:
+            self.error = error
+
+
+def norm(x: Tensor) -> Tensor:
+    """Returns the norm, on the device; that of float16 would overflow where no entry does."""
+    size: Tensor = torch.linalg.vector_norm(x.float() if x.dtype in HALF else x)
+    return size
+
+
+def _decades(one: Layer, other: Layer) -> float:
+    """Compares gradients by their norm, and lets pass what a mean over positions makes of it."""
+    pooling = max(0.0, 0.5 * math.log10(one.size / other.size))
+    return math.log10(one.gradient or 1.0) - math.log10(other.gradient or 1.0) + pooling
+
+
+def _quarter(layers: Sequence[T]) -> Sequence[T]:
+    return layers[: max(1, len(layers) // 4)]
+
+
+def _largest(values: Iterator[float | None]) -> float | None:
+    return max((one for one in values if one is not None and not math.isnan(one)), default=None)
+
+
+def _floats(value: Any) -> Iterator[Tensor]:
+    """Yields the floating point tensors in what a module takes or returns."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and value.layout is torch.strided:
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _floats(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _floats(item)
+
+
+def _varying(x: Tensor | None) -> Tensor | None:
+    """Returns which share of ``x`` varies along dimension 0: 0 if all rows are alike."""
+    if x is None or x.dim() < 2 or len(x) < 4 or x.numel() == 0:  # noqa: PLR2004
+        return None
+    rows = x.detach()[:_SAMPLES].flatten(1)
+    rows = rows[:, :: max(1, rows.size(1) // _FEATURES)].float()
+    return norm(rows - rows.mean(0)) / norm(rows)
+
+
+def _read(values: Sequence[Tensor]) -> list[float]:
+    return torch.stack([one.to(values[0].device) for one in values]).tolist() if values else []

@@ -1,0 +1,245 @@
+"""The size of the gradients that an optimizer is about to use."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..trainer import accumulation, gradient_scale, plain_name
+from . import Cadence, Measurement, Moment
+from .flow import HALF, GradientFlow, norm
+from .losses import Loss
+from .schedules import optimizer_name
+
+# The flow is looked at in the step after these, and then ever more rarely: what was well for as
+# long as the run is old seldom turns. Sooner if the loss hardly depends on the first layers.
+_FIRST_FLOWS = (0, 4, 19, 49, 99)
+_LATER, _SOONER, _SUSPICIOUS = 2.0, 1.25, 2.5
+_GOLDEN = 0.618034
+
+
+@dataclass(frozen=True)
+class Rhythm(Cadence):
+    """As often, but in step with nothing: else one of two optimizers would never be seen."""
+
+    def due(self, occasion: int, price: float, step_time: float) -> bool:
+        """Returns whether to look at this occasion; see ``Cadence.due``."""
+        interval = max(self.every, price / (self.budget * step_time) if step_time else 1.0)
+        return occasion < self.first or occasion * _GOLDEN % 1.0 < 1.0 / interval
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one parameter.
+
+    Attributes:
+        name: The parameter.
+        norm: Its norm; None if there is no gradient at all.
+        weight: The norm of the parameter.
+        is_matrix: Whether the parameter multiplies something and is used as a whole, so that the
+            norms of weight and gradient belong together: no bias, scale or table of embeddings.
+    """
+
+    name: str
+    norm: float | None
+    weight: float = 1.0
+    is_matrix: bool = True
+
+    @property
+    def elasticity(self) -> float:
+        """How much the loss changes, at most, for a relative change of the weights."""
+        return self.weight * (self.norm or 0.0)
+
+
+@dataclass(frozen=True)
+class Gradients(Measurement):
+    """Gradients before the step: accumulated, reduced, unscaled, not clipped by the Trainer.
+
+    Not known where parameters are sharded: the norm of a part is not the norm.
+
+    Attributes:
+        optimizer: The optimizer that they are for.
+        parameters: Its parameters that require a gradient, in the order of the module.
+        loss: The loss that they are the gradients of; None if no hook has seen it.
+        accumulation: By how much Lightning has divided that loss.
+        clip: The norm that the Trainer clips to; None if it does not, or in another way.
+        eps: What the optimizer adds to the size of a gradient before it divides by that; inf if it
+            takes the gradient as it is; None if that is not known.
+        entries: How many entries the gradients have in all.
+        clipped_early: Where ``training_step`` clips although the backward comes later; or nothing.
+        is_first: Whether the optimizer is the first, or only, one.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
+    cadence: ClassVar[Cadence] = Rhythm(first=20, every=10)
+
+    optimizer: str
+    parameters: tuple[Gradient, ...]
+    loss: Loss | None = None
+    accumulation: int = 1
+    clip: float | None = None
+    eps: float | None = None
+    entries: int = 1
+    clipped_early: str = ""
+    is_first: bool = True
+
+    @property
+    def total(self) -> float:
+        """The norm of all of them together."""
+        return math.hypot(*(one.norm or 0.0 for one in self.parameters))
+
+    @property
+    def objective(self) -> float:
+        """What was differentiated: the sum of the losses that went backward. NaN if not known."""
+        return sum(self.loss.values) / self.accumulation if self.loss else math.nan
+
+    @property
+    def steepest(self) -> Gradient | None:
+        """The matrix whose relative change would change the loss most."""
+        matrices = (one for one in self.parameters if one.is_matrix)
+        return max(matrices, key=lambda one: one.elasticity, default=None)
+
+    @property
+    def imbalance(self) -> float:
+        """How much less the loss depends on the first matrices than on the steepest, in decades."""
+        values = [one.elasticity for one in self.parameters if one.is_matrix and one.elasticity]
+        return (
+            math.log10(max(values) / median(values[: max(1, len(values) // 4)])) if values else 0.0
+        )
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Gradients | None:
+        """Reads all norms in one go."""
+        trainer, optimizer = moment.trainer, moment.optimizer
+        held = held_parameters(moment.module, optimizer)
+        if not held or is_sharded(trainer, held):
+            return None
+        present = [p.grad for _, p in held if p.grad is not None]
+        norms = read_norms([*(p.detach() for _, p in held), *present])
+        weights, arrived = norms[: len(held)], iter(norms[len(held) :])
+        scale = gradient_scale(trainer, optimizer)
+        tables = _tables(moment.module)
+        if not hasattr(memory, "clipped_early"):
+            memory.clipped_early = _clipped_early(trainer, moment.module)
+        value = cls(
+            optimizer=optimizer_name(trainer, optimizer),
+            parameters=tuple(
+                Gradient(
+                    name=name,
+                    norm=None if p.grad is None else next(arrived) / scale,
+                    weight=weight,
+                    is_matrix=p.dim() > 1 and id(p) not in tables,
+                )
+                for (name, p), weight in zip(held, weights, strict=True)
+            ),
+            loss=moment.take(Loss),
+            accumulation=accumulation(trainer),
+            clip=_clip(trainer, moment.module),
+            eps=_eps(optimizer),
+            entries=sum(one.numel() for one in present),
+            clipped_early=memory.clipped_early,
+            is_first=optimizer is trainer.optimizers[0],
+        )
+        _look_deeper(value, moment, memory)
+        return value
+
+
+def held_parameters(module: nn.Module, optimizer: Any) -> list[tuple[str, nn.Parameter]]:
+    """Returns the parameters that an optimizer is to train, by name, in the order of the module."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [
+        (plain_name(name), p)
+        for name, p in module.named_parameters()
+        if id(p) in held and p.requires_grad
+    ]
+
+
+def is_sharded(trainer: Any, parameters: Sequence[tuple[str, nn.Parameter]]) -> bool:
+    """Returns whether a process holds no more than a part of each parameter and gradient."""
+    return type(trainer.strategy).__name__.startswith(("FSDP", "DeepSpeed")) or any(
+        hasattr(p, "device_mesh") for _, p in parameters
+    )
+
+
+def read_norms(tensors: Sequence[Tensor]) -> list[float]:
+    """Returns the norms of all tensors, by one copy to the host."""
+    dense = [one.coalesce().values() if one.layout is torch.sparse_coo else one for one in tensors]
+    norms = _foreach_norm(dense) if dense else []
+    return (
+        [float(one) for one in torch.stack([one.to(norms[0].device) for one in norms]).tolist()]
+        if norms
+        else []
+    )
+
+
+def _foreach_norm(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """Calls the private kernel that clipping uses as well, or else takes one norm after another."""
+    dtype = torch.float32 if any(one.dtype in HALF for one in tensors) else None
+    try:
+        return torch._foreach_norm(tensors, 2.0, dtype=dtype)
+    except (AttributeError, RuntimeError, TypeError):
+        return [norm(one) for one in tensors]
+
+
+def _look_deeper(value: Gradients, moment: Moment, memory: SimpleNamespace) -> None:
+    """Asks for the flow of the next step, if it is time."""
+    age = moment.step - vars(memory).setdefault("start", moment.step)
+    last = vars(memory).setdefault("last", -1)
+    growth = _SOONER if value.imbalance > _SUSPICIOUS else _LATER
+    if age >= next((one for one in _FIRST_FLOWS if one > last), growth * last):
+        memory.last = age
+        moment.request(GradientFlow)
+
+
+def _tables(module: nn.Module) -> set[int]:
+    """Returns which parameters are tables of embeddings: most of their rows are not in a batch."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return {id(one.weight) for one in module.modules() if isinstance(one, kinds)}
+
+
+def _clip(trainer: Any, module: Any) -> float | None:
+    is_lightnings = type(module).configure_gradient_clipping.__module__.startswith(
+        ("lightning.", "pytorch_lightning.")
+    )
+    by_norm = (trainer.gradient_clip_algorithm or "norm") == "norm"
+    return float(trainer.gradient_clip_val or 0.0) or None if is_lightnings and by_norm else None
+
+
+def _eps(optimizer: Any) -> float | None:
+    if isinstance(optimizer, torch.optim.SGD):
+        return math.inf
+    group = optimizer.param_groups[0]
+    eps = group.get("eps", 0.0 if "betas" in group else None)
+    return eps if isinstance(eps, float) else None
+
+
+def _clipped_early(trainer: Any, module: Any) -> str:
+    """Finds a call in the source that clips in ``training_step`` although Lightning calls backward.
+
+    Clipping to infinity is a way to ask for the norm; clipping while gradients accumulate has some
+    effect; and where ``training_step`` calls backward itself, nothing can be said.
+    """
+    if not module.automatic_optimization or accumulation(trainer) > 1:
+        return ""
+    try:
+        lines, first = inspect.getsourcelines(type(module).training_step)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = {node: ast.unparse(node.func).rpartition(".")[2] for node in calls}
+    if any("backward" in name for name in names.values()):
+        return ""
+    clips = ("clip_grad_norm_", "clip_grad_value_", "clip_gradients")
+    found = [node for node in calls if names[node] in clips and "inf" not in ast.unparse(node)]
+    return f"{names[found[0]]} in line {first + found[0].lineno - 1}" if found else ""

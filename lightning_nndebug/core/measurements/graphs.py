@@ -1,0 +1,138 @@
+"""The graph of the loss: whether there is one, and if not, where gradients were turned off."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..sandbox import Sandbox
+from ..source import Line, nearest_line
+from . import Measurement, Moment
+
+log = logging.getLogger("lightning_nndebug")
+
+# So many losses in a row that require a gradient by themselves are no batches that are left out.
+_LEFT_OUT = 3
+
+
+@dataclass(frozen=True)
+class LostGraph(Measurement):
+    """Why a loss does not lead back to any parameter. Taken only when it does not.
+
+    On one device the step is run again, with gradients on, to see where they are turned off.
+
+    Attributes:
+        inference: Whether the loss was made in inference mode.
+        outside: Whether the step, run again, does record a graph: gradients were off around it.
+        off: How many operations on trainable parameters found gradients turned off.
+        on: How many did not.
+        switch: The line that turned them off.
+        first: The line of the first operation without.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_batch_start",
+        "on_before_backward",
+        "on_train_batch_end",
+    )
+
+    inference: bool
+    outside: bool = False
+    off: int = 0
+    on: int = 0
+    switch: Line | None = None
+    first: Line | None = None
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> LostGraph | None:
+        """Keeps the batch of the step, and looks at its loss: a microsecond or two."""
+        if moment.hook != "on_before_backward":
+            memory.batch = (moment.batch, moment.batch_idx)
+            if moment.hook == "on_train_batch_end":
+                cls.release(memory)
+            return None
+        if _has_graph(moment.loss):
+            memory.lost = 0
+            return None
+        memory.lost = getattr(memory, "lost", 0) + 1
+        if memory.lost != (_LEFT_OUT if moment.loss.requires_grad else 1):
+            return None
+        if not any(p.requires_grad for p in moment.module.parameters()):
+            return None
+        inference = moment.loss.is_inference()
+        if inference or moment.trainer.world_size > 1:  # the step may need the other processes
+            return cls(inference)
+        listener, outside = _Listener(), False
+        try:
+            with Sandbox(moment.trainer, moment.module) as sandbox, listener:
+                replay = sandbox.training_step(*memory.batch)
+            # In manual optimization the backward has been run, and has not raised.
+            by_hand = not moment.module.automatic_optimization
+            outside = by_hand or (replay.loss is not None and _has_graph(replay.loss))
+        except Exception as error:  # what the user is about to see too
+            log.debug("nndebug: the step, run again, raised %r", error)
+        return cls(
+            inference,
+            outside=outside,
+            off=listener.off,
+            on=listener.on,
+            switch=listener.switch,
+            first=listener.first,
+        )
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Lets go of the batch."""
+        memory.batch = None
+
+
+class _Listener(TorchFunctionMode):
+    """Counts the operations on trainable parameters by whether they leave a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on = self.off = 0
+        self.switch: Line | None = None
+        self.first: Line | None = None
+        self._last_switch: Line | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:
+            if not args[0]:
+                self._last_switch = nearest_line(sys._getframe(1))
+        elif any(map(_is_trainable, (*args, *kwargs.values()))):
+            if torch.is_grad_enabled():
+                self.on += 1
+            else:
+                self.off += 1
+                self.switch = self.switch or self._last_switch
+                self.first = self.first or nearest_line(sys._getframe(1))
+        return func(*args, **kwargs)
+
+
+def _is_trainable(value: Any) -> bool:
+    return isinstance(value, nn.Parameter) and value.requires_grad
+
+
+def _has_graph(loss: Tensor) -> bool:
+    """Returns whether more than the loss itself is in its graph.
+
+    A leaf that was told to require a gradient, ``loss.requires_grad_()``, satisfies the backward
+    and trains nothing. Lightning divides and scales it.
+    """
+    node: Any = loss.grad_fn
+    while node is not None and node.name() in ("DivBackward0", "MulBackward0"):
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        if len(parents) != 1:
+            return True
+        node = parents[0]
+    leaf = getattr(node, "variable", loss if node is None else None)
+    return leaf is None or isinstance(leaf, nn.Parameter)

@@ -1,0 +1,422 @@
+"""Which loss functions were called in a step, and what they were given."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import FrameType, SimpleNamespace, TracebackType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ..sandbox import running
+from ..source import Line, nearest_line
+from ..trainer import eagerly
+from . import Cadence, Measurement, Moment
+from .batches import Place, conventional, tensors
+
+log = logging.getLogger("lightning_nndebug")
+
+_INPUTS = ("input", "input1", "anchor", "log_probs")
+_TARGETS = ("target", "targets")
+_HELD = 2**22  # entries of a tensor that are kept for the step; of a larger one, its first rows
+_PADDED = 0.05  # the least share of tokens that tells whether padding counts
+_CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """One call of a loss function of ``torch.nn.functional``, or a ``gather`` of scores by index.
+
+    Attributes:
+        function: Its name, such as ``cross_entropy``.
+        input: The predictions; their first rows, if they are huge.
+        target: The targets that belong to them; None if the function has none.
+        shape: The shape of all predictions.
+        options: The other arguments by name, defaults included.
+        place: The tensor of the batch that is the target, or holds the same values.
+        whole: Whether the target is all of that tensor, not a part of it.
+        lowest: The least value of the targets that count, for functions that tell classes apart.
+        highest: Their largest value.
+        strange: Up to eight values outside of what the function takes.
+        padding: The class number that padded tokens have, if they count like all others.
+        line: The line of the user's code that made the call.
+        failed: Whether the call raised an error.
+    """
+
+    function: str
+    input: Tensor
+    target: Tensor | None
+    shape: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    place: Place | None = None
+    whole: bool = False
+    lowest: float = math.nan
+    highest: float = math.nan
+    strange: tuple[float, ...] = ()
+    padding: int | None = None
+    line: Line | None = None
+    failed: bool = False
+
+    @property
+    def axis(self) -> int | None:
+        """The dimension of the input that the classes are along; None if there are none."""
+        if self.function in ("cross_entropy", "nll_loss", "multi_margin_loss"):
+            return 1 if len(self.shape) > 1 else 0
+        return int(self.options["dim"]) % len(self.shape) if self.function == "gather" else None
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the call tells apart; None for a regression."""
+        if self.axis is not None:
+            return self.shape[self.axis]
+        if not self.is_binary or (len(self.shape) > 2 and self.shape[1] > 1):  # noqa: PLR2004
+            return None
+        return self.shape[1] if self.is_multilabel else 2
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every output answers a question with yes or no."""
+        return self.function.startswith("binary_cross_entropy")
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether the targets are classes, rather than values to come near to."""
+        return self.is_binary or self.axis is not None
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether each sample is asked several such questions."""
+        return self.is_binary and len(self.shape) == 2 and self.shape[1] > 1  # noqa: PLR2004
+
+    @property
+    def is_scores(self) -> bool:
+        """Whether the input may be scores of classes that are being learned."""
+        return self.input.requires_grad and len(self.shape) == 2  # noqa: PLR2004
+
+    @property
+    def has_indices(self) -> bool:
+        """Whether the targets are class numbers rather than probabilities."""
+        return self.axis is not None and self.target is not None and not _is_float(self.target)
+
+    @property
+    def ignored(self) -> int | None:
+        """The class number that does not count."""
+        ignored = self.options.get("ignore_index")
+        return ignored if self.has_indices else None
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The weights of the classes; that of "yes" alone, if these are the answers."""
+        weight = self.options.get("pos_weight" if self.axis is None else "weight")
+        return weight if isinstance(weight, Tensor) else None
+
+
+@dataclass(frozen=True)
+class LossCalls(Measurement):
+    """The loss functions that one training step has called, in order.
+
+    Attributes:
+        calls: The calls.
+        embedded: Tensors of the batch that an embedding has looked up: inputs for sure.
+        vocabularies: The sizes of those embeddings.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
+    prepares: ClassVar[str | None] = "on_train_batch_start"
+    cadence: ClassVar[Cadence] = Cadence(first=3, every=10)
+
+    calls: tuple[LossCall, ...]
+    embedded: frozenset[Place] = frozenset()
+    vocabularies: frozenset[int] = frozenset()
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Listens to the calls of this step."""
+        _listen(moment, memory)
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> LossCalls | None:
+        """Returns the calls as soon as the loss is complete, or has failed to be."""
+        unfinished = not moment.module.automatic_optimization  # it may go on after a backward
+        if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
+            return None
+        return cls(*memory.mode.heard())
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Stops listening."""
+        _stop_listening(memory)
+
+
+# In eval mode these take a fast path, unless somebody listens: then they come to other last bits.
+_FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+
+
+@dataclass(frozen=True)
+class ValidationLossCalls(Measurement):
+    """The loss functions that one batch of validation has called, in order.
+
+    Attributes:
+        calls: The calls.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_validation_batch_end",)
+    prepares: ClassVar[str | None] = "on_validation_batch_start"
+
+    calls: tuple[LossCall, ...]
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Listens to all of a small validation, and to a sixteenth of a large one."""
+        if not hasattr(memory, "has_fast_path"):
+            memory.has_fast_path = any(isinstance(one, _FAST) for one in moment.module.modules())
+        if memory.has_fast_path:
+            return
+        if moment.batch_idx < 16 or moment.batch_idx % 16 == 0:  # noqa: PLR2004
+            _listen(moment, memory)
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> ValidationLossCalls | None:
+        """Returns the calls."""
+        return cls(memory.mode.heard()[0]) if hasattr(memory, "mode") else None
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Stops listening."""
+        _stop_listening(memory)
+
+
+@dataclass(frozen=True)
+class LabelCalls(Measurement):
+    """The calls of a training step that were given class numbers, or answers of yes and no.
+
+    Attributes:
+        calls: Those that were heard; or the one that has ended the run, from its traceback.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = LossCalls.hooks
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
+
+    calls: tuple[LossCall, ...]
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> LabelCalls | None:
+        """Looks at what was heard, and after a crash at what was running."""
+        heard = moment.take(LossCalls)
+        calls = heard.calls if heard is not None else ()
+        if heard is None and moment.hook == "on_exception":
+            calls = _running_calls(sys.exc_info()[2])
+        calls = tuple(one for one in calls if one.tells_classes and one.function != "gather")
+        return cls(calls) if calls else None
+
+
+def _listen(moment: Moment, memory: SimpleNamespace) -> None:
+    _stop_listening(memory)
+    memory.eager = eagerly(moment.module)
+    memory.eager.__enter__()
+    memory.mode = _Listener(moment.batch)
+    memory.mode.__enter__()
+
+
+def _stop_listening(memory: SimpleNamespace) -> None:
+    if mode := vars(memory).pop("mode", None):
+        mode.__exit__(None, None, None)
+    if eager := vars(memory).pop("eager", None):
+        eager.__exit__(None, None, None)
+
+
+class _Listener(TorchFunctionMode):
+    """Notes calls as they are made. What it knows of them is read before: the call may fail."""
+
+    def __init__(self, batch: Any) -> None:
+        super().__init__()
+        self._leaves = tensors(batch)
+        self._convention = conventional(batch)
+        self._calls: list[LossCall] = []
+        self._embedded: set[Place] = set()
+        self._vocabularies: set[int] = set()
+
+    def heard(self) -> tuple[tuple[LossCall, ...], frozenset[Place], frozenset[int]]:
+        return tuple(self._calls), frozenset(self._embedded), frozenset(self._vocabularies)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = _heard_functions().get(func)
+        if name is None or running() or len(self._calls) == _CALLS:
+            return func(*args, **kwargs)
+        call = self._note(name, func, args, kwargs)
+        if call is None:
+            return func(*args, **kwargs)
+        self._calls.append(replace(call, failed=True))
+        result = func(*args, **kwargs)
+        self._calls[-1] = call
+        return result
+
+    def _note(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
+        try:
+            with torch.no_grad():
+                return self._digest(name, func, args, kwargs)
+        except Exception:  # an exotic tensor; this runs inside of the user's step
+            log.debug("nndebug: a call of %s could not be read.", name, exc_info=True)
+            return None
+
+    def _digest(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
+        given = _arguments(name, func, args, kwargs)
+        if name == "embedding":
+            tokens, size = given["input"], len(given["weight"])
+            self._embedded.update(place for place, one in self._leaves if _is_view(tokens, one))
+            self._vocabularies.add(size)
+            return None
+        call = _described(name, given, sys._getframe(3))
+        if call is None or (name == "gather" and not call.is_scores):
+            return None
+        if call.target is None or not call.target.numel():
+            return call
+        place, whole = self._origin(call, call.target)
+        padding = self._padding(place, call, call.target)
+        return _shortened(replace(call, place=place, whole=whole, padding=padding))
+
+    def _origin(self, call: LossCall, target: Tensor) -> tuple[Place | None, bool]:
+        """Finds the tensor of the batch that the target is a view of, or else a copy of."""
+        views = [(place, one) for place, one in self._leaves if _is_view(target, one)]
+        # Several tensors of a batch may be views of one: then only the very same will do.
+        views = [one for one in views if len(views) == 1 or one[1].data_ptr() == target.data_ptr()]
+        if views:
+            return views[0][0], views[0][1].numel() == target.numel()
+        if not call.tells_classes:
+            return None, False
+        varied = bool((target != target.flatten()[0]).any())
+        for place, one in self._leaves:
+            # A constant equals many a thing by chance.
+            if (varied or place == self._convention) and _same_values(one, target):
+                return place, True
+        return None, False
+
+    def _padding(self, place: Place | None, call: LossCall, target: Tensor) -> int | None:
+        """Returns the class that a tokenizer's padding has, if it counts in the loss."""
+        masks = [one for at, one in self._leaves if at.keys and at.keys[-1] == "attention_mask"]
+        labels = next((one for at, one in self._leaves if at == place), None)
+        counted = call.has_indices and call.options.get("reduction") != "none"
+        if not masks or labels is None or not counted or labels.shape != masks[0].shape:
+            return None
+        padded = labels[masks[0] == 0]
+        if padded.numel() < _PADDED * labels.numel() or target.numel() < labels[:, 1:].numel():
+            return None
+        value = int(padded.flatten()[0])
+        return value if value != call.ignored and bool((padded == value).all()) else None
+
+
+@functools.cache
+def _heard_functions() -> dict[Any, str]:
+    names = ["cross_entropy", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
+    names += [one for one in vars(functional) if one.endswith("_loss")]
+    heard = {getattr(functional, name): name for name in [*names, "embedding"]}
+    return {**heard, torch.gather: "gather", Tensor.gather: "gather"}
+
+
+def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall | None:
+    inputs = next((given.pop(key) for key in _INPUTS if key in given), None)
+    target = next((given.pop(key) for key in _TARGETS if key in given), None)
+    if not isinstance(inputs, Tensor) or not inputs.numel():
+        return None
+    call = LossCall(
+        function=name, input=inputs, target=target if isinstance(target, Tensor) else None,
+        shape=tuple(inputs.shape), options=given, line=nearest_line(frame),
+    )  # fmt: skip
+    return replace(call, **_range(call))
+
+
+def _shortened(call: LossCall) -> LossCall:
+    inputs, target = call.input, call.target
+    if inputs.numel() <= _HELD or target is None or len(inputs) != len(target):
+        return call
+    rows = max(1, _HELD // inputs[0].numel())
+    return replace(call, input=inputs[:rows].clone(), target=target[:rows].clone())
+
+
+def _running_calls(traceback: TracebackType | None) -> tuple[LossCall, ...]:
+    """Finds the loss function that an error came out of."""
+    names = {getattr(one, "__code__", None): name for one, name in _heard_functions().items()}
+    while traceback is not None:
+        frame, traceback = traceback.tb_frame, traceback.tb_next
+        name = names.get(frame.f_code)
+        if name is None or name == "embedding":
+            continue
+        code = frame.f_code
+        given = {key: frame.f_locals[key] for key in code.co_varnames[: code.co_argcount]}
+        try:
+            call = _described(name, given, frame)
+        except RuntimeError:  # after a device-side assertion nothing can be read
+            return ()
+        return () if call is None else (replace(call, failed=True),)
+    return ()
+
+
+@functools.cache
+def _signature(func: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(func)
+
+
+def _arguments(name: str, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    if name == "gather":  # written in C: it has no signature to ask
+        given = {**dict(zip(("input", "dim", "target"), args, strict=False)), **kwargs}
+        return {("target" if key == "index" else key): value for key, value in given.items()}
+    bound = _signature(func).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    if given.get("reduce") is False:
+        given["reduction"] = "none"
+    return given
+
+
+def _is_float(one: Tensor) -> bool:
+    return one.is_floating_point() or one.is_complex()
+
+
+def _is_view(one: Any, of: Tensor) -> bool:
+    if not isinstance(one, Tensor) or one.device != of.device or not of.numel():
+        return False
+    return bool(one.untyped_storage().data_ptr() == of.untyped_storage().data_ptr())
+
+
+def _same_values(leaf: Tensor, target: Tensor) -> bool:
+    """Compares values, whatever their dtype and shape; class numbers may have become one-hot."""
+    if leaf.device != target.device or not leaf.numel():
+        return False
+    if leaf.numel() == target.numel():
+        return torch.equal(leaf.flatten().to(target.dtype), target.flatten())
+    if target.dim() != 2 or leaf.numel() != len(target) or _is_float(leaf):  # noqa: PLR2004
+        return False
+    one_hot = torch.zeros_like(target)
+    index = leaf.reshape(-1, 1).long()
+    if bool(((index < 0) | (index >= target.shape[1])).any()):
+        return False
+    return torch.equal(one_hot.scatter_(1, index, 1), target)
+
+
+def _range(call: LossCall) -> dict[str, Any]:
+    """Reads the least and largest label that counts, and some of those that are not possible."""
+    if call.target is None or call.function == "gather" or not (call.is_binary or call.has_indices):
+        return {}
+    values = call.target.detach()
+    limit = float(call.classes - 1) if call.has_indices and call.classes else 1.0
+    if call.ignored is not None:
+        values = values[values != call.ignored]
+    if not values.numel():
+        return {}
+    ends = torch.stack([values.amin(), values.amax()]).tolist()
+    strange: tuple[float, ...] = ()
+    if ends[0] < 0 or ends[1] > limit:
+        strange = tuple(torch.unique(values[(values < 0) | (values > limit)])[:8].tolist())
+    return {"lowest": float(ends[0]), "highest": float(ends[1]), "strange": strange}

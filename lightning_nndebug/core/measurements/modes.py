@@ -1,0 +1,251 @@
+"""The modes of the modules, scan by scan: which of them are in the wrong one, and who did it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from ..mode_calls import ModeCalls
+from ..mode_effects import FRAMEWORKS, Effect, effect, reads_mode
+from ..source import Line
+from ..trainer import plain_name
+from . import Measurement, Moment
+
+# Parameters may be frozen or freed without any mode changing.
+_LOOK_AGAIN = 50
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A part of the module tree that was in the wrong mode all the time, as far down as it goes.
+
+    Attributes:
+        name: Where its root is; empty for the LightningModule itself.
+        kind: The class of its root.
+        parts: The classes in it that the mode makes a difference to, with their number.
+        effects: What difference it makes.
+        is_leaf: Whether its root has no submodules.
+        parameters: How many parameters there are in it.
+        is_whole: Whether it holds every parameter that is being trained.
+        is_partly_frozen: Whether it holds parameters that do not require a gradient.
+        is_kept: Whether a class of the user's overrides ``train`` around it.
+        since: ``"call"`` of train() or eval(); ``"start"`` of the run; ``"validation"``, which
+            Lightning begins with eval(); or ``"unknown"``.
+        line: The line that called.
+    """
+
+    name: str
+    kind: str
+    parts: Mapping[str, int]
+    effects: frozenset[Effect]
+    is_leaf: bool = False
+    parameters: int = 0
+    is_whole: bool = False
+    is_partly_frozen: bool = False
+    is_kept: bool = False
+    since: Literal["call", "start", "validation", "unknown"] = "unknown"
+    line: Line | None = None
+
+
+@dataclass(frozen=True)
+class Modes(Measurement):
+    """The parts of the module tree that were in the wrong mode.
+
+    In training: from one update of their parameters to the next, in every scan, of which there are
+    several in each step, and with no call of ``train()`` in between. In validation: likewise, from
+    the start of a batch to its end.
+
+    Attributes:
+        training: Whether this is about a training step rather than a batch of validation.
+        strays: The parts that were in the other mode.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_start",
+        "on_train_epoch_start",
+        "on_train_batch_start",
+        "on_before_backward",
+        "on_before_optimizer_step",
+        "on_validation_start",
+        "on_validation_batch_start",
+        "on_validation_batch_end",
+    )
+
+    training: bool
+    strays: tuple[Stray, ...] = ()
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Modes | None:
+        """Scans, and judges at every update and after every batch of validation."""
+        if not hasattr(memory, "watch"):
+            memory.watch = _Watch()
+            memory.watch.calls.start()
+        watch: _Watch = memory.watch
+        hook = moment.hook
+        if hook in ("on_train_start", "on_train_epoch_start", "on_validation_start"):
+            watch.meet(moment.module, moment.trainer.model)
+            return None
+        if hook == "on_validation_batch_start":
+            watch.validation_began = watch.calls.tick()
+        watch.scan()
+        if hook == "on_validation_batch_end":
+            return cls(False, watch.strays(False, watch.validation_began))
+        if hook == "on_before_optimizer_step":
+            return cls(True, watch.updated(moment.optimizer))
+        return None
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Unwraps ``nn.Module.train``."""
+        if hasattr(memory, "watch"):
+            memory.watch.calls.stop()
+            del memory.watch
+
+
+@dataclass
+class _Watch:
+    """What was seen so far; a scan costs 40 to 80 ns a module while all are in one mode."""
+
+    calls: ModeCalls = field(default_factory=ModeCalls)
+    validation_began: int = 0
+    _tree: dict[str, nn.Module] = field(default_factory=dict)
+    _wrapper: Any = None
+    _names: list[str] = field(default_factory=list)
+    _modules: list[nn.Module] = field(default_factory=list)
+    # When all of them were last seen in a mode, and when each one was.
+    _all_seen: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    _seen: dict[bool, dict[int, int]] = field(default_factory=lambda: {True: {}, False: {}})
+    # By optimizer: its last update; which modules were off then without harm, for how many looks.
+    _updates: dict[int, int] = field(default_factory=dict)
+    _healthy: dict[int, tuple[list[int], int]] = field(default_factory=dict)
+
+    def meet(self, module: nn.Module, wrapper: nn.Module) -> None:
+        """Lists the modules to watch; they may have changed since the last time."""
+        self._wrapper = wrapper
+        self._tree = dict(module.named_modules())
+        readers = [(name, one) for name, one in self._tree.items() if reads_mode(type(one))]
+        self._names = [name for name, _ in readers]
+        self._modules = [one for _, one in readers]
+
+    def scan(self) -> None:
+        """Looks at the mode of every module."""
+        now = self.calls.tick()
+        modes = [one.training for one in self._modules]
+        if all(modes):
+            self._all_seen[True] = now
+        elif not any(modes):
+            self._all_seen[False] = now
+        else:
+            for one, mode in zip(self._modules, modes, strict=True):
+                self._seen[mode][id(one)] = now
+
+    def updated(self, optimizer: Any) -> tuple[Stray, ...]:
+        """Returns the strays among what this optimizer is about to update."""
+        key = id(optimizer)
+        since = self._updates.get(key, 0)
+        self._updates[key] = self.calls.tick()
+        if self._all_seen[True] > since:
+            return ()
+        off = [i for i, one in enumerate(self._modules) if self._last_seen(one, True) <= since]
+        known, looks = self._healthy.get(key, ([], 0))
+        if off == known and looks % _LOOK_AGAIN:
+            self._healthy[key] = known, looks + 1
+            return ()
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        strays = self.strays(True, since, {id(p) for p in parameters if p.grad is not None})
+        self._healthy[key] = (off, 0 if strays else 1)
+        return strays
+
+    def strays(
+        self, right: bool, since: int, learning: set[int] | None = None
+    ) -> tuple[Stray, ...]:
+        """Returns what has not been in the right mode since then.
+
+        Args:
+            right: The mode that it should be in.
+            since: A time on the clock of ``calls``.
+            learning: The parameters to go by; None if it matters to modules without any as well.
+        """
+        if self._all_seen[right] > since:
+            return ()
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, one in zip(self._names, self._modules, strict=True):
+            what = effect(one)
+            if what is None or self._last_seen(one, right) > since:
+                continue
+            if not name and what == "code":  # `prefix = "train" if self.training else "val"`
+                continue
+            if learning is not None and not self._learns(name, learning):
+                continue
+            if self.calls.last(self._chain(name), mode=right, since=since) is None:
+                found[self._top(name)].append(name)
+        return tuple(self._stray(top, names, right, learning) for top, names in found.items())
+
+    def _stray(self, top: str, names: list[str], right: bool, learning: set[int] | None) -> Stray:
+        root, parts = self._tree[top], [self._tree[name] for name in names]
+        above = self._chain(top)[1:] if right or not top else self._chain(top)
+        parameters = list(root.parameters())
+        last_right = min(self._last_seen(one, right) for one in parts)
+        around = [*self._chain(names[0]), self._wrapper]
+        call = self.calls.last(around, mode=not right, since=last_right)
+        since: Literal["call", "start", "validation", "unknown"] = "unknown"
+        if call is not None:
+            since = "call" if call.line is not None else "validation"
+        elif last_right == 0:
+            since = "start"
+        return Stray(
+            name=plain_name(top),
+            kind=type(root).__name__,
+            parts=Counter(type(one).__name__ for one in parts),
+            effects=frozenset(what for what in map(effect, parts) if what is not None),
+            is_leaf=not root._modules,
+            parameters=len(parameters),
+            is_whole=learning is not None and learning <= set(map(id, parameters)),
+            is_partly_frozen=not all(one.requires_grad for one in parameters),
+            is_kept=any(_overrides_train(type(one)) for one in above),
+            since=since,
+            line=None if call is None else call.line,
+        )
+
+    def _last_seen(self, module: nn.Module, mode: bool) -> int:
+        return max(self._all_seen[mode], self._seen[mode].get(id(module), 0))
+
+    def _chain(self, name: str) -> list[nn.Module]:
+        """The module and all that it is in, itself first."""
+        chain = [self._tree[name]]
+        while name:
+            name = name.rpartition(".")[0]
+            chain.append(self._tree[name])
+        return chain
+
+    def _top(self, name: str) -> str:
+        """Climbs up from a module as long as the mode is the same."""
+        mode = self._tree[name].training
+        while name and self._tree[name.rpartition(".")[0]].training is mode:
+            name = name.rpartition(".")[0]
+        return name
+
+    def _learns(self, name: str, learning: set[int]) -> bool:
+        """Whether the module has parameters that are updated; or else what it is a part of."""
+        module = self._tree[name]
+        parameters = set(map(id, module.parameters()))
+        while not parameters and name:
+            name = name.rpartition(".")[0]
+            parent = self._tree[name]
+            if parent.training is not module.training:
+                # Somebody has chosen among siblings, such as the frozen half of a Sequential.
+                chosen = [one for one in parent.children() if one.training is module.training]
+                parameters = {id(p) for one in chosen for p in one.parameters()}
+            parameters = parameters or set(map(id, parent.parameters()))
+        return not parameters.isdisjoint(learning)
+
+
+def _overrides_train(kind: type) -> bool:
+    owners = (one for one in kind.__mro__ if "train" in vars(one) or "eval" in vars(one))
+    owner = next(owners, nn.Module)
+    return not f"{owner.__module__}.".startswith(FRAMEWORKS)

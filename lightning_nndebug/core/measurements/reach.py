@@ -1,0 +1,273 @@
+"""Which parameters shape the loss and get no gradient all the same."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..sandbox import Sandbox
+from ..trainer import plain_name
+from . import Measurement, Moment
+from .flow import norm
+from .gradients import held_parameters, is_sharded, read_norms
+
+_STEPS = 20  # without any gradient, before anybody asks why
+_GROUPS = 8  # are tried out, at most
+_ENTRIES = 2**24  # of a group are moved, at most: the sandbox keeps a copy
+_SAMPLE = 256  # entries tell whether somebody writes to a parameter
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of the module that the loss depends on, but that the gradient never came to.
+
+    Attributes:
+        name: The topmost module all of whose parameters are so, or the parameter.
+        parameters: Those parameters.
+        steps: For how many steps.
+        is_zero: Whether there was a gradient, of exactly 0, rather than none.
+        change: By how much the loss changed when the parameters were moved, relatively.
+        no_grad: Whether the module ran with gradients switched off.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    steps: int
+    is_zero: bool = False
+    change: float = math.inf
+    no_grad: bool = False
+
+
+@dataclass(frozen=True)
+class Reach(Measurement):
+    """Parameters that the optimizer was given, and that never had a gradient, tried out.
+
+    A parameter without a gradient may be unused on purpose, for now, or in this batch: an expert, a
+    head for later, a loss with weight 0. So the step is run again with that parameter moved. If the
+    loss changes and no gradient arrives, something has cut the graph in between.
+
+    Not known with several processes, since the step is not run again on some of them alone.
+
+    Attributes:
+        cuts: What is cut off.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_batch_end")
+
+    cuts: tuple[Cut, ...]
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Reach | None:
+        """Keeps a list of parameters without gradients, and tries them out when it has lasted."""
+        if moment.trainer.world_size > 1:
+            return None
+        if moment.hook == "on_before_optimizer_step":
+            roll = vars(memory).setdefault("rolls", {}).setdefault(id(moment.optimizer), _Roll())
+            memory.suspects = vars(memory).get("suspects", []) + roll.call(moment)
+            return None
+        suspects, memory.suspects = vars(memory).get("suspects", []), []
+        return cls(_try_out(moment, suspects)) if suspects else None
+
+
+@dataclass
+class _Suspect:
+    name: str
+    parameter: nn.Parameter
+    since: int
+    before: Tensor
+    steps: int = 0
+    is_zero: bool = False
+
+    @property
+    def is_tended(self) -> bool:
+        """Whether somebody else writes to it, as to the moving average of another parameter."""
+        return not (self.is_zero or torch.equal(self.before, _sample(self.parameter)))
+
+
+@dataclass
+class _Roll:
+    """The parameters of an optimizer that have had no gradient so far."""
+
+    step: int = -1
+    reached: set[int] = field(default_factory=set)
+    silent: dict[int, _Suspect] = field(default_factory=dict)
+
+    def call(self, moment: Moment) -> list[_Suspect]:
+        """Strikes out who has a gradient now, and returns who has been silent for long."""
+        self.step += 1
+        if self.step & (self.step - 1):  # looks at the steps 0, 1, 2, 4, 8, ...
+            return []
+        held = held_parameters(moment.module, moment.optimizer)
+        if is_sharded(moment.trainer, held):
+            return []
+        held = [(name, p) for name, p in held if id(p) not in self.reached]
+        present = [(p, p.grad) for _, p in held if p.grad is not None]
+        norms = read_norms([gradient for _, gradient in present])
+        self.reached |= {id(p) for (p, _), one in zip(present, norms, strict=True) if one != 0.0}
+        silent = [(name, p) for name, p in held if id(p) not in self.reached]
+        self.silent = {
+            id(p): self.silent.get(id(p)) or _Suspect(name, p, self.step, _sample(p).clone())
+            for name, p in silent
+        }
+        for one in self.silent.values():
+            one.steps = self.step - one.since + 1
+            one.is_zero = one.parameter.grad is not None
+        return [one for one in self.silent.values() if one.steps > _STEPS and not one.is_tended]
+
+
+def _try_out(moment: Moment, suspects: Sequence[_Suspect]) -> tuple[Cut, ...]:
+    with Sandbox(moment.trainer, moment.module) as sandbox:
+        trial = _Trial(moment, sandbox, suspects)
+        plain, again = trial.plain, trial.run()
+        if plain is None or again is None or not all(map(math.isfinite, plain)) or not any(plain):
+            return ()  # the step cannot be run again, or there is nothing to learn from it
+        noise = max(1e-4, 10.0 * _difference(plain, again))
+        cuts = (trial.cut(*group) for group in list(trial.groups.items())[:_GROUPS])
+        return tuple(cut for cut in cuts if cut is not None and cut.change > noise)
+
+
+class _Trial:
+    """The step of the batch, run again: as it was, and with parameters moved."""
+
+    def __init__(self, moment: Moment, sandbox: Sandbox, suspects: Sequence[_Suspect]) -> None:
+        self._moment, self._sandbox = moment, sandbox
+        self._arrived: set[str] = set()
+        # How modules were called: whether gradients were on, and whether they were training.
+        self._calls: dict[str, set[tuple[bool, bool]]] = {}
+        self._is_fresh = True
+        self.plain = self._watch(suspects)
+        self.missing = {one.name: one for one in suspects if one.name not in self._arrived}
+        self.groups = _topmost(moment.module, self.missing)
+
+    def run(
+        self, moved: Sequence[nn.Parameter] = (), *, grad: bool = False
+    ) -> tuple[float, ...] | None:
+        """Returns the losses; None if there were none, or the step did not come to its end."""
+        if not self._is_fresh:
+            self._sandbox.rewind()
+        self._is_fresh = False
+        _move(moved)
+        moment, by_hand = self._moment, not self._moment.module.automatic_optimization
+        try:
+            replay = self._sandbox.training_step(
+                moment.batch, moment.batch_idx, grad=grad or by_hand
+            )
+            if grad and not by_hand and replay.loss is not None:
+                self._sandbox.backward(replay.loss)
+        except Exception:
+            return None
+        # Of a backward that is not Lightning's, nothing is known but what the step returns.
+        output = replay.output.get("loss") if isinstance(replay.output, Mapping) else replay.output
+        losses = replay.losses or ((output,) if isinstance(output, Tensor) else ())
+        return tuple(float(one.mean()) for one in losses) or None
+
+    def cut(self, name: str, members: Sequence[str]) -> Cut | None:
+        """Moves a group; returns what came of it, or None where the user has frozen it."""
+        owner = name.rpartition(".")[0] if name in self.missing else name
+        modes = {
+            mode
+            for path, seen in self._calls.items()
+            if path == owner or path.startswith(f"{owner}.")
+            for mode in seen
+        }
+        no_grad = bool(modes) and not any(enabled for enabled, _ in modes)
+        is_training = any(training for _, training in modes)
+        if no_grad and (not is_training or self._has_twin(owner)):
+            return None
+        group = [self.missing[one] for one in members]
+        return Cut(
+            name=name,
+            parameters=tuple(members),
+            steps=min(one.steps for one in group),
+            is_zero=all(one.is_zero for one in group),
+            change=_difference(self.plain or (), self.run([one.parameter for one in group])),
+            no_grad=no_grad,
+        )
+
+    def _has_twin(self, name: str) -> bool:
+        """Whether there is another of its kind that learns: then it is a target network."""
+        modules = {plain_name(path): one for path, one in self._moment.module.named_modules()}
+        return name in modules and any(
+            _shape(modules[name]) == _shape(other)
+            and not any(one.startswith(f"{path}.") for one in self.missing)
+            for path, other in modules.items()
+            if path != name
+        )
+
+    def _watch(self, suspects: Sequence[_Suspect]) -> tuple[float, ...] | None:
+        """Runs forward and backward, and notes who got a gradient and how modules were called."""
+
+        def arriving(name: str, gradient: Tensor | None) -> None:
+            if gradient is not None and gradient.any():
+                self._arrived.add(name)
+
+        def calling(name: str, module: nn.Module, _: Any) -> None:
+            mode = (torch.is_grad_enabled(), module.training)
+            self._calls.setdefault(name, set()).add(mode)
+
+        with ExitStack() as stack:
+            for one in suspects:
+                if one.parameter.requires_grad:
+                    hook = functools.partial(arriving, one.name)
+                    stack.callback(one.parameter.register_hook(hook).remove)  # type: ignore[no-untyped-call]
+            for name, module in self._moment.module.named_modules():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    note = functools.partial(calling, plain_name(name))
+                    stack.callback(module.register_forward_pre_hook(note).remove)
+            return self.run(grad=True)
+
+
+def _shape(module: nn.Module) -> tuple[Any, ...]:
+    return type(module), *((name, p.shape) for name, p in module.named_parameters())
+
+
+def _topmost(module: nn.Module, missing: Iterable[str]) -> dict[str, list[str]]:
+    """Groups parameters by the topmost module that has none to be trained but such."""
+    trained = [plain_name(name) for name, p in module.named_parameters() if p.requires_grad]
+    total = Counter(place for name in trained for place in _places(name))
+    lost = Counter(place for name in missing for place in _places(name))
+    groups: dict[str, list[str]] = {}
+    for name in missing:
+        place = next((one for one in _places(name) if lost[one] == total[one]), name)
+        groups.setdefault(place, []).append(name)
+    return groups
+
+
+def _places(name: str) -> list[str]:
+    """Returns the modules around a parameter, the outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _move(parameters: Sequence[nn.Parameter]) -> None:
+    """Adds noise as large as the parameters are; at least to the smallest of them."""
+    left = _ENTRIES
+    for p in sorted(parameters, key=torch.Tensor.numel):
+        if left < _ENTRIES and p.numel() > left:
+            return
+        left -= p.numel()
+        own = torch.Generator(p.device).manual_seed(0)
+        noise = torch.randn(p.shape, generator=own, device=p.device, dtype=p.dtype)
+        size = norm(p.detach()) / math.sqrt(p.numel())
+        with torch.no_grad():
+            p.add_(noise * torch.where(size > 0, size, 0.1))
+
+
+def _difference(plain: Sequence[float], other: Sequence[float] | None) -> float:
+    """Returns by how much losses differ, relatively; inf if the step has become another."""
+    if other is None or len(other) != len(plain) or not all(map(math.isfinite, other)):
+        return math.inf
+    return max(abs(a - b) / (abs(a) or 1.0) for a, b in zip(plain, other, strict=True))
+
+
+def _sample(p: nn.Parameter) -> Tensor:
+    return p.detach().reshape(-1)[:: max(1, p.numel() // _SAMPLE)]

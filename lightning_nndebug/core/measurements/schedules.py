@@ -1,0 +1,359 @@
+"""Learning rates: the ones in use, and the ones that the schedulers have in mind."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from . import Cadence, Measurement, Moment
+
+_HORIZON = 10_000  # calls of a scheduler that are tried out; some 5 us each
+_LENGTHS = {
+    "OneCycleLR": "total_steps",
+    "CosineAnnealingLR": "T_max",
+    "PolynomialLR": "total_iters",
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One scheduler, and where it leads in a run that goes as planned.
+
+    Attributes:
+        name: Its class.
+        optimizer: The optimizer, as ``optimizer_name`` calls it.
+        interval: ``"step"`` or ``"epoch"``; ``"hand"`` where only the user's code steps it.
+        frequency: It is stepped at every so many of those.
+        monitor: The metric that it follows, or None.
+        mode: Whether that metric is meant to fall (``"min"``) or to rise (``"max"``).
+        planned: How many calls of its ``step`` the run leaves time for; inf if nobody knows.
+        taken: How many calls there were so far.
+        length: The number of calls after which it has done what it was made for, if it has one.
+        factors: The largest learning rate after 0, 1, 2, ... calls from now, relative to its peak.
+            They reach beyond the end of the run, and are empty for what cannot be foretold.
+    """
+
+    name: str
+    optimizer: str
+    interval: str
+    frequency: int = 1
+    monitor: str | None = None
+    mode: str = "min"
+    planned: float = math.inf
+    taken: int = 0
+    length: int | None = None
+    factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Schedules(Measurement):
+    """What the run is planned to be, and the schedulers in it.
+
+    Attributes:
+        steps: Optimizer steps from the beginning to the end of the run; inf if nobody knows.
+        epochs: Likewise, epochs.
+        done: Optimizer steps so far.
+        epoch: Epochs that are over.
+        over: Whether training has ended.
+        batches: Batches of an epoch.
+        validates: Batches from one validation to the next.
+        accumulation: Batches to an optimizer step.
+        world_size: Processes that share the data.
+        peaks: For each optimizer, the largest learning rate that each group had or will have.
+        shortened: Whether the Trainer was told to do less than the program says, for debugging.
+        schedules: One for each scheduler that Lightning knows of.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_start", "on_train_epoch_end", "on_train_end")
+    lasting: ClassVar[bool] = True
+
+    steps: float
+    epochs: float
+    done: int = 0
+    epoch: int = 0
+    over: bool = False
+    batches: float = math.inf
+    validates: float = math.inf
+    accumulation: int = 1
+    world_size: int = 1
+    peaks: tuple[tuple[float, ...], ...] = ()
+    shortened: bool = False
+    schedules: tuple[Schedule, ...] = ()
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Schedules:
+        """Tries the schedulers out once, on copies; later looks only count their calls."""
+        trainer = moment.trainer
+        if not hasattr(memory, "plan"):
+            memory.plan = _plan(trainer, moment.module)
+        plan: _Plan = memory.plan
+        now = [_calls(config.scheduler) for config in trainer.lr_scheduler_configs]
+        return cls(
+            steps=plan.steps,
+            epochs=plan.epochs,
+            done=moment.step,
+            epoch=trainer.current_epoch + (moment.hook == "on_train_epoch_end"),
+            over=moment.hook == "on_train_end",
+            batches=trainer.num_training_batches,
+            accumulation=trainer.accumulate_grad_batches,
+            world_size=trainer.world_size,
+            validates=float(getattr(trainer, "val_check_batch", None) or math.inf),
+            peaks=plan.peaks,
+            shortened=_is_shortened(trainer),
+            schedules=tuple(
+                replace(one, taken=taken - before)
+                for one, taken, before in zip(plan.schedules, now, plan.began, strict=False)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """A parameter group at one step.
+
+    Attributes:
+        name: The optimizer, and the group's number if there are several.
+        rate: Its learning rate.
+        peak: The largest learning rate that it had or will have, as far as can be foretold.
+        trained: How many of its parameters have a gradient.
+        moved: Whether its weights have changed since the first look; asked only if the peak is 0.
+    """
+
+    name: str
+    rate: float
+    peak: float
+    trained: int
+    moved: bool = True
+
+
+@dataclass(frozen=True)
+class LearningRates(Measurement):
+    """The learning rates with which an optimizer is about to step.
+
+    Attributes:
+        groups: Its parameter groups that have a learning rate.
+        step: Optimizer steps so far.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
+    cadence: ClassVar[Cadence] = Cadence(every=10)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Schedules,)
+
+    groups: tuple[Group, ...]
+    step: int
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> LearningRates:
+        """Reads the groups; of those with rate 0 it remembers a few weights, to see them move."""
+        seen: dict[str, list[torch.Tensor]] = memory.__dict__.setdefault("seen", {})
+        optimizer, optimizers = moment.optimizer, moment.trainer.optimizers
+        name, alone = optimizer_name(moment.trainer, optimizer), len(optimizer.param_groups) == 1
+        plan = moment.take(Schedules)
+        index = next((i for i, one in enumerate(optimizers) if one is optimizer), 0)
+        peaks = plan.peaks[index] if plan is not None and index < len(plan.peaks) else ()
+        groups = []
+        for number, group in enumerate(optimizer.param_groups):
+            rate = learning_rate(group)
+            if rate is None:
+                continue
+            place = name if alone else f"{name}.param_groups[{number}]"
+            peak = max(rate, peaks[number] if number < len(peaks) else rate)
+            trained = [p for p in group["params"] if p.grad is not None]
+            moved = peak > 0 or _have_moved(trained, seen, place)
+            groups.append(Group(place, rate, peak, len(trained), moved))
+        return cls(tuple(groups), moment.step)
+
+
+def _have_moved(
+    weights: Sequence[torch.Tensor], seen: dict[str, list[torch.Tensor]], place: str
+) -> bool:
+    now = [p.detach().reshape(-1)[:16].clone() for p in weights[:8]]
+    then = seen.setdefault(place, now)
+    is_first = then is now  # nothing to compare with yet
+    return is_first or len(then) != len(now) or not all(map(torch.equal, then, now))
+
+
+class _Plan(NamedTuple):
+    steps: float
+    epochs: float
+    peaks: tuple[tuple[float, ...], ...]
+    schedules: tuple[Schedule, ...]
+    began: tuple[int, ...]
+
+
+def planned_steps(trainer: Any) -> float:
+    """Returns how many optimizer steps the run has from beginning to end; inf if nobody knows.
+
+    ``trainer.estimated_stepping_batches`` says the same, but may set up the data on the way.
+    """
+    limit = math.inf if trainer.max_steps in (-1, None) else trainer.max_steps
+    epochs = math.inf if trainer.max_epochs in (-1, None) else max(trainer.max_epochs, 1)
+    per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return float(
+        min(limit, epochs * (per_epoch if math.isinf(per_epoch) else math.ceil(per_epoch)))
+    )
+
+
+def learning_rate(group: dict[str, Any], key: str = "lr") -> float | None:
+    """Returns the learning rate of a parameter group; None for optimizers that find their own."""
+    value = group.get(key)
+    return float(value) if isinstance(value, (int, float, torch.Tensor)) else None
+
+
+def optimizer_name(trainer: Any, optimizer: Any) -> str:
+    """Returns the class of the optimizer, and its number where another one is of the same class."""
+    alike = [one for one in trainer.optimizers if type(one) is type(optimizer)]
+    number = next((i for i, one in enumerate(alike) if one is optimizer), 0)
+    name = type(optimizer).__name__
+    return f"{name}[{number}]" if len(alike) > 1 else name
+
+
+def _plan(trainer: Any, module: Any) -> _Plan:
+    steps, epochs = planned_steps(trainer), _planned_epochs(trainer)
+    configs = trainer.lr_scheduler_configs
+    owners = Counter(id(getattr(config.scheduler, "optimizer", None)) for config in configs)
+    peaks = [[_peak(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+    schedules = []
+    for config in configs:
+        scheduler = config.scheduler
+        optimizer = getattr(scheduler, "optimizer", trainer.optimizers[0])
+        interval = config.interval if module.automatic_optimization else "hand"
+        planned = {"step": steps, "epoch": epochs}.get(interval, math.inf) / max(
+            config.frequency, 1
+        )
+        alone = owners[id(getattr(scheduler, "optimizer", None))] == 1
+        rates = _try_out(scheduler, max(planned, steps), trainer, module)
+        for index, one in enumerate(trainer.optimizers):
+            if one is optimizer and not isinstance(scheduler, ReduceLROnPlateau):
+                is_fresh = alone and _calls(scheduler) == 0
+                peaks[index] = _foretold(peaks[index], rates, planned, is_fresh)
+        highest = [max(row) for row in rates] if alone else []
+        top = max(highest, default=0.0) or 1.0
+        schedules.append(
+            Schedule(
+                name=type(scheduler).__name__,
+                optimizer=optimizer_name(trainer, optimizer),
+                interval=interval,
+                frequency=config.frequency,
+                monitor=config.monitor if config.reduce_on_plateau else None,
+                mode=getattr(scheduler, "mode", "min"),
+                planned=planned,
+                length=_length(scheduler),
+                factors=tuple(rate / top for rate in highest),
+            )
+        )
+    began = tuple(_calls(config.scheduler) for config in configs)
+    return _Plan(steps, epochs, tuple(map(tuple, peaks)), tuple(schedules), began)
+
+
+def _planned_epochs(trainer: Any) -> float:
+    """Returns the number of epochs, which is no whole number if ``max_steps`` ends the last one."""
+    epochs = math.inf if trainer.max_epochs in (-1, None) else max(trainer.max_epochs, 1)
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        return float(epochs)
+    return float(
+        min(epochs, planned_steps(trainer) / math.ceil(batches / trainer.accumulate_grad_batches))
+    )
+
+
+def _try_out(scheduler: Any, planned: float, trainer: Any, module: Any) -> list[list[float]]:
+    """Steps a copy of the scheduler on a stand-in for the optimizer, and returns the rates it sets.
+
+    It goes beyond the end of the run, to see what the scheduler still had in mind. Only schedulers
+    whose ``step`` is torch's own are tried out: another one may do anything.
+    """
+    if not _is_torchs_own(scheduler):
+        return []
+    optimizer = scheduler.optimizer
+    stand_in = _StandIn(optimizer)
+    known = {id(optimizer): stand_in, id(module): module, id(trainer): trainer}
+    rates = [stand_in.rates()]
+    calls = int(min(2 * planned + 100, _HORIZON / len(rates[0]) ** 0.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            twin = copy.deepcopy(scheduler, known)
+        except Exception:  # it holds what cannot be copied
+            return []
+        with contextlib.suppress(Exception):  # OneCycleLR raises at its end; a lambda may, too
+            for _ in range(calls):
+                twin.step()
+                rates.append(stand_in.rates())
+    return rates
+
+
+class _StandIn:
+    """What a scheduler needs of an optimizer."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.defaults = dict(optimizer.defaults)
+        self.param_groups = [
+            {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
+        self._opt_called = True
+
+    def step(self) -> None: ...
+
+    def rates(self) -> list[float]:
+        return [learning_rate(group) or 0.0 for group in self.param_groups]
+
+
+def _is_torchs_own(scheduler: Any) -> bool:
+    if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+        return False
+    parts = getattr(scheduler, "_schedulers", ())
+    return type(scheduler).step.__module__ == LRScheduler.__module__ and all(
+        map(_is_torchs_own, parts)
+    )
+
+
+def _foretold(
+    known: Sequence[float], rates: Sequence[Sequence[float]], planned: float, is_fresh: bool
+) -> list[float]:
+    """Returns the largest rate of every group in the run; inf for what cannot be foretold."""
+    if not rates:
+        return [math.inf] * len(known)
+    within = rates[: int(min(planned, len(rates))) + 1]
+    ahead = [max(column) for column in zip(*within, strict=True)]
+    return ahead if is_fresh else list(map(max, known, ahead))
+
+
+def _peak(group: dict[str, Any]) -> float:
+    """Returns the largest rate that the group itself tells of: a run that is resumed has had it."""
+    known = [
+        learning_rate(group),
+        learning_rate(group, "initial_lr"),
+        learning_rate(group, "max_lr"),
+    ]
+    return max((one for one in known if one is not None), default=0.0)
+
+
+def _length(scheduler: Any) -> int | None:
+    """Returns the number of calls that the scheduler was made for, if its class has one."""
+    name = type(scheduler).__name__
+    if name == "SequentialLR":
+        last = _length(scheduler._schedulers[-1])
+        return None if last is None else int(scheduler._milestones[-1]) + last
+    value = getattr(scheduler, _LENGTHS.get(name, "-"), None)
+    return int(value) if isinstance(value, (int, float)) else None
+
+
+def _calls(scheduler: Any) -> int:
+    return int(getattr(scheduler, "last_epoch", 0) or 0)
+
+
+def _is_shortened(trainer: Any) -> bool:
+    limit = trainer.limit_train_batches
+    return bool(trainer.fast_dev_run or trainer.overfit_batches) or limit not in (None, 1.0)

@@ -1,0 +1,311 @@
+"""The learning rate: too high, too low, zero, or not the one that was meant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ..core.detector import Detector, rule, state, threshold, vital
+from ..core.findings import Evidence, Severity
+from ..core.measurements.losses import Loss
+from ..core.measurements.schedules import LearningRates, Schedules
+from ..core.measurements.step_probe import StepProbe
+from .line_search import at_peak, bearable, blows_up, culprit, line, recent, record, repeats
+from .misuse import misuse
+from .spikes import BASELINE, new_history, spikes
+
+_SOURCE = "benchmarks/thresholds#learning_rate"
+_SHORTER = 0.5  # a best multiple up to here means that a shorter step is better
+_SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
+_NEW = 0.7  # the loss of a net that knows nothing, as a share of that with its weights scrambled
+_KEPT_PROBES = 9
+_FEW, _LONG = 20, 1000  # steps
+_SOON, _HALF = 0.1, 0.5  # of a run
+
+
+class LearningRateDetector(Detector):
+    """Tells whether training is held up by the learning rate, and which one to try.
+
+    Some steps are probed: the loss is evaluated on the next batch along the step that the optimizer
+    has just made, shorter and longer than it was, in a sandbox. Everything is put back bit by bit.
+    Runs with several optimizers, sharded weights, or losses below 0 are not probed or not judged.
+
+    Args:
+        longer: The learning rate is too low if a step this many times as long is better,
+        gain: and lowers the loss of the next batch by at least this share,
+        reach: and all planned steps together promise less than this share of the loss,
+        settled: of which training has taken off no more than this share so far.
+        progress: It is too high if training has taken off less than this share of the loss,
+        kept: a shorter step is better, and steps keep less than this share of what the gradient
+            promised.
+        spike_scales: A loss is a spike if its logarithm is this many standard deviations (of the
+            noise below the median) above the median of the losses before it,
+        spike_height: and if it undoes at least this share of what training has achieved.
+        spike_count: How many spikes within a thousand steps are too many.
+
+    Logged:
+        nndebug/learning_rate/best_multiple: How many times as long the best step would have been.
+    """
+
+    longer: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
+    gain: float = threshold(default=0.005, source=_SOURCE, maximum=1.0)
+    reach: float = threshold(default=1.0, source=_SOURCE)
+    settled: float = threshold(default=0.25, source=_SOURCE, maximum=1.0)
+    progress: float = threshold(default=0.1, source=_SOURCE, maximum=1.0)
+    kept: float = threshold(default=0.6, source=_SOURCE, maximum=1.0)
+    spike_scales: float = threshold(default=4.0, source=_SOURCE)
+    spike_height: float = threshold(default=0.2, source=_SOURCE, maximum=1.0)
+    spike_count: int = threshold(default=3, source=_SOURCE, minimum=1)
+
+    start: dict[str, float] = state(dict)
+    probes: list[dict[str, Any]] = state(list)
+    verdict: str = state(str)
+    blamed: str = state(str)
+    histories: dict[str, dict[str, Any]] = state(dict)
+
+    @rule("LRN101", severity=Severity.WARNING)
+    def learning_rate_too_high(self, probe: StepProbe) -> Iterator[Evidence]:
+        """Steps overshoot: training gets nowhere, and shorter ones would have been better.
+
+        Why it matters:
+            Beyond the edge of stability the loss bounces from wall to wall, or climbs to where the
+            gradient is dead and everything looks calm. No amount of further training helps.
+
+        Likely causes:
+            - The learning rate is too high for this optimizer, batch size or parametrization
+            - There is no warm-up, and the first steps of Adam threw the weights away
+            - The value was meant for SGD and the optimizer is Adam, or was scaled for more devices
+
+        How to fix:
+            - Lower the learning rate by 10x
+            - Warm it up over the first few hundred steps
+            - Clip: ``Trainer(gradient_clip_val=1.0)``
+
+        When it is fine:
+            You look for the highest rate that is stable. A loss that rises is no evidence by
+            itself, so curricula and moving targets do not fire.
+
+        References:
+            cohen2021edge, schneider2021cockpit, bengio2012practical
+        """
+        self._remember(probe)
+        pool = line(recent(self.probes), self.start["loss"])
+        if blows_up(self.probes[-1], self.start["highest"]):
+            before, after = probe.curve[0.0], probe.curve[1.0]
+            seen = f"one step takes the loss of the next batch from {before:.3g} to {after:.3g}"
+        elif pool is None:
+            return
+        elif pool.progress >= self.progress:
+            self.verdict = "progress"
+            return
+        elif pool.best > _SHORTER or pool.kept >= self.kept or pool.pace <= _SLIGHT:
+            self.verdict = "not the learning rate"
+            return
+        else:
+            best = f"{pool.best:g} of a step" if pool.best else "no step"
+            seen = (
+                f"after {probe.step} steps the loss is {1 - pool.progress:.3g} times what it was; "
+                f"{best} would be best for the next batch, and of what the gradient promises "
+                f"a step keeps {pool.kept:.0%}"
+            )
+        self.verdict = "too high"
+        where, rate = culprit(self.probes) or (probe.optimizer, probe.rate)
+        self.blamed = self.blamed or where  # once, however the blame may wander
+        better = rate * min(bearable(self.probes), self.start["bearable"])
+        yield Evidence(
+            where=self.blamed,
+            measured=rate,
+            limit=better,
+            message=f"lr {rate:.1e}: {seen}",
+            fixes=(f"Lower lr to about {better:.0e}", "Warm it up", "Clip the gradients"),
+            details=_details(probe),
+        )
+
+    @rule("LRN102", severity=Severity.WARNING)
+    def learning_rate_too_low(self, probe: StepProbe, run: Schedules) -> Iterator[Evidence]:
+        """Steps are so short that the planned run cannot get anywhere.
+
+        Why it matters:
+            Training looks calm and healthy, and converges to nothing: days of computing are spent
+            beside the place where they began.
+
+        Likely causes:
+            - The learning rate lacks a zero, or the one of another optimizer was kept
+            - It was divided by the batch size or the accumulation, which the loss already was
+            - The loss is scaled down, and the optimizer is not one that makes up for it
+
+        How to fix:
+            - Raise the learning rate by 10x, and again, until LRN101 objects
+            - Search for it: ``Tuner(trainer).lr_find(model)``
+
+        When it is fine:
+            The run is the first stage of a longer one, or warms up by hand and has not begun to.
+            Warm-ups, decays and nets that were trained before are recognised and never reported.
+
+        References:
+            bengio2012practical, schneider2021cockpit
+        """
+        self._remember(probe)
+        late = at_peak(self.probes)
+        pool = line(late, self.start["loss"])
+        has_learned = self.start["novelty"] < _NEW or (pool and pool.progress > self.settled)
+        if pool is None or has_learned or repeats(late):
+            return
+        pace = run.steps * pool.pace
+        if pool.best < self.longer or pool.gain < self.gain or not pace < self.reach:
+            return
+        self.verdict = "too low"
+        rate = probe.rate * pool.best / 3  # is a good rate more often than the best multiple is
+        yield Evidence(
+            where=probe.optimizer,
+            measured=probe.rate,
+            limit=rate,
+            message=f"lr {probe.rate:.1e}: a step {pool.best:,.0f} times as long still lowers the "
+            f"loss of the next batch, by {pool.gain:.1%}; at this pace all {run.steps:,.0f} "
+            f"planned steps lower it by {pace:.2%}",
+            fixes=(f"Raise lr to about {rate:.0e}", "Then watch for LRN101"),
+            details=_details(probe),
+        )
+
+    @rule("LRN103", severity=Severity.ERROR)
+    def zero_learning_rate(self, rates: LearningRates, run: Schedules) -> Iterator[Evidence]:
+        """A parameter group is trained with learning rate 0, and stays as it was initialized.
+
+        Why it matters:
+            The parameters of the group get gradients, cost memory and time, and never move.
+
+        Likely causes:
+            - The learning rate is an integer division or a rounded number: ``1 // 1000``
+            - A schedule multiplies a base learning rate of 0
+            - A layer-wise decay or a config file sets the group to 0
+
+        How to fix:
+            - Give the group a learning rate above 0
+            - If it is meant to be frozen, set ``requires_grad_(False)`` and leave it out
+
+        When it is fine:
+            You freeze by learning rate and will raise it by hand later. Warm-ups from 0, the end of
+            a decay and restarts are recognised and never reported.
+
+        References:
+            bengio2012practical
+        """
+        if not _has_begun(run, rates.step):
+            return
+        for group in rates.groups:
+            if group.rate == group.peak == 0 and group.trained and not group.moved:
+                yield Evidence(
+                    where=group.name,
+                    measured=0.0,
+                    limit="above 0",
+                    message=f"lr has been 0 for {rates.step} steps; the group's {group.trained} "
+                    f"parameters get gradients and have not moved",
+                )
+
+    @rule("LRN104", severity=Severity.WARNING)
+    def misused_schedule(self, run: Schedules) -> Iterator[Evidence]:
+        """The learning rate will not go the way that its scheduler was made for.
+
+        Why it matters:
+            A schedule that is stepped at the wrong pace trains with a learning rate that nobody
+            chose: stuck in the warm-up, decayed to nothing after an epoch, or never decayed.
+
+        Likely causes:
+            - Lightning steps a scheduler once an epoch unless it is told otherwise
+            - Its length was counted in batches, or for another number of epochs or devices
+            - In manual optimization nobody steps a scheduler but you
+
+        How to fix:
+            - Return ``{"scheduler": scheduler, "interval": "step"}`` for schedules made of steps
+            - Take the length from ``self.trainer.estimated_stepping_batches``
+            - In manual optimization call ``self.lr_schedulers().step()``
+
+        When it is fine:
+            The run is a part of a longer one, such as a first stage that will be resumed.
+
+        References:
+            smith2018superconvergence
+        """
+        for schedule in run.schedules:
+            if found := misuse(schedule, run):
+                yield Evidence(
+                    where=f"{schedule.name} of {schedule.optimizer}",
+                    measured=found.seen,
+                    message=found.seen,
+                    fixes=(found.fix,),
+                )
+
+    @rule("LRN105", severity=Severity.WARNING)
+    def recurring_spikes(self, loss: Loss) -> Iterator[Evidence]:
+        """The loss jumps up again and again, and each time training has to recover.
+
+        Why it matters:
+            Every spike undoes progress, and a larger one may be the last. A single spike early in
+            training can be harmless, and even useful (the catapult); spikes that keep coming mean
+            that the optimizer lives beyond the edge of stability.
+
+        Likely causes:
+            - The learning rate is slightly too high for this stage of training
+            - Adam's ``beta2`` forgets too slowly after rare large gradients, or ``eps`` is tiny
+            - Gradients are not clipped
+
+        How to fix:
+            - Lower the learning rate by 2x to 5x, or decay it earlier
+            - Clip: ``Trainer(gradient_clip_val=1.0)``
+            - For Adam, lower ``beta2`` to 0.95
+
+        When it is fine:
+            Reinforcement learning and adversarial training, where the target moves.
+
+        References:
+            lewkowycz2020catapult, cohen2022adaptive, zhang2022opt
+        """
+        history = self.histories.setdefault(str(loss.optimizer), new_history())
+        found = spikes(
+            history, loss.step, loss.value, scales=self.spike_scales, height=self.spike_height
+        )
+        if len(found) >= self.spike_count and found[-1] - found[0] >= BASELINE:
+            yield Evidence(
+                where="loss",
+                measured=len(found),
+                limit=self.spike_count,
+                message=f"{len(found)} spikes since step {found[0]}; each undid more than "
+                f"{self.spike_height:.0%} of the progress made until then",
+                details={"steps": found},
+            )
+
+    @vital
+    def best_multiple(self, probe: StepProbe) -> float:
+        """The multiple of the step at which the loss of the next batch is least."""
+        finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
+        return min(finite, key=finite.__getitem__, default=0.0)
+
+    def _remember(self, probe: StepProbe) -> None:
+        """Adds the probe to those that are judged together, unless the other rule has done so."""
+        if self.probes and self.probes[-1]["step"] == probe.step:
+            return
+        mine, fresh = probe.own[0], probe.curve[0.0]
+        self.probes.append(record(probe))
+        del self.probes[:-_KEPT_PROBES]
+        if not self.start:
+            self.start = {
+                "loss": (mine + fresh) / 2,
+                "highest": max(mine, fresh) + abs(mine - fresh),
+                "bearable": bearable(self.probes),
+                "novelty": fresh / probe.scrambled if probe.scrambled else 1.0,
+            }
+        if min(mine, fresh, *probe.losses) < 0:  # no zero to measure from, now and for ever
+            self.start["loss"] = self.start["highest"] = 0.0
+
+
+def _has_begun(run: Schedules, step: int) -> bool:
+    """Whether so much of the run is over that what has not begun yet is not going to."""
+    if math.isinf(run.steps):
+        return step >= _LONG
+    an_epoch = run.epoch >= 1 and step >= _SOON * run.steps
+    return step >= _FEW and (an_epoch or step >= _HALF * run.steps)
+
+
+def _details(probe: StepProbe) -> dict[str, Any]:
+    return {"lr": probe.rate, "curve": {f"{k:g}": loss for k, loss in sorted(probe.curve.items())}}

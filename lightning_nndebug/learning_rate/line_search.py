@@ -1,0 +1,140 @@
+"""What the probes of several steps say together."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.measurements.step_probe import StepProbe
+
+Record = dict[str, Any]
+
+WINDOW = 4  # probes that are judged together; fewer are fooled by the noise of their batches
+EARLY = 50  # the first steps are a time of their own: momentum and second moments fill up
+_ENOUGH = 40  # from here on the early probes are complete
+_WARM = 0.5  # a rate below this share of its peak is warming up, or has decayed
+_EXPLODED = 1000.0
+_FAR_OFF = 50.0
+_MOST = 0.8
+_HUGE = 1e30  # stands for NaN and infinity in a sum
+
+
+@dataclass(frozen=True)
+class Line:
+    """Several probes as one.
+
+    Attributes:
+        best: The multiple of the step at which their losses together are least.
+        gain: The share of the loss that it saves.
+        kept: What a step's own batch kept of what the gradient promised; the median.
+        pace: The share of the loss that a step promises; the median.
+        progress: The share of the first loss that training has taken off so far.
+    """
+
+    best: float
+    gain: float
+    kept: float
+    pace: float
+    progress: float
+
+
+def record(probe: StepProbe) -> Record:
+    """Returns what is remembered of a probe, as builtins."""
+    before, after = probe.own
+    kept = (before - after) / probe.predicted if probe.predicted > 0 else 0.0
+    return {
+        "step": probe.step,
+        "rate": probe.rate,
+        "share": probe.share,
+        "curve": dict(probe.curve),
+        "loss": before,
+        "kept": max(-2.0, min(2.0, kept)) if math.isfinite(after) else -2.0,
+        "pace": probe.predicted / (before or math.inf),
+        "level": statistics.median(probe.losses[-20:] or (before,)),
+        "groups": {name: [rate, loss - probe.curve[0.0]] for name, rate, loss in probe.groups},
+    }
+
+
+def line(records: Sequence[Record], first: float) -> Line | None:
+    """Adds up the probes; None if they are too few, or if the loss has no zero to measure from."""
+    if len(records) < WINDOW or first <= 0:
+        return None
+    total = _total(records)
+    if not total[0.0]:
+        return None
+    best = min(total, key=total.__getitem__)
+    return Line(
+        best=best,
+        gain=1 - total[best] / total[0.0],
+        kept=statistics.median(one["kept"] for one in records),
+        pace=statistics.median(one["pace"] for one in records),
+        progress=1 - records[-1]["level"] / first,
+    )
+
+
+def recent(records: Sequence[Record]) -> Sequence[Record]:
+    """Returns the probes to judge together: those of the first 50 steps, or the last four."""
+    if records[-1]["step"] < EARLY:
+        return records if records[-1]["step"] >= _ENOUGH else []
+    return [one for one in records if one["step"] >= EARLY][-WINDOW:]
+
+
+def at_peak(records: Sequence[Record]) -> Sequence[Record]:
+    """Returns late probes, unless the rate is still warming up, or has decayed."""
+    late = [one for one in records if one["step"] >= EARLY and one["share"] >= _WARM][-WINDOW:]
+    is_rising = bool(late) and late[-1]["rate"] > 1.05 * late[0]["rate"]  # a warm-up by hand
+    return [] if is_rising else late
+
+
+def repeats(records: Sequence[Record]) -> bool:
+    """Whether the next batch is always the same one: it says nothing of any other."""
+    return all(one["loss"] == one["curve"][0.0] for one in records)
+
+
+def bearable(records: Sequence[Record]) -> float:
+    """Returns the multiple of a step that is too long at which the loss would have been least."""
+    total = _total(records)
+    return min((multiple for multiple in total if multiple), key=total.__getitem__)
+
+
+def culprit(records: Sequence[Record]) -> tuple[str, float] | None:
+    """Returns name and rate of the one parameter group that does the harm, if it is one."""
+    harm: dict[str, float] = {}
+    for name, (_, loss) in (item for one in records for item in one["groups"].items()):
+        harm[name] = harm.get(name, 0.0) + (loss if math.isfinite(loss) else _HUGE)
+    worst = max(harm, key=harm.__getitem__, default=None)
+    if worst is None or harm[worst] < _MOST * sum(max(one, 0.0) for one in harm.values()):
+        return None
+    return worst, next(one["groups"][worst][0] for one in records if worst in one["groups"])
+
+
+def blows_up(probe: Record, start: float) -> bool:
+    """Whether this very step is beyond doubt: it throws the loss far above where it began.
+
+    Args:
+        probe: The last one.
+        start: The largest loss that the untrained model can be expected to have; 0 if unknown.
+    """
+    now, shorter, then = (probe["curve"][multiple] for multiple in (0.0, 0.3, 1.0))
+    if not (start and math.isfinite(now) and math.isfinite(probe["loss"])):
+        return False
+    if not then < _EXPLODED * max(now, start):  # or it is NaN
+        return True
+    far_off = min(now, probe["loss"]) > _FAR_OFF * start
+    return bool(far_off and max(now, shorter) < then and probe["kept"] < _WARM)
+
+
+def _total(records: Sequence[Record]) -> dict[float, float]:
+    multiples = sorted({multiple for one in records for multiple in one["curve"]})
+    return {
+        multiple: sum(_value(one["curve"], multiple) for one in records) for multiple in multiples
+    }
+
+
+def _value(curve: dict[float, float], multiple: float) -> float:
+    """Returns the loss at a multiple; a search that had stopped before was going up there."""
+    loss = curve[max(known for known in curve if known <= multiple)]
+    return loss if math.isfinite(loss) else _HUGE

@@ -1,0 +1,159 @@
+"""Schedules that do not do what they were made for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+from ..core.measurements.schedules import Schedule, Schedules
+
+_FALL = "loss mse mae rmse nll ppl perplexity error err wer cer fid"
+_RISE = (
+    "acc accuracy acc1 acc5 top1 top5 f1 auc auroc iou miou dice bleu rouge recall precision psnr"
+)
+_SHORT = 50  # optimizer steps; a run of fewer is a trial
+_CONFUSED = 4  # epochs were taken for steps, or steps for epochs, if they differ by this factor
+
+
+class Misuse(NamedTuple):
+    """What is wrong with a schedule, and how to mend it."""
+
+    seen: str
+    fix: str
+
+
+def misuse(schedule: Schedule, run: Schedules) -> Misuse | None:
+    """Returns what is wrong with a schedule, or None."""
+    if schedule.monitor is not None:
+        return _wrong_mode(schedule) or _impatient(schedule, run)
+    if schedule.interval == "hand":
+        return _never_stepped(schedule, run)
+    if run.shortened or run.steps < _SHORT or math.isinf(run.steps):
+        return None
+    return (
+        _wrong_interval(schedule, run)
+        or _wrong_length(schedule, run)
+        or _endless_warm_up(schedule)
+        or _early_end(schedule)
+    )
+
+
+def _wrong_mode(schedule: Schedule) -> Misuse | None:
+    words = set(re.split(r"[^a-z0-9]+", str(schedule.monitor).lower()))
+    falls, rises = not words.isdisjoint(_FALL.split()), not words.isdisjoint(_RISE.split())
+    is_negated = not words.isdisjoint(("neg", "negative", "minus"))
+    if falls == rises or is_negated or falls == (schedule.mode == "min"):
+        return None
+    return Misuse(
+        f"mode={schedule.mode!r} on {schedule.monitor!r}: the rate falls while the metric improves",
+        f'Set mode="{"min" if falls else "max"}"',
+    )
+
+
+def _impatient(schedule: Schedule, run: Schedules) -> Misuse | None:
+    is_of_validation = str(schedule.monitor).lower().startswith("val")
+    looks = run.validates / schedule.frequency  # at one and the same value
+    if schedule.interval != "step" or not is_of_validation or looks < _CONFUSED:
+        return None
+    return Misuse(
+        f"asked {looks:.0f} times between validations, which alone change {schedule.monitor!r}",
+        'Set interval="epoch"',
+    )
+
+
+def _never_stepped(schedule: Schedule, run: Schedules) -> Misuse | None:
+    is_late = run.over or run.done >= run.steps / 3
+    if schedule.taken or run.epoch < 2 or not is_late:  # noqa: PLR2004
+        return None
+    return Misuse(
+        f"not stepped once in {run.epoch} epochs of manual optimization",
+        "Call self.lr_schedulers().step() in training_step or on_train_epoch_end",
+    )
+
+
+def _wrong_interval(schedule: Schedule, run: Schedules) -> Misuse | None:
+    length = _length(schedule)
+    if schedule.interval == "epoch" and length >= _CONFUSED * schedule.planned:
+        counts = (run.steps * a * w for a in (1, run.accumulation) for w in (1, run.world_size))
+        if any(_agree(length, count) for count in counts):
+            return Misuse(
+                f"made for {length:,} steps, but stepped once an epoch: {schedule.planned:.0f} "
+                "times",
+                'Return {"scheduler": scheduler, "interval": "step"}',
+            )
+    is_too_often = schedule.interval == "step" and schedule.planned >= _CONFUSED * length
+    if is_too_often and schedule.length is not None and abs(length - run.epochs) <= 1:
+        return Misuse(
+            f"made for {length} epochs, but stepped {schedule.planned:,.0f} times",
+            'Return {"scheduler": scheduler, "interval": "epoch"}',
+        )
+    return None
+
+
+def _wrong_length(schedule: Schedule, run: Schedules) -> Misuse | None:
+    if schedule.interval != "step":
+        return None
+    length, planned = _length(schedule), schedule.planned
+    reasons = {
+        run.accumulation: "accumulate_grad_batches",
+        run.world_size: "devices",
+        run.accumulation * run.world_size: "accumulate_grad_batches and devices",
+    }
+    for factor, reason in reasons.items():
+        if factor > 1 and _agree(length, factor * planned):
+            return Misuse(
+                f"made for {length:,} steps, {factor} times the {planned:,.0f} of this run: "
+                f"{reason} was not counted",
+                "Take the length from self.trainer.estimated_stepping_batches",
+            )
+    return None
+
+
+def _endless_warm_up(schedule: Schedule) -> Misuse | None:
+    factors, planned = schedule.factors, schedule.planned
+    if len(factors) <= planned + 1:
+        return None
+    end = factors[int(planned)]
+    peak = factors.index(max(factors))
+    # One that rises for ever is no warm-up but a range test.
+    if end >= 0.5 or end < max(factors[: int(planned) + 1]) or peak == len(factors) - 1:  # noqa: PLR2004
+        return None
+    return Misuse(
+        f"the warm-up takes {peak:,} {schedule.interval}s and the run {planned:,.0f}: the learning "
+        f"rate gets no higher than {end:.0%} of its peak",
+        'Shorten the warm-up, or set interval="step"'
+        if schedule.interval == "epoch"
+        else "Shorten the warm-up",
+    )
+
+
+def _early_end(schedule: Schedule) -> Misuse | None:
+    if len(schedule.factors) <= schedule.planned:  # too long to be tried out to its end
+        return None
+    within = schedule.factors[: int(schedule.planned) + 1]
+    for limit, share in ((0.0, 0.2), (1e-4, 0.6)):
+        last = max((i for i, one in enumerate(within) if one > limit), default=0)
+        rest = len(within) - 1 - last
+        if rest > max(share * len(within), 2):
+            return Misuse(
+                f"the learning rate is {f'below {limit:g} of its peak' if limit else '0'} for the "
+                f"last {rest:,} of {len(within) - 1:,} {schedule.interval}s",
+                "Stretch the schedule over the whole run"
+                + (', or set interval="epoch"' if schedule.interval == "step" else ""),
+            )
+    return None
+
+
+def _length(schedule: Schedule) -> float:
+    """Returns after how many calls the schedule is over; inf if it has no end."""
+    if schedule.length is not None:
+        return schedule.length
+    pairs = enumerate(itertools.pairwise(schedule.factors), start=1)
+    ends = (i for i, (then, now) in pairs if 0 < then < 0.1 and now <= 1e-3 * then)  # noqa: PLR2004
+    return next(ends, math.inf)
+
+
+def _agree(length: float, count: float) -> bool:
+    return abs(length / count - 1) <= 0.15  # noqa: PLR2004

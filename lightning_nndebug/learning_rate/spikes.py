@@ -1,0 +1,58 @@
+"""Spikes in the loss, held against its own history."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+BASELINE = 50  # losses that a spike is held against
+_MEMORY = 1000  # steps after which a spike is forgotten
+_FIRST = 5  # losses whose median is the one that training began with
+_LASTS = 2  # steps above: one alone is a hard batch, not a state of the weights
+_CALM = 10  # steps between two spikes, or they are one
+_DECILE = 1.2816  # standard deviations from the median of a normal distribution
+
+
+def new_history() -> dict[str, Any]:
+    """Returns the memory of one optimizer's losses."""
+    return {"first": [], "recent": [], "spikes": [], "above": 0, "last": -_CALM, "calm": 0}
+
+
+def spikes(
+    history: dict[str, Any], step: int, loss: float, *, scales: float, height: float
+) -> list[int]:
+    """Takes one more loss into the history; returns the spikes that count if this completes one.
+
+    The scale is that of the noise below the median, where no spike can hide. Losses that change
+    sign have none, and are not judged.
+    """
+    first, recent, found = history["first"], history["recent"], history["spikes"]
+    if not (loss > 0 and math.isfinite(loss)):
+        history["above"] = -math.inf
+    if history["above"] < 0:
+        return []
+    if len(first) < _FIRST:
+        first.append(loss)
+    value = math.log(loss)
+    if len(recent) == BASELINE:
+        ordered = sorted(recent)
+        low, median = ordered[BASELINE // 10], ordered[BASELINE // 2]
+        level = math.exp(median)
+        is_far = value > median + scales * (median - low) / _DECILE
+        if is_far and loss - level > height * (statistics.median(first) - level) > 0:
+            if not history["above"]:
+                history["calm"] = step - history["last"]
+            history["above"] += 1
+            history["last"] = step
+            if history["above"] == BASELINE:  # no spike, but a new level
+                recent.clear()
+                del found[-1:]
+            if history["above"] == _LASTS and history["calm"] > _CALM:
+                found[:] = [*(one for one in found if step - one <= _MEMORY), step]
+                return list(found)
+            return []
+    history["above"] = 0
+    recent.append(value)
+    del recent[:-BASELINE]
+    return []

@@ -1,0 +1,484 @@
+"""Gradients: what the rules make of hand-made measurements, and what the measurements see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from program import Program, digits, fit, seed
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nndebug import GradientDetector
+from lightning_nndebug.core.measurements.flow import GradientFlow, Layer
+from lightning_nndebug.core.measurements.gradients import Gradient, Gradients, Rhythm
+from lightning_nndebug.core.measurements.losses import Loss
+from lightning_nndebug.core.measurements.reach import Cut, Reach, _topmost
+from lightning_nndebug.core.measurements.zeroing import Zeroed, Zeroing
+
+# -- hand-made measurements
+
+DYING = tuple(10.0**i for i in range(-7, 1))
+
+
+def look(detector: GradientDetector, norm: float, loss: float = 1.0, **options: Any) -> list[Any]:
+    """Shows one look to the rule of explosions: a single matrix of norm 1."""
+    told = Loss(value=loss, values=(loss,), optimizer=0, step=0)
+    gradients = Gradients("Adam", (Gradient("w", norm),), loss=told, **options)
+    return list(detector.exploding_gradient(gradients, told))
+
+
+def clipped(detector: GradientDetector, norm: float, looks: int = 40, **options: Any) -> list[Any]:
+    """Shows looks at clipped gradients; returns what the last one gives."""
+    settings = {"clip": 1.0, "eps": math.inf, "entries": 100, **options}
+    gradients = Gradients("SGD", (Gradient("w", norm),), **settings)
+    return [list(detector.always_clipped(gradients)) for _ in range(looks)][-1]
+
+
+def flow(
+    *gradients: float | None, sizes: tuple[int, ...] = (), varying: tuple[float, ...] = ()
+) -> GradientFlow:
+    """Layers with these gradients at their outputs, from the first to the last."""
+    count = len(gradients)
+    sizes, varying = sizes or (1,) * count, varying or (0.5,) * count
+    return GradientFlow(
+        tuple(
+            Layer(f"layer{i}", size, gradient, share, share)
+            for i, (size, gradient, share) in enumerate(zip(sizes, gradients, varying, strict=True))
+        )
+    )
+
+
+def told(rule: Any, seen: GradientFlow) -> list[str]:
+    """Shows the same flow at the steps 20, 50 and 100, and returns what is told of it, and when."""
+    evidence = [(age, one.where) for age in (20, 50, 100) for one in rule(replace(seen, age=age))]
+    assert all(age == 100 for age, _ in evidence)
+    return [where for _, where in evidence]
+
+
+def test_a_loss_that_depends_steeply_on_its_weights_explodes_after_ten_looks() -> None:
+    """Nine looks are a transient, ten are not."""
+    detector = GradientDetector()
+    assert [0] * 9 + [1] == [len(look(detector, 1000.0)) for _ in range(10)]
+
+
+def test_the_units_of_the_loss_do_not_matter() -> None:
+    """A sum over a million pixels has a gradient as much larger as the loss is."""
+    detector = GradientDetector()
+    assert not any(look(detector, 1e6, loss=1e6) for _ in range(20))
+
+
+def test_a_loss_that_approaches_zero_does_not_explode() -> None:
+    """Less than a tenth of the highest loss counts as a tenth."""
+    detector = GradientDetector()
+    assert not any(look(detector, 10.0, loss=2.0**-step) for step in range(60))
+
+
+def test_a_loss_that_can_be_negative_has_no_scale() -> None:
+    """Where the loss crosses zero, its size says nothing."""
+    detector = GradientDetector()
+    losses = [1.0, -0.1, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3]
+    assert not any(look(detector, 10.0, loss=loss) for loss in losses)
+
+
+def test_another_step_of_the_same_batch_is_not_judged_by_the_loss_of_this_one() -> None:
+    """Gradients of one optimizer are never set against the loss of another."""
+    gradients = Gradients("Adam", (Gradient("w", 1e6),), loss=Loss(1.0, (1.0,), 0, 0))
+    detector = GradientDetector()
+    assert not any(
+        list(detector.exploding_gradient(gradients, Loss(1.0, (1.0,), 1, 0))) for _ in range(9)
+    )
+
+
+def test_a_norm_that_stays_far_above_all_that_was_is_an_explosion() -> None:
+    """A loss that can be negative is held against its own past."""
+    detector = GradientDetector()
+    calm = [look(detector, 1.0, loss=-1.0) for _ in range(25)]
+    wild = [look(detector, 300.0, loss=-1.0) for _ in range(5)]
+    assert not any(calm)
+    assert [0, 0, 0, 0, 1] == list(map(len, wild))
+
+
+def test_a_spike_that_passes_is_no_explosion() -> None:
+    """Three looks are not five."""
+    detector = GradientDetector()
+    norms = [1.0] * 25 + [1e5] * 3 + [1.0] * 25
+    assert not any(look(detector, norm, loss=-1.0) for norm in norms)
+
+
+def test_leaving_a_plateau_is_no_explosion() -> None:
+    """The norm grows a thousandfold when learning begins: the loss falls."""
+    detector = GradientDetector()
+    rows = [(1e-4, -1.0)] * 25 + [(1e-1, -1.5)] * 10
+    assert not any(look(detector, norm, loss=loss) for norm, loss in rows)
+
+
+def test_a_run_that_diverges_is_for_others_to_name() -> None:
+    """Where the loss grows as much as the gradient, the learning rate is to blame."""
+    detector = GradientDetector()
+    rows = [(1.0, -1.0)] * 25 + [(1e4, 1e4)] * 10
+    assert not any(look(detector, norm, loss=loss) for norm, loss in rows)
+
+
+def test_unfreezing_is_no_explosion() -> None:
+    """With more parameters than before, history begins anew."""
+    detector, told = GradientDetector(), Loss(-1.0, (-1.0,), 0, 0)
+    for norm, other in [(1.0, None)] * 25 + [(1.0, 1e4)] * 10:
+        gradients = Gradients("Adam", (Gradient("w", norm), Gradient("v", other)), loss=told)
+        assert not list(detector.exploding_gradient(gradients, told))
+
+
+def test_a_gradient_that_grows_on_its_way_back_explodes() -> None:
+    """The first layers get a hundred thousand times more than the last."""
+    detector = GradientDetector()
+    assert not told(detector.vanishing_gradient, flow(1e5, 1e4, 1e3, 1e2, 1e1, 1.0))
+    assert look(detector, 1.0)
+
+
+def test_a_last_term_of_small_weight_is_no_explosion() -> None:
+    """A single steep rise is what weights of losses look like."""
+    assert flow(1.0, 1.0, 1.0, 1e-5).growth == pytest.approx(0.0)
+
+
+def test_a_gradient_that_dies_layer_by_layer_vanishes() -> None:
+    """A factor of ten in each of seven layers."""
+    assert ["layer0"] == told(GradientDetector().vanishing_gradient, flow(*DYING))
+
+
+def test_a_deep_net_may_free_itself() -> None:
+    """What is well again at the third look was a slow start."""
+    detector = GradientDetector()
+    looks = (flow(*DYING), flow(*DYING), flow(*[1.0] * 8))
+    assert not [
+        one
+        for age, seen in zip((20, 50, 100), looks, strict=True)
+        for one in detector.vanishing_gradient(replace(seen, age=age))
+    ]
+
+
+def test_one_shut_gate_is_no_vanishing_gradient() -> None:
+    """A single steep drop is what zero-init, LayerScale and adapters look like."""
+    assert 0.0 == flow(1e-6, 1e-6, 1e-6, 1e-6, 1.0, 1.0, 1.0).decades
+
+
+def test_a_small_side_branch_that_runs_first_is_no_vanishing_gradient() -> None:
+    """The largest of the first quarter speaks for it."""
+    assert flow(1e-9, 0.5, *[1.0] * 6).decades == pytest.approx(-0.3, abs=0.4)
+
+
+def test_a_mean_over_positions_is_no_vanishing_gradient() -> None:
+    """The mean over a million positions makes the norm of the gradient a thousand times smaller."""
+    assert 0.0 == flow(1e-3, 1e-3, 1e-3, 1.0, sizes=(10**6, 10**6, 10**6, 1)).decades
+
+
+def test_two_layers_have_no_depth() -> None:
+    """And a layer without gradient, or with one of exactly 0, is none."""
+    assert flow(1e-9, 1.0).decades is None
+    assert flow(None, 0.0, 1e-9, 1.0).decades is None
+
+
+def test_a_signal_that_is_lost_on_the_way_is_told_with_the_place() -> None:
+    """Half of the first output varies, nothing of the last."""
+    assert ["layer1"] == told(GradientDetector().lost_signal, flow(1.0, 1.0, varying=(0.5, 1e-7)))
+
+
+def test_samples_that_are_alike_have_no_signal_to_lose() -> None:
+    """Constant inputs are for another detector to name."""
+    assert not told(GradientDetector().lost_signal, flow(1.0, 1.0, varying=(1e-7, 1e-7)))
+
+
+def test_a_vanishing_gradient_goes_before_a_lost_signal() -> None:
+    """Deep sigmoids lose both; the gradient is the cause that can be treated."""
+    sick = flow(*DYING, varying=(0.5,) * 6 + (1e-7,) * 2)
+    detector = GradientDetector()
+    assert told(detector.vanishing_gradient, sick)
+    assert not told(detector.lost_signal, sick)
+
+
+def test_clipping_a_few_times_is_healthy_at_every_step() -> None:
+    """A norm of 10 and a limit of 1 is how language models are trained."""
+    assert not clipped(GradientDetector(), norm=10.0)
+
+
+def test_clipping_a_thousandfold_is_a_learning_rate() -> None:
+    """For plain SGD it is; and in the first steps nobody knows yet."""
+    assert clipped(GradientDetector(), norm=1e3)
+    assert not clipped(GradientDetector(), norm=1e3, looks=20)
+
+
+def test_adam_does_not_care_for_the_length_of_the_gradient() -> None:
+    """Until the clipped gradient is smaller than its eps."""
+    assert not clipped(GradientDetector(), norm=1e3, eps=1e-8)
+    assert clipped(GradientDetector(), norm=1.0, clip=1e-9, eps=1e-8)
+
+
+def test_what_is_not_known_of_clipping_is_not_judged() -> None:
+    """No limit of the Trainer's, or an optimizer that nobody knows."""
+    assert not clipped(GradientDetector(), norm=1e9, clip=None)
+    assert not clipped(GradientDetector(), norm=1e9, eps=None)
+
+
+@pytest.mark.parametrize(("carried", "lost", "count"), [(6, 0, 1), (0, 6, 1), (5, 0, 0), (0, 5, 0)])
+def test_never_means_never(carried: int, lost: int, count: int) -> None:
+    """Once in six steps is not never."""
+    zeroing = Zeroing((Zeroed("SGD", 6, carried, lost),))
+    assert count == len(list(GradientDetector().never_zeroed(zeroing)))
+
+
+def test_a_cut_is_told_by_its_kind() -> None:
+    """None, exactly 0, and no_grad have causes of their own."""
+    cuts = (
+        Cut("a", ("a.w",), 33),
+        Cut("b", ("b.w",), 33, is_zero=True),
+        Cut("c", ("c.w",), 33, no_grad=True),
+    )
+    causes = [one.causes[0] for one in GradientDetector().missing_gradient(Reach(cuts))]
+    assert 3 == len(set(causes))
+
+
+def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() -> None:
+    """Frozen parameters do not stand in the way; one parameter alone is told by its own name."""
+    net = nn.ModuleDict(
+        {"a": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "b": nn.Linear(2, 2)}
+    )
+    net["a"][0].bias.requires_grad_(False)
+    missing = ["a.0.weight", "a.1.weight", "a.1.bias", "b.bias"]
+    assert {"a": missing[:3], "b.bias": ["b.bias"]} == _topmost(net, missing)
+
+
+@pytest.mark.parametrize("period", [2, 3, 5, 6, 10])
+def test_no_optimizer_is_overlooked(period: int) -> None:
+    """Looks are spread evenly over optimizers that take turns."""
+    rhythm = Rhythm(first=0, every=10)
+    looks = [step % period for step in range(3000) if rhythm.due(step, 0.0, 0.0)]
+    assert all(looks.count(turn) == pytest.approx(300 / period, rel=0.2) for turn in range(period))
+
+
+# -- the measurements, in small runs
+
+
+class Net(pl.LightningModule):
+    """An encoder and a head, connected as the test likes."""
+
+    def __init__(self, forward: Any = None, *, manual: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.connect = forward or (lambda net, x: net.head(net.encoder(x).tanh()))
+        self.automatic_optimization = not manual
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self.connect(self, batch[0]), batch[1])
+        if not self.automatic_optimization:
+            self.by_hand(loss, self.optimizers(), batch_idx)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def found(module: pl.LightningModule, **trainer: Any) -> list[tuple[str, str]]:
+    """Fits for 40 steps and returns what is found, and where."""
+    seed(0)
+    detector = GradientDetector()
+    data = DataLoader(TensorDataset(*digits(640)), batch_size=16)
+    fit(Program(module, data, trainer={"max_steps": 40, **trainer}), detector)
+    return [(one.code, one.where) for one in detector.findings]
+
+
+def under_no_grad(net: Net, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        hidden = net.encoder(x)
+    return net.head(hidden)
+
+
+def in_eval_mode(net: Net, x: torch.Tensor) -> torch.Tensor:
+    net.encoder.eval()
+    return under_no_grad(net, x)
+
+
+def unused(net: Net, x: torch.Tensor) -> torch.Tensor:
+    net.encoder(x)
+    return net.head(x[:, :16])
+
+
+CONNECTIONS: dict[Any, list[tuple[str, str]]] = {
+    "whole": (None, []),
+    "detach": (lambda net, x: net.head(net.encoder(x).detach()), [("GRD103", "encoder")]),
+    "data": (
+        lambda net, x: F.linear(net.encoder(x), net.head.weight.data, net.head.bias),
+        [("GRD103", "head.weight")],
+    ),
+    "no_grad": (under_no_grad, [("GRD103", "encoder")]),
+    "round": (lambda net, x: net.head(net.encoder(x).round()), [("GRD103", "encoder")]),
+    "argmax": (
+        lambda net, x: net.head(F.one_hot(net.encoder(x).argmax(1), 16).float()),
+        [("GRD103", "encoder")],
+    ),
+    "unused": (unused, []),
+    "frozen by eval mode": (in_eval_mode, []),
+    "weight 0": (lambda net, x: net.head(x[:, :16] + 0 * net.encoder(x)), []),
+}
+
+
+@pytest.mark.parametrize("name", CONNECTIONS)
+@pytest.mark.parametrize("manual", [False, True])
+def test_a_cut_is_found_and_an_unused_part_is_not(name: str, *, manual: bool) -> None:
+    """What shapes the loss must get a gradient; what does not, need not."""
+    connect, expected = CONNECTIONS[name]
+    module = Net(connect, manual=manual)
+    module.by_hand = in_order
+    assert expected == found(module)
+
+
+def test_frozen_parameters_are_not_missing() -> None:
+    """They say so by requires_grad, and the optimizer may hold them."""
+    module = Net(lambda net, x: net.head(net.encoder(x).detach()))
+    module.encoder.requires_grad_(False)
+    assert [] == found(module)
+
+
+def in_order(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def zero_last(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+
+
+def never_zero(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    loss.backward()
+    optimizer.step()
+
+
+def zero_between(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    loss.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+
+
+def accumulate(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    loss.backward()
+    if batch_idx % 4 == 3:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def accumulate_for_ever(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    loss.backward()
+    if batch_idx % 4 == 3:
+        optimizer.step()
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    ("by_hand", "codes"),
+    [
+        (in_order, []),
+        (zero_last, []),
+        (accumulate, []),
+        (never_zero, ["GRD106"]),
+        (accumulate_for_ever, ["GRD106"]),
+        (zero_between, ["GRD106"]),
+    ],
+)
+def test_zeroing_is_judged_by_what_gradients_were_added_to(
+    by_hand: Any, codes: list[str], *, raw: bool
+) -> None:
+    """Manual optimization in any order, with Lightning's optimizers and with torch's own."""
+    module = Net(manual=True)
+    module.by_hand = lambda loss, optimizer, i: by_hand(
+        loss, optimizer.optimizer if raw else optimizer, i
+    )
+    assert codes == [code for code, _ in found(module, max_steps=-1, max_epochs=1)]
+
+
+class Careless(Net):
+    """Zeroes nothing, in automatic optimization."""
+
+    def optimizer_zero_grad(self, *_: Any) -> None: ...
+
+
+def test_an_overridden_hook_that_does_not_zero_is_found() -> None:
+    """Automatic optimization can be broken too."""
+    assert [("GRD106", "SGD")] == found(Careless())
+
+
+class ClipsEarly(Net):
+    """Taken over from a plain loop."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        return loss
+
+
+class AsksForTheNorm(Net):
+    """Clips to infinity, to know the norm of the last step."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), float("inf"))
+        return loss
+
+
+def test_clipping_before_the_backward_is_found() -> None:
+    """There is nothing to clip yet; asking for a norm is no clipping."""
+    assert [("GRD105", "training_step")] == found(ClipsEarly())
+    assert [] == found(AsksForTheNorm())
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Gradients]:
+    """Whatever is measured during the test."""
+    seen: list[Gradients] = []
+    take = Gradients.take.__func__
+    monkeypatch.setattr(
+        Gradients, "take", classmethod(lambda *args: (seen.append(take(*args)), seen[-1])[1])
+    )
+    return seen
+
+
+def test_norms_are_those_of_the_gradients(looks: list[Gradients]) -> None:
+    """As torch computes them, one parameter after another; a missing one is None."""
+    module, expected = Net(unused), []
+    module.on_before_optimizer_step = lambda optimizer: expected.append(
+        [
+            p.grad if p.grad is None else pytest.approx(float(p.grad.norm()))
+            for p in module.parameters()
+        ]
+    )
+    found(module, max_steps=3)
+    assert expected == [[one.norm for one in look.parameters] for look in looks]
+
+
+def test_the_objective_is_what_went_backward(looks: list[Gradients]) -> None:
+    """The mean over accumulated batches; by hand, the sum over all that went backward."""
+    found(Net(), max_steps=1, accumulate_grad_batches=4)
+    module = Net(manual=True)
+    module.by_hand = lambda loss, optimizer, i: [
+        optimizer.zero_grad(),
+        *(module.manual_backward(loss, retain_graph=True) for _ in range(4)),
+        optimizer.step(),
+    ]
+    found(module, max_steps=1)
+    automatic, manual = looks
+    assert manual.objective == pytest.approx(4 * automatic.objective, rel=0.1)
+
+
+def test_hooks_do_not_outlive_the_run() -> None:
+    """Not even where it ends in the middle of a look."""
+    module = Net()
+    module.on_before_zero_grad = lambda optimizer: 1 / (module.global_step < 5)
+    with pytest.raises(ZeroDivisionError):
+        found(module)
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in module.modules())
+    assert not any(p._backward_hooks for p in module.parameters())

@@ -1,0 +1,755 @@
+"""Learning rates: what is evidence against one, what is none, and that probing changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from cases._parts import Classifier, loader
+from lightning.pytorch.plugins import MixedPrecision
+from program import Program, fit, seed
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader
+
+from lightning_nndebug import Detector, Evidence, LearningRateDetector, Severity, rule
+from lightning_nndebug.core.measurements.losses import Loss
+from lightning_nndebug.core.measurements.schedules import (
+    Group,
+    LearningRates,
+    Schedule,
+    Schedules,
+)
+from lightning_nndebug.core.measurements.step_probe import StepProbe, is_due, search
+from lightning_nndebug.learning_rate.misuse import misuse
+from lightning_nndebug.learning_rate.spikes import new_history, spikes
+
+RUN = Schedules(steps=300, epochs=3)
+LATE = (50, 60, 80, 100)
+FIRST = (0, 1, 2, 3, 4, 10, 20, 30, 40)
+
+# -- too high and too low, on probes made by hand
+
+
+def probe(step: int, slope: float, bend: float, **values: Any) -> StepProbe:
+    """A step on a parabola: the loss is 1 - slope k + bend k^2 after k steps."""
+
+    def loss(k: float) -> float:
+        return max(1 - slope * k + bend * k * k, 0.01)
+
+    defaults: dict[str, Any] = {
+        "optimizer": "SGD",
+        "rate": 0.1,
+        "share": 1.0,
+        "curve": search(loss),
+        "own": (1.0, loss(1.0)),
+        "predicted": slope,
+        "losses": (1.0,) * 10,
+    }
+    return StepProbe(step=step, **{**defaults, **values})
+
+
+def low(step: int, **values: Any) -> StepProbe:
+    """It would be best to make the step a thousand times as long."""
+    return probe(step, slope=1e-4, bend=5e-8, **{"own": (1.001, 1.0009), **values})
+
+
+def high(step: int, **values: Any) -> StepProbe:
+    """It would be best to make the step a fourth as long."""
+    return probe(step, slope=0.5, bend=1.0, **values)
+
+
+def verdict(probes: list[StepProbe], run: Schedules = RUN, **options: Any) -> list[str]:
+    detector = LearningRateDetector(**options)
+    found = []
+    for one in probes:
+        found += ["high" for _ in detector.learning_rate_too_high(one)]
+        found += ["low" for _ in detector.learning_rate_too_low(one, run)]
+    return found
+
+
+def test_steps_that_promise_nothing_and_could_be_longer_are_too_short() -> None:
+    """Four late probes that agree are a verdict, with a number to try."""
+    detector = LearningRateDetector()
+    for step in LATE:
+        found = list(detector.learning_rate_too_low(low(step), RUN))
+    (evidence,) = found
+    assert pytest.approx(0.1 * 1000 / 3) == evidence.limit
+    assert "all 300 planned steps" in evidence.message
+    assert "too low" == detector.verdict
+
+
+@pytest.mark.parametrize(
+    ("why", "probes", "run"),
+    [
+        ("there are three of them", [low(s) for s in LATE[:3]], RUN),
+        ("they are early", [low(s) for s in FIRST], RUN),
+        ("the run has time", [low(s) for s in LATE], Schedules(steps=100_000, epochs=3)),
+        ("nobody knows the time", [low(s) for s in LATE], Schedules(steps=math.inf, epochs=3)),
+        ("the rate warms up", [low(s, share=0.1) for s in LATE], RUN),
+        ("it warms up by hand", [low(s, rate=1e-3 * s) for s in LATE], RUN),
+        ("the loss goes below 0", [low(s, losses=(1.0, -0.1)) for s in LATE], RUN),
+        ("it has learned", [low(0), *(low(s, losses=(0.5,)) for s in LATE)], RUN),
+        ("all batches are one", [low(s, own=(1.0, 0.9999)) for s in LATE], RUN),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_short_steps_are_fine(why: str, probes: list[StepProbe], run: Schedules) -> None:
+    """Each of these reasons is enough."""
+    assert [] == verdict(probes, run)
+
+
+def test_steps_that_overshoot_and_get_nowhere_are_too_long() -> None:
+    """The verdict falls when the first window is complete, and says how long a step may be."""
+    detector = LearningRateDetector()
+    found = [(s, one) for s in FIRST for one in detector.learning_rate_too_high(high(s))]
+    ((step, evidence),) = found
+    assert 40 == step
+    assert evidence.limit < 0.1
+    assert "too high" == detector.verdict
+
+
+@pytest.mark.parametrize(
+    ("why", "probes"),
+    [
+        ("training makes progress", [high(s, losses=(0.5,)) for s in FIRST]),
+        ("the step's own batch gains", [high(s, own=(1.0, 0.5)) for s in FIRST]),
+        ("steps are tiny", [high(s, predicted=1e-6, own=(1.0, 1.0)) for s in FIRST]),
+        ("the loss goes below 0", [high(s, losses=(1.0, -0.1)) for s in FIRST]),
+        ("longer steps would be better", [probe(s, 0.5, 0.1, own=(1.0, 1.1)) for s in FIRST]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_long_steps_are_fine(why: str, probes: list[StepProbe]) -> None:
+    """Each of these reasons is enough."""
+    assert [] == verdict(probes)
+
+
+def test_no_progress_with_good_steps_is_not_the_learning_rate() -> None:
+    """The third answer is kept for others to use."""
+    detector = LearningRateDetector()
+    for step in FIRST:
+        assert not list(detector.learning_rate_too_high(high(step, own=(1.0, 0.6))))
+    assert "not the learning rate" == detector.verdict
+
+
+@pytest.mark.parametrize("after", [math.inf, math.nan, 1e6])
+def test_one_step_that_explodes_is_enough(after: float) -> None:
+    """What was finite is not any more, after this very step."""
+    curve = {0.0: 2.3, 0.3: 100.0, 1.0: after, 10.0: math.nan, 100.0: math.nan}
+    assert ["high"] == verdict([high(0, curve=curve, own=(2.3, after))])
+
+
+def test_far_above_the_start_and_still_overshooting_is_enough() -> None:
+    """A loss of a hundred times the first one does not come back."""
+    curve = {0.0: 250.0, 0.3: 400.0, 1.0: 900.0, 10.0: 1e5, 100.0: 1e7}
+    assert ["high"] == verdict([high(0), high(1, curve=curve, own=(240.0, 800.0))])
+
+
+def test_a_loss_near_zero_has_no_scale() -> None:
+    """A policy gradient jumps to a thousand times a tiny loss, and means nothing by it."""
+    curve = {0.0: 1e-5, 0.3: 0.01, 1.0: 0.03, 10.0: 1.0, 100.0: 5.0}
+    assert [] == verdict([high(0, curve=curve, own=(0.02, 0.03))])
+
+
+def test_the_search_goes_on_while_the_loss_falls() -> None:
+    """Longer by decades, until the loss rises again."""
+    assert [0.0, 0.3, 1.0, 10.0, 100.0, 1e3, 1e4] == sorted(search(lambda k: (k - 999) ** 2))
+
+
+def test_the_search_goes_back_while_the_loss_rises() -> None:
+    """Shorter by decades, until the step does no harm."""
+    assert 0.0003 == pytest.approx(sorted(search(lambda k: 1 + 100 * k))[1])
+
+
+def test_the_search_survives_what_is_not_finite() -> None:
+    """Losses of NaN are neither better nor worse than anything."""
+    curve = search(lambda k: 1.0 if k < 1e-3 else math.nan)
+    assert 100.0 == max(curve)
+    assert 1e-4 < sorted(curve)[1] < 1e-3
+
+
+def test_probes_become_rare() -> None:
+    """Nine in the first fifty steps, four more up to a hundred, then four in a thousand."""
+    assert 9 == sum(map(is_due, range(50)))
+    assert 4 == sum(map(is_due, range(50, 101)))
+    assert 4 == sum(map(is_due, range(5000, 6000)))
+
+
+# -- zero
+
+
+def rates(step: int = 100, **values: Any) -> LearningRates:
+    defaults = {"name": "SGD", "rate": 0.0, "peak": 0.0, "trained": 2, "moved": False}
+    return LearningRates((Group(**{**defaults, **values}),), step)
+
+
+def is_zero(measured: LearningRates, epoch: int = 1) -> bool:
+    run = Schedules(steps=300, epochs=3, epoch=epoch)
+    return bool(list(LearningRateDetector().zero_learning_rate(measured, run)))
+
+
+def test_a_group_that_never_moves_is_reported() -> None:
+    """Once an epoch is over, and a tenth of the run."""
+    assert is_zero(rates())
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        rates(peak=0.1),
+        rates(peak=math.inf),
+        rates(rate=1e-9, peak=1e-9),
+        rates(trained=0),
+        rates(moved=True),
+        rates(step=10),
+    ],
+)
+def test_a_zero_that_has_a_reason_is_fine(measured: LearningRates) -> None:
+    """Warm-up, decay, an unknown schedule, nothing to train, weights that move, the beginning."""
+    assert not is_zero(measured)
+
+
+def test_the_first_epoch_is_waited_for() -> None:
+    """A warm-up by hand may begin with the second epoch."""
+    assert not is_zero(rates(), epoch=0)
+
+
+# -- schedules
+
+
+def schedule(**values: Any) -> Schedule:
+    defaults = {"name": "OneCycleLR", "optimizer": "AdamW", "interval": "step", "planned": 1000}
+    return Schedule(**{**defaults, **values})
+
+
+def run(**values: Any) -> Schedules:
+    return Schedules(**{"steps": 1000, "epochs": 10, "batches": 100, **values})
+
+
+def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
+    """Up to 1, down to 0, and 0 from there."""
+    return tuple(
+        min(k / warm_up, 1) if k < warm_up else max(0.0, (length - k) / (length - warm_up))
+        for k in range(horizon + 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "of", "words"),
+    [
+        (schedule(interval="epoch", planned=10, length=1000), run(), "once an epoch"),
+        (
+            schedule(
+                name="LambdaLR", interval="epoch", planned=10, factors=linear(100, 1000, 2100)
+            ),
+            run(),
+            "once an epoch",
+        ),
+        (schedule(name="CosineAnnealingLR", length=10), run(), "10 epochs"),
+        (schedule(length=4000), run(accumulation=4, batches=400), "accumulate_grad_batches"),
+        (schedule(length=8000), run(accumulation=4, world_size=2), "and devices"),
+        (schedule(factors=linear(5000, 9000, 10_000)), run(), "20% of its peak"),
+        (schedule(factors=linear(10, 100, 1100)), run(), "is 0 for the last"),
+        (schedule(factors=tuple(0.9**k for k in range(1100))), run(), "below 0.0001"),
+        (schedule(interval="hand"), run(epoch=4, done=400), "not stepped once"),
+        (schedule(monitor="val_loss", mode="max"), run(), "'val_loss'"),
+        (schedule(monitor="val/acc", mode="min"), run(), "'val/acc'"),
+        (schedule(monitor="val_loss"), run(validates=100), "100 times between validations"),
+    ],
+)
+def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str) -> None:
+    """Each misuse has its own words."""
+    found = misuse(one, of)
+    assert found is not None
+    assert words in found.seen
+    assert found.fix
+
+
+@pytest.mark.parametrize(
+    ("one", "of"),
+    [
+        (schedule(length=1000, factors=linear(300, 1000, 1000)), run()),
+        (schedule(interval="epoch", planned=10, length=10), run()),
+        (schedule(interval="epoch", planned=10, length=100), run()),  # the first stage of more
+        (schedule(interval="epoch", planned=10, length=1000), run(shortened=True)),
+        (schedule(interval="epoch", planned=10, length=40), run(steps=40)),
+        (schedule(interval="epoch", planned=10, length=20), run(steps=20, batches=2)),
+        (schedule(factors=tuple(1.01**k for k in range(2000))), run()),  # a range test
+        (schedule(factors=linear(50, 1050, 2100)), run()),
+        (schedule(factors=linear(1000, 2000, 2100)), run()),  # Smith's range test
+        (schedule(factors=tuple(0.1 ** (k // 300) for k in range(2100))), run()),
+        (schedule(interval="hand", taken=1), run(epoch=4, done=400)),
+        (schedule(interval="hand"), run(epoch=1, over=True)),
+        (schedule(monitor="val_loss", interval="epoch"), run(validates=100)),
+        (schedule(monitor="train_loss", mode="min"), run(validates=100)),
+        (schedule(monitor="neg_loss", mode="max"), run()),
+        (schedule(monitor="score", mode="max"), run()),
+        (schedule(), run(steps=math.inf)),
+    ],
+)
+def test_a_schedule_that_may_be_meant_is_fine(one: Schedule, of: Schedules) -> None:
+    """Doubt is silent."""
+    assert misuse(one, of) is None
+
+
+# -- spikes
+
+
+START = [2.3] * 5
+
+
+def spiky(losses: list[float]) -> list[int]:
+    history = new_history()
+    for step, loss in enumerate(losses):
+        spikes(history, step, loss, scales=4.0, height=0.2)
+    return list(history["spikes"])
+
+
+def noisy(count: int, level: float = 0.3, noise: float = 0.1) -> list[float]:
+    draw = random.Random(0)
+    return [level * math.exp(draw.gauss(0, noise)) for _ in range(count)]
+
+
+def test_spikes_that_last_are_counted() -> None:
+    """Each is counted once, at its second step."""
+    spike = [3.0, 2.0, 1.5]
+    losses = [*START, *noisy(60), *spike, *noisy(30), *spike, *noisy(30)]
+    assert [66, 99] == spiky(losses)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [*START, *noisy(60), 5.0, *noisy(30), 5.0, *noisy(30), 5.0],  # hard batches
+        [*START, *noisy(60), *noisy(200, level=3.0)],  # a new level
+        [*START, *noisy(60, level=1e-6), 1e-3, 1e-3, *noisy(60, level=1e-6)],  # nothing is undone
+        [*START, *noisy(60), -1.0, 5.0, 5.0, 5.0],  # no scale
+        [*START, *noisy(60), math.nan, 5.0, 5.0],
+        noisy(500, level=2.3, noise=1.0),
+    ],
+)
+def test_other_jumps_are_no_spikes(losses: list[float]) -> None:
+    """Hard batches, new levels, and noise."""
+    assert [] == spiky(losses)
+
+
+def test_three_spikes_are_too_many() -> None:
+    """One is a catapult."""
+    detector = LearningRateDetector()
+    losses = [*START, *noisy(60), *(3 * [3.0, 2.0, *noisy(30)])]
+    found = [
+        one.measured
+        for step, loss in enumerate(losses)
+        for one in detector.recurring_spikes(Loss(loss, (loss,), 0, step))
+    ]
+    assert [3] == found
+
+
+# -- the measurements, in runs
+
+
+class ListeningDetector(Detector):
+    """Keeps what is measured.
+
+    Args:
+        seen: The list to keep it in.
+    """
+
+    seen: list = None  # type: ignore[assignment]
+
+    @rule("TST901", severity=Severity.INFO)
+    def probes(self, probe: StepProbe) -> Any:
+        """Keeps the probe.
+
+        Why it matters:
+            It is looked at.
+
+        Likely causes:
+            - A test
+
+        How to fix:
+            - None
+
+        When it is fine:
+            Always.
+
+        References:
+            none
+        """
+        self.seen.append(probe)
+        return iter(())
+
+    @rule("TST902", severity=Severity.INFO)
+    def plans(self, plan: Schedules) -> Any:
+        """Keeps the plan.
+
+        Why it matters:
+            It is looked at.
+
+        Likely causes:
+            - A test
+
+        How to fix:
+            - None
+
+        When it is fine:
+            Always.
+
+        References:
+            none
+        """
+        self.seen.append(plan)
+        return iter(())
+
+
+def measure(module: pl.LightningModule, kind: type, data: Any = None, **options: Any) -> list[Any]:
+    listening = ListeningDetector(seen=[])
+    fit(Program(module, data or loader()), listening, **options)
+    return [one for one in listening.seen if isinstance(one, kind)]
+
+
+class Tricky(Classifier):
+    """Batch norm, dropout, a random number of its own, and a logged metric."""
+
+    def __init__(self, **options: Any) -> None:
+        net = nn.Sequential(
+            nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10)
+        )
+        super().__init__(net, **options)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = self.loss(x + 0.1 * torch.randn_like(x), y) * (1 + 0.1 * random.random())
+        self.log("train_loss", loss)
+        return loss
+
+
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(module.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate_grad_batches": 3},
+        {"gradient_clip_val": 0.1},
+        {"precision": "bf16-mixed"},
+    ],
+)
+def test_probing_changes_nothing(options: dict[str, Any]) -> None:
+    """Weights, statistics and random numbers are the same bit for bit."""
+    after = []
+    for callbacks in ([], [LearningRateDetector()]):
+        seed(0)
+        module = Tricky()
+        fit(Program(module, loader()), *callbacks, max_epochs=2, **options)
+        after.append((weights(module), torch.rand(3), random.random()))
+    (plain, *numbers), (probed, *same) = after
+    assert all(torch.equal(plain[name], probed[name]) for name in plain)
+    assert torch.equal(numbers[0], same[0])
+    assert numbers[1] == same[1]
+
+
+def test_a_probe_knows_the_step_as_it_was() -> None:
+    """Twice the step means twice the way, under momentum, clipping and decay alike."""
+    seen: list[torch.Tensor] = []
+
+    class Parabola(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([3.0]))
+
+        def training_step(self, batch, batch_idx):
+            seen.append(self.w.detach().clone())
+            return (self.w**2).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+
+    probes = measure(Parabola(), StepProbe, [0] * 12, max_epochs=1, gradient_clip_val=1.0)
+    assert [0, 1, 2, 3, 4, 10] == [one.step for one in probes]
+    for one in probes:
+        before, after = math.sqrt(one.own[0]), math.sqrt(one.own[1])
+        for multiple, loss in one.curve.items():
+            assert pytest.approx((before + multiple * (after - before)) ** 2, rel=1e-3) == loss
+        assert pytest.approx(2 * before * (before - after), rel=1e-3) == one.predicted
+
+
+def test_micro_batches_are_one_step() -> None:
+    """Under accumulation a probe begins at the batch that ends in a step."""
+    probes = measure(Tricky(), StepProbe, max_steps=12, accumulate_grad_batches=2)
+    assert [0, 1, 2, 3, 4, 10] == [one.step for one in probes]
+    assert [2, 2, 2, 2, 2, 12] == [len(one.losses) for one in probes]
+    assert all(1.5 < one.losses[0] < 3.5 for one in probes), "the loss is not divided"
+
+
+class ByHand(Tricky):
+    """Manual optimization."""
+
+    times = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for _ in range(self.times):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(*batch))
+            self.clip_gradients(optimizer, 1.0)
+            optimizer.step()
+
+
+class ByHandTwice(ByHand):
+    times = 2
+
+
+def test_manual_optimization_is_probed_if_a_batch_is_a_step() -> None:
+    """Its loss is what went backward."""
+    probes = measure(ByHand(), StepProbe, max_epochs=1)
+    assert [0, 1, 2, 3, 4, 10, 20, 30] == [one.step for one in probes]
+    assert [] == measure(ByHandTwice(), StepProbe, max_epochs=1)
+
+
+def test_lbfgs_is_one_step() -> None:
+    """However often it evaluates its closure."""
+
+    class Quasi(Classifier):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)
+
+    probes = measure(Quasi(), StepProbe, max_steps=24)
+    assert [0, 1, 2, 3, 4] == [one.step for one in probes][:5]
+    assert all(one.own[1] < one.own[0] for one in probes)
+
+
+class Penalized(Classifier):
+    """A gradient penalty: the step itself differentiates."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x = x.clone().requires_grad_()
+        loss = self.loss(x, y)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        return loss + slope.pow(2).sum()
+
+
+def test_a_step_that_differentiates_is_probed() -> None:
+    """It gets the graph that it needs."""
+    assert 5 == len(measure(Penalized(), StepProbe, max_steps=6))
+
+
+class TwoOptimizers(ByHand):
+    def configure_optimizers(self):
+        return [
+            torch.optim.SGD(self.net[0].parameters()),
+            torch.optim.SGD(self.net[4].parameters()),
+        ]
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(self.loss(*batch))
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_two_optimizers_are_not_probed() -> None:
+    """Whose loss is it?"""
+    assert [] == measure(TwoOptimizers(), StepProbe, max_epochs=1)
+
+
+def test_a_step_that_cannot_be_run_again_is_left_alone(caplog) -> None:
+    """It is told once, and the run goes on."""
+    calls = []
+
+    class Once(Classifier):
+        def training_step(self, batch, batch_idx):
+            if not hasattr(self.log, "__func__"):  # the sandbox has silenced it
+                raise ValueError("not again")
+            calls.append(batch_idx)
+            return self.loss(*batch)
+
+    with caplog.at_level("INFO", "lightning_nndebug"):
+        assert [] == measure(Once(), StepProbe, max_steps=12)
+    assert list(range(12)) == calls
+    assert 1 == caplog.text.count("cannot be run again: ValueError: not again")
+
+
+class Room:
+    """An environment, as gym has them: it moves on when it is stepped."""
+
+    def __init__(self) -> None:
+        self.visited: list[int] = []
+
+    def step(self, action: int) -> torch.Tensor:
+        self.visited.append(action)
+        return torch.tensor(float(action))
+
+
+def test_an_environment_is_not_played_in_twice(caplog) -> None:
+    """The first real step shows that it moves, before any step is run again."""
+
+    class Player(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.rooms = [Room()]
+
+        def training_step(self, batch, batch_idx):
+            return self.loss(*batch) + 0 * self.rooms[0].step(batch_idx)
+
+    module = Player()
+    with caplog.at_level("INFO", "lightning_nndebug"):
+        assert [] == measure(module, StepProbe, max_steps=12)
+    assert list(range(12)) == module.rooms[0].visited
+    assert 1 == caplog.text.count("they change rooms, which cannot be put back")
+
+
+def test_batches_that_are_used_up_are_not_probed() -> None:
+    """A batch that is an iterator can be read once."""
+
+    class Reader(Classifier):
+        def training_step(self, batch, batch_idx):
+            return self.loss(*next(batch))
+
+    batches = DataLoader([iter([one]) for one in loader()], batch_size=None)
+    assert [] == measure(Reader(), StepProbe, data=batches, max_epochs=1)
+
+
+def test_the_guilty_group_is_named() -> None:
+    """If rates differ a lot, each group is tried on its own."""
+
+    class TwoRates(Classifier):
+        def configure_optimizers(self):
+            body, _, head = self.net
+            groups = [{"params": body.parameters(), "lr": 1e-3}, {"params": head.parameters()}]
+            return torch.optim.SGD(groups, lr=30.0, momentum=0.9)
+
+    detector = LearningRateDetector(select=["LRN101"])
+    fit(Program(TwoRates(), loader()), detector, max_epochs=2)
+    (finding,) = detector.findings
+    assert "SGD.param_groups[1]" == finding.where
+    assert 30.0 == finding.measured
+
+
+def test_skipped_steps_are_not_probed() -> None:
+    """A GradScaler that skips a step leaves nothing to probe."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, growth_interval=10_000)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    probes = measure(Tricky(), StepProbe, max_steps=60, plugins=[plugin])
+    assert probes
+    assert all(one.predicted and math.isfinite(one.predicted) for one in probes)
+    assert not {0, 1, 2, 3, 4} & {one.step for one in probes}
+
+
+@pytest.mark.ddp
+def test_processes_probe_together() -> None:
+    """The losses are means over the processes, so that all of them come to the same verdict."""
+
+    class Told(Tricky):
+        def on_train_end(self):
+            detector = self.trainer.callbacks[0]
+            curves = [one["curve"] for one in detector.probes]
+            gathered: list[Any] = [None, None]
+            torch.distributed.all_gather_object(gathered, curves)
+            if len(curves) < 5 or gathered[0] != gathered[1]:
+                raise RuntimeError(f"not the same: {gathered}")
+
+    options = {"strategy": "ddp_fork", "devices": 2, "max_steps": 12}
+    fit(Program(Told(), loader()), LearningRateDetector(), **options)
+
+
+class Scheduled(Classifier):
+    def __init__(self, make: Any, **config: Any) -> None:
+        super().__init__()
+        self.make, self.config = make, config
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        return [optimizer], [{"scheduler": self.make(optimizer), **self.config}]
+
+
+def plan(make: Any, **config: Any) -> Schedules:
+    options = config.pop("options", {"max_epochs": 2})
+    return measure(Scheduled(make, **config), Schedules, **options)[0]
+
+
+def test_schedules_are_tried_out() -> None:
+    """The peak is known before it is reached, and the scheduler has not moved."""
+    warm = plan(lambda o: lr_scheduler.LambdaLR(o, lambda k: min(1.0, k / 20)), interval="step")
+    assert ((1.0,),) == warm.peaks
+    assert pytest.approx(0.25) == warm.schedules[0].factors[5]
+    assert (64, 64, 0) == (warm.steps, warm.schedules[0].planned, warm.schedules[0].taken)
+    slow = plan(lambda o: lr_scheduler.LambdaLR(o, lambda k: min(1.0, k / 20)))
+    assert ((0.1,),) == slow.peaks
+    assert 2 == slow.schedules[0].planned
+
+
+@pytest.mark.parametrize(
+    ("make", "length"),
+    [
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=64), 64),
+        (lambda o: lr_scheduler.CosineAnnealingLR(o, 30), 30),
+        (lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1), None),
+        (lambda o: lr_scheduler.StepLR(o, 30), None),
+        (
+            lambda o: lr_scheduler.SequentialLR(
+                o,
+                [lr_scheduler.LinearLR(o), lr_scheduler.CosineAnnealingLR(o, 54)],
+                milestones=[10],
+            ),
+            64,
+        ),
+    ],
+)
+def test_lengths_are_read(make: Any, length: int | None) -> None:
+    """Of schedulers that have one."""
+    (found,) = plan(make, interval="step").schedules
+    assert length == found.length
+    assert found.factors
+
+
+def test_what_cannot_be_foretold_has_no_peak() -> None:
+    """A scheduler with a step of its own may do anything."""
+
+    class Own(lr_scheduler.LRScheduler):
+        def get_lr(self):
+            return [0.1]
+
+        def step(self, epoch=None):
+            self.last_epoch += 1
+            self._last_lr = [0.1]
+
+    found = plan(Own)
+    assert ((math.inf,),) == found.peaks
+    assert () == found.schedules[0].factors
+
+
+def test_the_run_is_as_long_as_lightning_says() -> None:
+    """Steps and epochs come from whatever ends the run first."""
+
+    def never(optimizer):
+        return lr_scheduler.ConstantLR(optimizer)
+
+    whole, part = plan(never), plan(never, options={"max_steps": 48})
+    assert (64, 2, 48, 1.5) == (whole.steps, whole.epochs, part.steps, part.epochs)
+    short = plan(never, options={"max_epochs": 2, "limit_train_batches": 5})
+    assert (10, True) == (short.steps, short.shortened)
+    accumulated = plan(never, options={"max_epochs": 2, "accumulate_grad_batches": 5})
+    assert 14 == accumulated.steps
+
+
+def test_the_evidence_is_plain() -> None:
+    """It goes into a JSON record as it is."""
+    detector = LearningRateDetector()
+    evidence: list[Evidence] = []
+    for step in LATE:
+        evidence += detector.learning_rate_too_low(low(step), RUN)
+    assert {"lr", "curve"} == set(evidence[0].details)
