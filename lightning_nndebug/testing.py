@@ -420,5 +420,3 @@ def _messages() -> Iterator[list[str]]:
 def _expect(holds: bool, otherwise: str) -> None:
     if not holds:
         raise AssertionError(otherwise)
-
-

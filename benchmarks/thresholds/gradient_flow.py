@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
+from cases import grd105_always_clipped
 from healthy import all_programs
 from program import Program, digits, fit, seed
 
@@ -129,7 +130,6 @@ SICK: dict[str, Callable[[], pl.LightningModule]] = {
     "8 sigmoid layers": lambda: Learner(mlp(8, nn.Sigmoid)),
     "12 sigmoid layers": lambda: Learner(mlp(12, nn.Sigmoid)),
     "6 sigmoid layers, SGD": lambda: Learner(mlp(6, nn.Sigmoid), sgd=True),
-    "10 tanh layers, weights 0.01": lambda: Learner(mlp(10, nn.Tanh, std=0.01)),
     "10 ReLU layers, weights 0.01": lambda: Learner(mlp(10, nn.ReLU, std=0.01)),
     "12 ReLU layers, SGD": lambda: Learner(mlp(12, nn.ReLU), sgd=True),
     "tanh RNN, 200 steps": lambda: Learner(Recurrent(nn.RNN, 200)),
@@ -144,7 +144,8 @@ def sick_programs() -> dict[str, Callable[[], Program]]:
         data = DataLoader(TensorDataset(*digits()), batch_size=64, shuffle=True)
         return lambda: Program(module(), data)
 
-    return {name: on_digits(module) for name, module in SICK.items()}
+    programs = {name: on_digits(module) for name, module in SICK.items()}
+    return {**programs, "clipped to 1, targets of 1000": grd105_always_clipped.sick}
 
 
 def main(value: int, parts: list[str]) -> None:

@@ -50,7 +50,7 @@ class LearningRateDetector(Detector):
 
     longer: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
     gain: float = threshold(default=0.005, source=_SOURCE, maximum=1.0)
-    reach: float = threshold(default=1.0, source=_SOURCE)
+    reach: float = threshold(default=0.2, source=_SOURCE)
     settled: float = threshold(default=0.25, source=_SOURCE, maximum=1.0)
     progress: float = threshold(default=0.1, source=_SOURCE, maximum=1.0)
     kept: float = threshold(default=0.6, source=_SOURCE, maximum=1.0)

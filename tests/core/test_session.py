@@ -290,7 +290,7 @@ def test_a_second_fit_starts_afresh() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ignore": ["TST9"]}, "No rule has a code that begins with 'TST9'"),
+        ({"ignore": ["QQQ9"]}, "No rule has a code that begins with 'QQQ9'"),
         ({"select": ["XYZ"]}, "Allowed: a code such as"),
         ({"ignore": "TST"}, "take a list of codes, got the string 'TST'"),
         ({"halt_on": "fatal"}, "None, 'info', 'warning', 'error', got 'fatal'"),

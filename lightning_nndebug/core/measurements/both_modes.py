@@ -17,6 +17,7 @@ from ..mode_effects import effect
 from ..sandbox import Sandbox
 from ..trainer import accumulation
 from . import Measurement, Moment
+from .repeatable import Repeatable, is_repeatable
 from .schedules import planned_steps
 
 log = logging.getLogger("lightning_nndebug")
@@ -50,6 +51,7 @@ class BothModes(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start", "on_train_batch_end")
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable,)
 
     train: float
     eval: float
@@ -73,6 +75,8 @@ class BothModes(Measurement):
             _keep_initial(moment, memory)
             return None
         if moment.step < memory.next or len(memory.initial) < _INITIAL:
+            return None
+        if not is_repeatable(moment):
             return None
         plan = planned_steps(moment.trainer)
         look = _look(cls, moment, memory, is_late=moment.step >= plan / 2)

@@ -19,6 +19,7 @@ from ..trainer import plain_name
 from . import Measurement, Moment
 from .flow import norm
 from .gradients import held_parameters, is_sharded, read_norms
+from .repeatable import Repeatable, is_repeatable
 
 _STEPS = 20  # without any gradient, before anybody asks why
 _GROUPS = 8  # are tried out, at most
@@ -62,6 +63,7 @@ class Reach(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_batch_end")
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable,)
 
     cuts: tuple[Cut, ...]
 
@@ -75,7 +77,7 @@ class Reach(Measurement):
             memory.suspects = vars(memory).get("suspects", []) + roll.call(moment)
             return None
         suspects, memory.suspects = vars(memory).get("suspects", []), []
-        return cls(_try_out(moment, suspects)) if suspects else None
+        return cls(_try_out(moment, suspects)) if suspects and is_repeatable(moment) else None
 
 
 @dataclass

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..foreign import changed, is_consumable, picture
-from ..sandbox import Sandbox, Snapshot
+from ..sandbox import Sandbox, Snapshot, find_generators
 from ..trainer import accumulation, gradient_scale, is_stepping
 from . import Measurement, Moment
 from .schedules import Schedules, learning_rate, optimizer_name
@@ -82,16 +82,20 @@ class StepProbe(Measurement):
             return None
         began = time.perf_counter()
         probe = None
-        if moment.hook == "on_before_optimizer_step":
-            _keep(moment, memory)
-        elif moment.hook == "on_train_batch_end":
-            _compare(moment, memory)
-        else:
-            probe = _search(moment, memory)
+        if moment.hook == "on_train_batch_start":
+            if memory.step is not None:
+                probe = _search(moment, memory)
             cls.release(memory)
             if memory.probing and _is_worth_it(moment, memory):
                 memory.picture = picture(moment.module)
-                memory.snapshot = Snapshot.take(moment.module, moment.batch)
+                memory.snapshot = Snapshot.take(moment.module, moment.batch, memory.generators)
+        elif moment.hook == "on_before_optimizer_step":
+            if memory.snapshot is not None:
+                _keep(moment, memory)
+        else:
+            _note(moment, memory)
+            if memory.snapshot is not None:
+                _compare(moment, memory)
         memory.spent += time.perf_counter() - began
         return probe
 
@@ -186,6 +190,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     strategies = {kind.__name__ for kind in type(trainer.strategy).__mro__}
     draws = "dataloader_iter" in inspect.signature(module.training_step).parameters
     memory.probing = len(trainer.optimizers) == 1 and bool(strategies & _WHOLE) and not draws
+    memory.generators = find_generators(module) if memory.probing else []
     memory.losses = deque(maxlen=1000)
     memory.needs_graph, memory.is_first = False, True
     memory.spent, memory.since = 0.0, None
@@ -193,6 +198,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
 
 
 def _is_worth_it(moment: Moment, memory: SimpleNamespace) -> bool:
+    """Whether the step at hand is due, can be run again, and is within the budget."""
     if not is_due(moment.step) or not is_stepping(moment.trainer) or is_consumable(moment.batch):
         return False
     if moment.step < FIRST[-1] or moment.trainer.world_size > 1:  # no two clocks agree
@@ -202,10 +208,14 @@ def _is_worth_it(moment: Moment, memory: SimpleNamespace) -> bool:
     return bool(memory.spent <= _BUDGET * (time.perf_counter() - memory.since))
 
 
+def _note(moment: Moment, memory: SimpleNamespace) -> None:
+    loss = moment.outputs.get("loss") if isinstance(moment.outputs, Mapping) else None
+    if isinstance(loss, Tensor):
+        memory.losses.append((loss.detach(), accumulation(moment.trainer)))
+
+
 def _keep(moment: Moment, memory: SimpleNamespace) -> None:
     """Copies the weights and the gradients, before the step (the first of its batch) is made."""
-    if memory.snapshot is None:
-        return
     if memory.step is not None:
         if not moment.module.automatic_optimization:  # else it is a closure that LBFGS evaluates
             memory.step.failure = "several optimizer steps on one batch"
@@ -242,32 +252,29 @@ def _new_step(moment: Moment) -> _Step:
 
 def _compare(moment: Moment, memory: SimpleNamespace) -> None:
     """Runs the batch again, from before the step and from after it."""
-    loss = moment.outputs.get("loss") if isinstance(moment.outputs, Mapping) else None
-    if isinstance(loss, Tensor):
-        memory.losses.append((loss.detach(), accumulation(moment.trainer)))
     snapshot, step = memory.snapshot, memory.step
     memory.snapshot = None
-    if snapshot is None or step is None or step.failure:
+    if step is None or step.failure:
         return
     try:
         if foreign := changed(memory.picture, picture(moment.module)):
             step.failure = f"they change {foreign}, which cannot be put back"
             return
-        pairs = list(zip(step.parameters, step.before, strict=True))
-        moved = [(now.detach() - then).flatten().float() for now, then in pairs]
-        flat = [one.flatten().float() for one in step.gradients]
-        slopes = [torch.dot(one, way) for one, way in zip(flat, moved, strict=True)]
-        largest = torch.stack([way.abs().max() for way in moved]).max()
-        length, slope = torch.stack([largest, torch.stack(slopes).sum()]).tolist()
+        sizes, slopes = [], []
+        for now, then, slope in zip(step.parameters, step.before, step.gradients, strict=True):
+            way = (now.detach() - then).flatten().float()
+            sizes.append(way.abs().max())
+            slopes.append(torch.dot(slope.flatten().float(), way))
+        length, rise = torch.stack([torch.stack(sizes).max(), torch.stack(slopes).sum()]).tolist()
         step.gradients.clear()
         own = [math.nan, math.nan]
         if length:
-            with Sandbox(moment.trainer, moment.module, snapshot) as sandbox:
+            with Sandbox(moment.trainer, moment.module, snapshot, memory.generators) as sandbox:
                 own = [
                     _loss(moment, memory, sandbox, lambda k=k: step.go(k))  # type: ignore[misc]
                     for k in (0.0, 1.0)
                 ]
-        step.numbers = (length, -slope, *own)
+        step.numbers = (length, -rise, *own)
     except Exception as error:
         step.failure = f"{type(error).__name__}: {error}"
 
@@ -277,9 +284,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
 
     All processes walk together: whatever one of them meets, it goes on taking part in the means.
     """
-    step: _Step | None = memory.step
-    if step is None:
-        return None
+    step: _Step = memory.step
 
     def mean(numbers: Sequence[float]) -> list[float]:
         means, failed = _mean(moment.trainer, numbers, failed=bool(step.failure))
@@ -300,7 +305,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         length, predicted, before, after = mean(step.numbers)
         if not length or not math.isfinite(length):  # skipped by a GradScaler, or beyond all bounds
             return None
-        with Sandbox(moment.trainer, moment.module) as sandbox:
+        with Sandbox(moment.trainer, moment.module, None, memory.generators) as sandbox:
             curve = search(lambda multiple: loss_after(lambda: step.go(multiple)))
             if _are_apart(step) and not curve[1.0] <= curve[0.0]:
                 groups = [
