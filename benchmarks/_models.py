@@ -45,7 +45,9 @@ class Bottleneck(nn.Module):
         )  # fmt: skip
         self.skip = nn.Identity()
         if inner != outer or stride != 1:
-            self.skip = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+            self.skip = nn.Sequential(
+                nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.skip(x))
@@ -53,7 +55,12 @@ class Bottleneck(nn.Module):
 
 def resnet50() -> nn.Module:
     """He et al. 2016, 25.6 M parameters."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     inner = 64
     for width, depth, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for index in range(depth):
@@ -65,12 +72,23 @@ def resnet50() -> nn.Module:
 class GPT(nn.Module):
     """The size of GPT-2 small: 12 layers, 12 heads, 768 wide, tied embedding of 50,257 tokens."""
 
-    def __init__(self, layers: int = 12, width: int = 768, heads: int = 12, tokens: int = 50257, length: int = 1024) -> None:
+    def __init__(
+        self,
+        layers: int = 12,
+        width: int = 768,
+        heads: int = 12,
+        tokens: int = 50257,
+        length: int = 1024,
+    ) -> None:
         super().__init__()
         self.tokens, self.places = nn.Embedding(tokens, width), nn.Embedding(length, width)
         nn.init.normal_(self.tokens.weight, std=0.02)
-        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(
+            layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
@@ -79,7 +97,9 @@ class GPT(nn.Module):
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    return nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
 
 
 def cnn() -> nn.Module:
@@ -100,5 +120,7 @@ SUBJECTS = {
     "mlp 0.1M": Subject(mlp, lambda: (torch.randn(256, 64), torch.randint(10, (256,))), 1e-3),
     "cnn 1M": Subject(cnn, images(64, 32, 10), 1e-3),
     "resnet50 26M": Subject(resnet50, images(8, 96, 1000)),
-    "gpt2 124M": Subject(GPT, lambda: (torch.randint(50257, (1, 128)), torch.randint(50257, (1, 128)))),
+    "gpt2 124M": Subject(
+        GPT, lambda: (torch.randint(50257, (1, 128)), torch.randint(50257, (1, 128)))
+    ),
 }

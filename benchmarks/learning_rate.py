@@ -78,7 +78,7 @@ def characters() -> tuple[Tensor, int]:
 
 def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in itertools.pairwise(widths):
         layers += [nn.Linear(i, o), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -295,15 +295,15 @@ TASKS = {
 }
 
 OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
-    "sgd": lambda p, lr: torch.optim.SGD(p, lr),
+    "sgd": torch.optim.SGD,
     "momentum": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9),
     "nesterov": lambda p, lr: torch.optim.SGD(
         p, lr, momentum=0.9, nesterov=True, weight_decay=1e-4
     ),
-    "adam": lambda p, lr: torch.optim.Adam(p, lr),
+    "adam": torch.optim.Adam,
     "adamw": lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.05),
-    "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr),
-    "adagrad": lambda p, lr: torch.optim.Adagrad(p, lr),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
 }
 QUICK = ("mlp", "linear", "regression", "raw_targets", "wrong_labels", "autoencoder", "binary")
 RATES = {name: [10 ** (e / 2) for e in range(-12, 6)] for name in ("sgd", "momentum", "nesterov")}
@@ -442,9 +442,9 @@ class Verdict(NamedTuple):
     rate: float = math.nan  # the one that they propose
 
 
-def judge(probes: Iterable[StepProbe], *, steps: float = STEPS) -> Verdict:
+def judge(probes: Iterable[StepProbe], **options: Any) -> Verdict:
     """Asks the rules at every probe, as the engine does, until one of them fires."""
-    detector, run = LearningRateDetector(), Schedules(steps=steps, epochs=1)
+    detector, run = LearningRateDetector(**options), Schedules(steps=STEPS, epochs=1)
     for probe in probes:
         for answer, found in (
             ("high", detector.learning_rate_too_high(probe)),
@@ -557,6 +557,33 @@ def by_optimizer(runs: list[Run], truth: dict[Any, str], verdicts: dict[Any, Ver
     return "\n".join(lines)
 
 
+def by_reach(runs: list[Run], truth: dict[Any, str]) -> str:
+    """What the option ``reach`` trades: runs that get a little way are found, or left in peace."""
+    lines = [
+        "| reach | too low, found | of those below 1/10 of the way | alarms on lowish | on good |",
+        "|---|---|---|---|---|",
+    ]
+    hopeless = {run[:3] for run in runs if _share(run, runs) < 0.1}
+    default = LearningRateDetector().reach
+    for reach in sorted({0.1, 0.2, 0.3, 0.5, 1.0, default}):
+        found = {run[:3] for run in runs if judge(run.probes, reach=reach).answer == "low"}
+        low, lowish, good = (
+            {key for key, what in truth.items() if what == name}
+            for name in ("low", "lowish", "good")
+        )
+        cells = [f"{len(found & some)}/{len(some)}" for some in (low, low & hopeless, lowish, good)]
+        name = f"**{reach}**" if reach == default else str(reach)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _share(run: Run, runs: list[Run]) -> float:
+    """How far the run got, of what the best rate gets to."""
+    family = [one for one in runs if one[:2] == run[:2]]
+    start = statistics.median(one.start for one in family)
+    return (start - run.end) / (start - min(one.end for one in family))
+
+
 def usefulness(runs: list[Run], truth: dict[Any, str], verdicts: dict[Any, Verdict]) -> str:
     """What the learning rate that a finding proposes was worth: that of its neighbour in the grid."""
     counts: Counter[tuple[str, str]] = Counter()
@@ -601,6 +628,8 @@ def table_of(runs: list[Run], title: str) -> str:
         confusion(runs, truth, verdicts),
         f"The median verdict falls: {when}.",
         by_optimizer(runs, truth, verdicts),
+        "What the option `reach` trades:",
+        by_reach(runs, truth),
         "What the proposed learning rate was worth:",
         usefulness(runs, truth, verdicts),
         "All mistakes:",

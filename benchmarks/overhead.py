@@ -69,7 +69,9 @@ def contenders() -> dict[str, Callable[[], tuple[list[pl.Callback], dict]]]:
     return found
 
 
-def run(subject, callbacks: list[pl.Callback], options: dict, steps: int, device: str) -> tuple[float, float]:
+def run(
+    subject, callbacks: list[pl.Callback], options: dict, steps: int, device: str
+) -> tuple[float, float]:
     """Returns the mean and the median seconds of a step."""
     torch.manual_seed(0)
     clock = Clock(device)
@@ -77,9 +79,16 @@ def run(subject, callbacks: list[pl.Callback], options: dict, steps: int, device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = pl.Trainer(
-            accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_steps=steps + WARM_UP, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            default_root_dir="/tmp/nndebug-overhead", callbacks=[*callbacks, clock], **options,
+            accelerator="gpu" if device == "cuda" else "cpu",
+            devices=1,
+            max_steps=steps + WARM_UP,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir="/tmp/nndebug-overhead",
+            callbacks=[*callbacks, clock],
+            **options,
         )
         trainer.fit(Step(subject), DataLoader([batch] * (steps + WARM_UP), batch_size=None))
     times = clock.times[WARM_UP - 1 :]
@@ -87,7 +96,9 @@ def run(subject, callbacks: list[pl.Callback], options: dict, steps: int, device
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nets", nargs="*", default=[name.split()[0] for name in SUBJECTS])
     parser.add_argument("--only", nargs="*", help="contenders besides the bare run; all by default")
     parser.add_argument("--steps", type=int, help="steps a run; by default by the size of the net")
@@ -96,9 +107,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a Markdown file for the table")
     args = parser.parse_args()
     steps = {"mlp": 400, "cnn": 100, "resnet50": 40, "gpt2": 25}
-    lines = [
+    header = (
         f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, {args.device}, torch {torch.__version__}, "
-        f"lightning {pl.__version__}, lightning_nndebug {lightning_nndebug.__version__}; {args.rounds} rounds",
+        f"lightning {pl.__version__}, lightning_nndebug {lightning_nndebug.__version__}; {args.rounds} rounds"
+    )
+    lines = [
+        header,
         "",
         "| net | contender | ms a step (median) | median step, ratio to bare | mean step, ratio to bare |",
         "|---|---|---|---|---|",
@@ -112,7 +126,9 @@ def main() -> None:
         results: dict[str, list[tuple[float, float]]] = {one: [] for one in chosen}
         for _ in range(args.rounds):
             for one in chosen:
-                results[one].append(run(subject, *makers[one](), args.steps or steps[net], args.device))
+                results[one].append(
+                    run(subject, *makers[one](), args.steps or steps[net], args.device)
+                )
         for one in chosen:
             pairs = list(zip(results[one], results["bare"], strict=True))
             mean = statistics.median(a[0] / b[0] for a, b in pairs)

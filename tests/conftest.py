@@ -21,6 +21,7 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _quiet_and_tidy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test runs in a folder of its own: a Trainer without a logger writes where it stands."""
+    torch.manual_seed(0)  # the order of the tests is nobody's business
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     os.environ.setdefault("TQDM_DISABLE", "1")

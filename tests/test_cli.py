@@ -42,23 +42,23 @@ def test_explain_takes_a_code_or_a_name(code: str) -> None:
 def test_a_typo_gets_the_nearest_code() -> None:
     """Exit code 2, and a suggestion."""
     result = run(app, ["explain", "NAN12"])
-    assert 2 == result.exit_code
+    assert result.exit_code == 2
     assert "Did you mean NAN102?" in result.output or "Did you mean NAN" in result.output
 
 
 @pytest.mark.slow
 def test_the_demo_names_every_illness_and_passes_the_healthy_run(tmp_path: Path) -> None:
     """Each run's record holds what the table shows."""
-    assert 0 == run(app, ["demo", "--directory", str(tmp_path)]).exit_code
+    assert run(app, ["demo", "--directory", str(tmp_path)]).exit_code == 0
     codes = {
         path.parent.parent.name: [
             one["code"] for one in json.loads(path.read_text()) if one["severity"] != "info"
         ]
         for path in tmp_path.rglob("findings.json")
     }
-    assert {
+    assert codes == {
         "healthy": [],
         "eval-mode": ["MOD101"],
         "sorted": ["CLS103"],
         "nan": ["NAN102"],
-    } == codes
+    }

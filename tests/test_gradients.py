@@ -64,7 +64,7 @@ def told(rule: Any, seen: GradientFlow) -> list[str]:
 def test_a_loss_that_depends_steeply_on_its_weights_explodes_after_ten_looks() -> None:
     """Nine looks are a transient, ten are not."""
     detector = GradientDetector()
-    assert [0] * 9 + [1] == [len(look(detector, 1000.0)) for _ in range(10)]
+    assert [len(look(detector, 1000.0)) for _ in range(10)] == [0] * 9 + [1]
 
 
 def test_the_units_of_the_loss_do_not_matter() -> None:
@@ -101,7 +101,7 @@ def test_a_norm_that_stays_far_above_all_that_was_is_an_explosion() -> None:
     calm = [look(detector, 1.0, loss=-1.0) for _ in range(25)]
     wild = [look(detector, 300.0, loss=-1.0) for _ in range(5)]
     assert not any(calm)
-    assert [0, 0, 0, 0, 1] == list(map(len, wild))
+    assert list(map(len, wild)) == [0, 0, 0, 0, 1]
 
 
 def test_a_spike_that_passes_is_no_explosion() -> None:
@@ -147,7 +147,7 @@ def test_a_last_term_of_small_weight_is_no_explosion() -> None:
 
 def test_a_gradient_that_dies_layer_by_layer_vanishes() -> None:
     """A factor of ten in each of seven layers."""
-    assert ["layer0"] == told(GradientDetector().vanishing_gradient, flow(*DYING))
+    assert told(GradientDetector().vanishing_gradient, flow(*DYING)) == ["layer0"]
 
 
 def test_a_deep_net_may_free_itself() -> None:
@@ -163,7 +163,7 @@ def test_a_deep_net_may_free_itself() -> None:
 
 def test_one_shut_gate_is_no_vanishing_gradient() -> None:
     """A single steep drop is what zero-init, LayerScale and adapters look like."""
-    assert 0.0 == flow(1e-6, 1e-6, 1e-6, 1e-6, 1.0, 1.0, 1.0).decades
+    assert flow(1e-6, 1e-6, 1e-6, 1e-6, 1.0, 1.0, 1.0).decades == 0.0
 
 
 def test_a_small_side_branch_that_runs_first_is_no_vanishing_gradient() -> None:
@@ -173,7 +173,7 @@ def test_a_small_side_branch_that_runs_first_is_no_vanishing_gradient() -> None:
 
 def test_a_mean_over_positions_is_no_vanishing_gradient() -> None:
     """The mean over a million positions makes the norm of the gradient a thousand times smaller."""
-    assert 0.0 == flow(1e-3, 1e-3, 1e-3, 1.0, sizes=(10**6, 10**6, 10**6, 1)).decades
+    assert flow(1e-3, 1e-3, 1e-3, 1.0, sizes=(10**6, 10**6, 10**6, 1)).decades == 0.0
 
 
 def test_two_layers_have_no_depth() -> None:
@@ -184,7 +184,7 @@ def test_two_layers_have_no_depth() -> None:
 
 def test_a_signal_that_is_lost_on_the_way_is_told_with_the_place() -> None:
     """Half of the first output varies, nothing of the last."""
-    assert ["layer1"] == told(GradientDetector().lost_signal, flow(1.0, 1.0, varying=(0.5, 1e-7)))
+    assert told(GradientDetector().lost_signal, flow(1.0, 1.0, varying=(0.5, 1e-7))) == ["layer1"]
 
 
 def test_samples_that_are_alike_have_no_signal_to_lose() -> None:
@@ -238,7 +238,7 @@ def test_a_cut_is_told_by_its_kind() -> None:
         Cut("c", ("c.w",), 33, no_grad=True),
     )
     causes = [one.causes[0] for one in GradientDetector().missing_gradient(Reach(cuts))]
-    assert 3 == len(set(causes))
+    assert len(set(causes)) == 3
 
 
 def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() -> None:
@@ -339,7 +339,7 @@ def test_frozen_parameters_are_not_missing() -> None:
     """They say so by requires_grad, and the optimizer may hold them."""
     module = Net(lambda net, x: net.head(net.encoder(x).detach()))
     module.encoder.requires_grad_(False)
-    assert [] == found(module)
+    assert found(module) == []
 
 
 def in_order(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
@@ -409,7 +409,7 @@ class Careless(Net):
 
 def test_an_overridden_hook_that_does_not_zero_is_found() -> None:
     """Automatic optimization can be broken too."""
-    assert [("GRD106", "SGD")] == found(Careless())
+    assert found(Careless()) == [("GRD106", "SGD")]
 
 
 class ClipsEarly(Net):
@@ -432,8 +432,8 @@ class AsksForTheNorm(Net):
 
 def test_clipping_before_the_backward_is_found() -> None:
     """There is nothing to clip yet; asking for a norm is no clipping."""
-    assert [("GRD105", "training_step")] == found(ClipsEarly())
-    assert [] == found(AsksForTheNorm())
+    assert found(ClipsEarly()) == [("GRD105", "training_step")]
+    assert found(AsksForTheNorm()) == []
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_steps_that_promise_nothing_and_could_be_longer_are_too_short() -> None:
     (evidence,) = found
     assert pytest.approx(0.1 * 1000 / 3) == evidence.limit
     assert "all 300 planned steps" in evidence.message
-    assert "too low" == detector.verdict
+    assert detector.verdict == "too low"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_steps_that_promise_nothing_and_could_be_longer_are_too_short() -> None:
 )
 def test_short_steps_are_fine(why: str, probes: list[StepProbe], run: Schedules) -> None:
     """Each of these reasons is enough."""
-    assert [] == verdict(probes, run)
+    assert verdict(probes, run) == []
 
 
 def test_steps_that_overshoot_and_get_nowhere_are_too_long() -> None:
@@ -109,9 +109,9 @@ def test_steps_that_overshoot_and_get_nowhere_are_too_long() -> None:
     detector = LearningRateDetector()
     found = [(s, one) for s in FIRST for one in detector.learning_rate_too_high(high(s))]
     ((step, evidence),) = found
-    assert 40 == step
+    assert step == 40
     assert evidence.limit < 0.1
-    assert "too high" == detector.verdict
+    assert detector.verdict == "too high"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_steps_that_overshoot_and_get_nowhere_are_too_long() -> None:
 )
 def test_long_steps_are_fine(why: str, probes: list[StepProbe]) -> None:
     """Each of these reasons is enough."""
-    assert [] == verdict(probes)
+    assert verdict(probes) == []
 
 
 def test_no_progress_with_good_steps_is_not_the_learning_rate() -> None:
@@ -135,50 +135,50 @@ def test_no_progress_with_good_steps_is_not_the_learning_rate() -> None:
     detector = LearningRateDetector()
     for step in FIRST:
         assert not list(detector.learning_rate_too_high(high(step, own=(1.0, 0.6))))
-    assert "not the learning rate" == detector.verdict
+    assert detector.verdict == "not the learning rate"
 
 
 @pytest.mark.parametrize("after", [math.inf, math.nan, 1e6])
 def test_one_step_that_explodes_is_enough(after: float) -> None:
     """What was finite is not any more, after this very step."""
     curve = {0.0: 2.3, 0.3: 100.0, 1.0: after, 10.0: math.nan, 100.0: math.nan}
-    assert ["high"] == verdict([high(0, curve=curve, own=(2.3, after))])
+    assert verdict([high(0, curve=curve, own=(2.3, after))]) == ["high"]
 
 
 def test_far_above_the_start_and_still_overshooting_is_enough() -> None:
     """A loss of a hundred times the first one does not come back."""
     curve = {0.0: 250.0, 0.3: 400.0, 1.0: 900.0, 10.0: 1e5, 100.0: 1e7}
-    assert ["high"] == verdict([high(0), high(1, curve=curve, own=(240.0, 800.0))])
+    assert verdict([high(0), high(1, curve=curve, own=(240.0, 800.0))]) == ["high"]
 
 
 def test_a_loss_near_zero_has_no_scale() -> None:
     """A policy gradient jumps to a thousand times a tiny loss, and means nothing by it."""
     curve = {0.0: 1e-5, 0.3: 0.01, 1.0: 0.03, 10.0: 1.0, 100.0: 5.0}
-    assert [] == verdict([high(0, curve=curve, own=(0.02, 0.03))])
+    assert verdict([high(0, curve=curve, own=(0.02, 0.03))]) == []
 
 
 def test_the_search_goes_on_while_the_loss_falls() -> None:
     """Longer by decades, until the loss rises again."""
-    assert [0.0, 0.3, 1.0, 10.0, 100.0, 1e3, 1e4] == sorted(search(lambda k: (k - 999) ** 2))
+    assert sorted(search(lambda k: (k - 999) ** 2)) == [0.0, 0.3, 1.0, 10.0, 100.0, 1e3, 1e4]
 
 
 def test_the_search_goes_back_while_the_loss_rises() -> None:
     """Shorter by decades, until the step does no harm."""
-    assert 0.0003 == pytest.approx(sorted(search(lambda k: 1 + 100 * k))[1])
+    assert pytest.approx(sorted(search(lambda k: 1 + 100 * k))[1]) == 0.0003
 
 
 def test_the_search_survives_what_is_not_finite() -> None:
     """Losses of NaN are neither better nor worse than anything."""
     curve = search(lambda k: 1.0 if k < 1e-3 else math.nan)
-    assert 100.0 == max(curve)
+    assert max(curve) == 100.0
     assert 1e-4 < sorted(curve)[1] < 1e-3
 
 
 def test_probes_become_rare() -> None:
     """Nine in the first fifty steps, four more up to a hundred, then four in a thousand."""
-    assert 9 == sum(map(is_due, range(50)))
-    assert 4 == sum(map(is_due, range(50, 101)))
-    assert 4 == sum(map(is_due, range(5000, 6000)))
+    assert sum(map(is_due, range(50))) == 9
+    assert sum(map(is_due, range(50, 101))) == 4
+    assert sum(map(is_due, range(5000, 6000))) == 4
 
 
 # -- zero
@@ -320,7 +320,7 @@ def test_spikes_that_last_are_counted() -> None:
     """Each is counted once, at its second step."""
     spike = [3.0, 2.0, 1.5]
     losses = [*START, *noisy(60), *spike, *noisy(30), *spike, *noisy(30)]
-    assert [66, 99] == spiky(losses)
+    assert spiky(losses) == [66, 99]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_spikes_that_last_are_counted() -> None:
 )
 def test_other_jumps_are_no_spikes(losses: list[float]) -> None:
     """Hard batches, new levels, and noise."""
-    assert [] == spiky(losses)
+    assert spiky(losses) == []
 
 
 def test_three_spikes_are_too_many() -> None:
@@ -348,7 +348,7 @@ def test_three_spikes_are_too_many() -> None:
         for step, loss in enumerate(losses)
         for one in detector.recurring_spikes(Loss(loss, (loss,), 0, step))
     ]
-    assert [3] == found
+    assert found == [3]
 
 
 # -- the measurements, in runs
@@ -457,6 +457,19 @@ def test_probing_changes_nothing(options: dict[str, Any]) -> None:
     assert numbers[1] == same[1]
 
 
+def test_compiled_nets_are_probed_without_a_trace() -> None:
+    """The probe runs them eagerly, and the run goes on with what was compiled."""
+    after = []
+    for callbacks in ([], [LearningRateDetector()]):
+        seed(0)
+        module = Tricky()
+        module.net = torch.compile(module.net, backend="aot_eager")
+        fit(Program(module, loader()), *callbacks, max_steps=12)
+        after.append(weights(module))
+    assert all(torch.equal(value, after[1][name]) for name, value in after[0].items())
+    assert len(callbacks[0].probes) == 6
+
+
 def test_a_probe_knows_the_step_as_it_was() -> None:
     """Twice the step means twice the way, under momentum, clipping and decay alike."""
     seen: list[torch.Tensor] = []
@@ -474,7 +487,7 @@ def test_a_probe_knows_the_step_as_it_was() -> None:
             return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
 
     probes = measure(Parabola(), StepProbe, [0] * 12, max_epochs=1, gradient_clip_val=1.0)
-    assert [0, 1, 2, 3, 4, 10] == [one.step for one in probes]
+    assert [one.step for one in probes] == [0, 1, 2, 3, 4, 10]
     for one in probes:
         before, after = math.sqrt(one.own[0]), math.sqrt(one.own[1])
         for multiple, loss in one.curve.items():
@@ -485,8 +498,8 @@ def test_a_probe_knows_the_step_as_it_was() -> None:
 def test_micro_batches_are_one_step() -> None:
     """Under accumulation a probe begins at the batch that ends in a step."""
     probes = measure(Tricky(), StepProbe, max_steps=12, accumulate_grad_batches=2)
-    assert [0, 1, 2, 3, 4, 10] == [one.step for one in probes]
-    assert [2, 2, 2, 2, 2, 12] == [len(one.losses) for one in probes]
+    assert [one.step for one in probes] == [0, 1, 2, 3, 4, 10]
+    assert [len(one.losses) for one in probes] == [2, 2, 2, 2, 2, 12]
     assert all(1.5 < one.losses[0] < 3.5 for one in probes), "the loss is not divided"
 
 
@@ -515,8 +528,8 @@ class ByHandTwice(ByHand):
 def test_manual_optimization_is_probed_if_a_batch_is_a_step() -> None:
     """Its loss is what went backward."""
     probes = measure(ByHand(), StepProbe, max_epochs=1)
-    assert [0, 1, 2, 3, 4, 10, 20, 30] == [one.step for one in probes]
-    assert [] == measure(ByHandTwice(), StepProbe, max_epochs=1)
+    assert [one.step for one in probes] == [0, 1, 2, 3, 4, 10, 20, 30]
+    assert measure(ByHandTwice(), StepProbe, max_epochs=1) == []
 
 
 def test_lbfgs_is_one_step() -> None:
@@ -527,7 +540,7 @@ def test_lbfgs_is_one_step() -> None:
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)
 
     probes = measure(Quasi(), StepProbe, max_steps=24)
-    assert [0, 1, 2, 3, 4] == [one.step for one in probes][:5]
+    assert [one.step for one in probes][:5] == [0, 1, 2, 3, 4]
     assert all(one.own[1] < one.own[0] for one in probes)
 
 
@@ -544,7 +557,7 @@ class Penalized(Classifier):
 
 def test_a_step_that_differentiates_is_probed() -> None:
     """It gets the graph that it needs."""
-    assert 5 == len(measure(Penalized(), StepProbe, max_steps=6))
+    assert len(measure(Penalized(), StepProbe, max_steps=6)) == 5
 
 
 class TwoOptimizers(ByHand):
@@ -563,7 +576,7 @@ class TwoOptimizers(ByHand):
 
 def test_two_optimizers_are_not_probed() -> None:
     """Whose loss is it?"""
-    assert [] == measure(TwoOptimizers(), StepProbe, max_epochs=1)
+    assert measure(TwoOptimizers(), StepProbe, max_epochs=1) == []
 
 
 def test_a_step_that_cannot_be_run_again_is_left_alone(caplog) -> None:
@@ -578,9 +591,9 @@ def test_a_step_that_cannot_be_run_again_is_left_alone(caplog) -> None:
             return self.loss(*batch)
 
     with caplog.at_level("INFO", "lightning_nndebug"):
-        assert [] == measure(Once(), StepProbe, max_steps=12)
+        assert measure(Once(), StepProbe, max_steps=12) == []
     assert list(range(12)) == calls
-    assert 1 == caplog.text.count("cannot be run again: ValueError: not again")
+    assert caplog.text.count("cannot be run again: ValueError: not again") == 1
 
 
 class Room:
@@ -607,9 +620,9 @@ def test_an_environment_is_not_played_in_twice(caplog) -> None:
 
     module = Player()
     with caplog.at_level("INFO", "lightning_nndebug"):
-        assert [] == measure(module, StepProbe, max_steps=12)
+        assert measure(module, StepProbe, max_steps=12) == []
     assert list(range(12)) == module.rooms[0].visited
-    assert 1 == caplog.text.count("they change rooms, which cannot be put back")
+    assert caplog.text.count("they change rooms, which cannot be put back") == 1
 
 
 def test_batches_that_are_used_up_are_not_probed() -> None:
@@ -620,7 +633,7 @@ def test_batches_that_are_used_up_are_not_probed() -> None:
             return self.loss(*next(batch))
 
     batches = DataLoader([iter([one]) for one in loader()], batch_size=None)
-    assert [] == measure(Reader(), StepProbe, data=batches, max_epochs=1)
+    assert measure(Reader(), StepProbe, data=batches, max_epochs=1) == []
 
 
 def test_the_guilty_group_is_named() -> None:
@@ -635,8 +648,8 @@ def test_the_guilty_group_is_named() -> None:
     detector = LearningRateDetector(select=["LRN101"])
     fit(Program(TwoRates(), loader()), detector, max_epochs=2)
     (finding,) = detector.findings
-    assert "SGD.param_groups[1]" == finding.where
-    assert 30.0 == finding.measured
+    assert finding.where == "SGD.param_groups[1]"
+    assert finding.measured == 30.0
 
 
 def test_skipped_steps_are_not_probed() -> None:
@@ -684,12 +697,12 @@ def plan(make: Any, **config: Any) -> Schedules:
 def test_schedules_are_tried_out() -> None:
     """The peak is known before it is reached, and the scheduler has not moved."""
     warm = plan(lambda o: lr_scheduler.LambdaLR(o, lambda k: min(1.0, k / 20)), interval="step")
-    assert ((1.0,),) == warm.peaks
+    assert warm.peaks == ((1.0,),)
     assert pytest.approx(0.25) == warm.schedules[0].factors[5]
-    assert (64, 64, 0) == (warm.steps, warm.schedules[0].planned, warm.schedules[0].taken)
+    assert (warm.steps, warm.schedules[0].planned, warm.schedules[0].taken) == (64, 64, 0)
     slow = plan(lambda o: lr_scheduler.LambdaLR(o, lambda k: min(1.0, k / 20)))
-    assert ((0.1,),) == slow.peaks
-    assert 2 == slow.schedules[0].planned
+    assert slow.peaks == ((0.1,),)
+    assert slow.schedules[0].planned == 2
 
 
 @pytest.mark.parametrize(
@@ -729,7 +742,7 @@ def test_what_cannot_be_foretold_has_no_peak() -> None:
 
     found = plan(Own)
     assert ((math.inf,),) == found.peaks
-    assert () == found.schedules[0].factors
+    assert found.schedules[0].factors == ()
 
 
 def test_the_run_is_as_long_as_lightning_says() -> None:
@@ -739,11 +752,11 @@ def test_the_run_is_as_long_as_lightning_says() -> None:
         return lr_scheduler.ConstantLR(optimizer)
 
     whole, part = plan(never), plan(never, options={"max_steps": 48})
-    assert (64, 2, 48, 1.5) == (whole.steps, whole.epochs, part.steps, part.epochs)
+    assert (whole.steps, whole.epochs, part.steps, part.epochs) == (64, 2, 48, 1.5)
     short = plan(never, options={"max_epochs": 2, "limit_train_batches": 5})
-    assert (10, True) == (short.steps, short.shortened)
+    assert (short.steps, short.shortened) == (10, True)
     accumulated = plan(never, options={"max_epochs": 2, "accumulate_grad_batches": 5})
-    assert 14 == accumulated.steps
+    assert accumulated.steps == 14
 
 
 def test_the_evidence_is_plain() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from cases._parts import Classifier, loader
+from core.injections import HEALTHY, INJECTIONS
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
-from core.injections import HEALTHY, INJECTIONS
 from program import Program, fit, seed
 from torch.nn import functional as F
 
@@ -49,7 +49,7 @@ def test_a_halt_comes_before_the_bad_update(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(dirpath=tmp_path)
     with pytest.raises(TrainingHalted) as halted:
         fit(program, NonFiniteDetector(halt_on="error"), checkpoint, enable_checkpointing=True)
-    assert "NAN102" == halted.value.findings[0].code
+    assert halted.value.findings[0].code == "NAN102"
     assert all(one.isfinite().all() for one in program.module.parameters())
     saved = torch.load(checkpoint.best_model_path, weights_only=True)
     assert all(one.isfinite().all() for one in saved["state_dict"].values())
@@ -58,7 +58,7 @@ def test_a_halt_comes_before_the_bad_update(tmp_path: Path) -> None:
 def test_the_operation_its_line_and_its_values_are_named() -> None:
     """Not "the loss is NaN" but log, in this file, of a zero."""
     (finding,) = found(Program(NanAt(5), loader(), trainer={"max_steps": 12}))
-    assert ("NAN102", 5) == (finding.code, finding.step)
+    assert (finding.code, finding.step) == ("NAN102", 5)
     assert "test_nonfinite.py:" in finding.where
     assert "torch.log(loss * 0)" in finding.message
     assert "with a zero" in finding.message
@@ -77,7 +77,7 @@ def test_the_operation_its_line_and_its_values_are_named() -> None:
 def test_it_is_found_in_every_way_to_train(options: dict) -> None:
     """Accumulation (the bad micro-batch is not the last), precision, clipping."""
     findings = found(Program(NanAt(5), loader(), trainer={"max_epochs": 1, **options}))
-    assert "NAN102" == findings[0].code
+    assert findings[0].code == "NAN102"
     assert "log" in findings[0].message
 
 
@@ -98,7 +98,7 @@ def test_manual_optimization_with_raw_optimizers() -> None:
             return {"loss": loss}
 
     module = Raw()
-    with pytest.raises(TrainingHalted, match="torch.log"):
+    with pytest.raises(TrainingHalted, match=r"torch\.log"):
         found(Program(module, loader(), trainer={"max_epochs": 1}), halt_on="error")
     assert all(one.isfinite().all() for one in module.parameters())
 
@@ -106,8 +106,9 @@ def test_manual_optimization_with_raw_optimizers() -> None:
 def test_a_scaler_that_looks_for_its_scale_is_left_alone() -> None:
     """Infinite gradients in the first steps of half precision are how it works."""
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**28))
-    assert [] == found(
-        Program(Classifier(), loader(), trainer={"max_steps": 60, "plugins": [precision]})
+    assert (
+        found(Program(Classifier(), loader(), trainer={"max_steps": 60, "plugins": [precision]}))
+        == []
     )
 
 
@@ -124,14 +125,14 @@ def test_values_that_never_reach_the_loss_are_left_alone() -> None:
             masked = logits.masked_fill(torch.arange(10) > 9, -torch.inf)
             return F.cross_entropy(masked[known], y[known]) + 0 * logits[nearest].mean()
 
-    assert [] == found(Program(Masks(), loader(), trainer={"max_steps": 40}))
+    assert found(Program(Masks(), loader(), trainer={"max_steps": 40})) == []
 
 
 def test_bad_updates_can_be_left_out(caplog) -> None:
     """skip_bad_steps keeps the weights finite, says so, and errs on the one beyond its limit."""
     module = NanAt(5)
     with caplog.at_level(logging.WARNING, "lightning_nndebug"):
-        assert [] == found(Program(module, loader(), trainer={"max_steps": 12}), skip_bad_steps=2)
+        assert found(Program(module, loader(), trainer={"max_steps": 12}), skip_bad_steps=2) == []
     assert "left out the update of step 5" in caplog.text
     assert all(one.isfinite().all() for one in module.parameters())
 
@@ -140,13 +141,13 @@ def test_bad_updates_can_be_left_out(caplog) -> None:
             return torch.log(super().loss(x, y) * 0)
 
     findings = found(Program(Always(), loader(), trainer={"max_steps": 12}), skip_bad_steps=2)
-    assert [("NAN102", 2)] == [(one.code, one.step) for one in findings]
+    assert [(one.code, one.step) for one in findings] == [("NAN102", 2)]
 
 
 def test_the_rest_of_a_lost_run_is_a_consequence() -> None:
     """One finding, although every later step is NaN too."""
     findings = found(Program(NanAt(3), loader(), trainer={"max_steps": 30}))
-    assert ["NAN102"] == [one.code for one in findings]
+    assert [one.code for one in findings] == ["NAN102"]
 
 
 def test_a_kernel_that_cannot_be_traced_is_said_to_be_so() -> None:
@@ -161,7 +162,7 @@ def test_a_kernel_that_cannot_be_traced_is_said_to_be_so() -> None:
             return super().loss(x, y) * (float("nan") if next(self.calls) == 4 else 1.0)
 
     (finding,) = found(Program(Fickle(), loader(), trainer={"max_steps": 6}))
-    assert ("NAN102", "loss") == (finding.code, finding.where)
+    assert (finding.code, finding.where) == ("NAN102", "loss")
     assert "depends on state" in finding.message
 
 
@@ -248,4 +249,4 @@ def test_every_injection_is_found_in_its_line_and_gets_advice_of_its_own(name: s
 @pytest.mark.parametrize("name", HEALTHY)
 def test_every_look_alike_is_left_alone(name: str) -> None:
     """Causal masks, infinite distances, CTC, a scaler's search."""
-    assert [] == run_injection(HEALTHY[name]).findings
+    assert run_injection(HEALTHY[name]).findings == []

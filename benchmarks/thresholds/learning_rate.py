@@ -80,8 +80,14 @@ def line_search() -> None:
                 spread(row[key]) for key in ("best multiple", "gain", "kept", "reach", "progress")
             )
             print(f"| {when} | {name} | {' | '.join(shown)} |")
-    print("\nToo low: best >= 100, gain >= 0.005, reach < 1, progress <= 0.25 (late).")
-    print("Too high: best <= 0.5, kept < 0.6, progress < 0.1.")
+    one = LearningRateDetector()
+    print(
+        f"\nToo low (late): best >= {one.longer:g}, gain >= {one.gain}, reach < {one.reach}, ",
+        end="",
+    )
+    print(
+        f"progress <= {one.settled}. Too high: best <= 0.5, kept < {one.kept}, progress < {one.progress}."
+    )
 
 
 def novelty() -> None:

@@ -19,6 +19,7 @@ from .encoding import misencoded
 from .neglect import LOOKS, SETTLED, Progress, neglected, take_up, told
 
 _STEPS = 16  # optimizer steps before the order of labels is judged
+_IN_ORDER = 1e-3  # the chance below which pure steps are said to come in order, not at random
 _FEW = 100  # labels; fewer have no distribution to speak of
 _IDENTITIES = 20  # with more classes than that, validation may have others, on purpose
 _RANKS = re.compile(r"(^|[^a-z])(au(c|roc|prc?)|roc|pr|m?ap|average_?precision|ndcg|mrr)($|[^a-z])")
@@ -95,7 +96,7 @@ class ClassBalanceDetector(Detector):
         if target.reweighted or (target.classes == 2 and _ranks(counts.metrics)):  # noqa: PLR2004
             return
         ratios = _ratios(progress["shown"], target.weight)
-        rare = [c for c in neglected(progress) if ratios[c] >= self.imbalance_ratio]
+        rare = [c for c in neglected(progress, target) if ratios[c] >= self.imbalance_ratio]
         if rare and counts.batches >= SETTLED * progress["since"]:
             worst = max(rare, key=lambda c: float(ratios[c]))
             yield Evidence(
@@ -131,15 +132,8 @@ class ClassBalanceDetector(Detector):
         References:
             moran1948interpretation, ioffe2015batch
         """
-        if self._is_grouped(stream) and stream.order_p >= 1e-3 and stream.regular < 0.5:  # noqa: PLR2004
-            any_two = _any_two(stream)
-            within = any_two + stream.purity * (1 - any_two)
-            yield from self._explain(
-                "CLS102",
-                stream,
-                f"two samples of one step are of one class in {within:.0%} of all cases, "
-                f"any two in {any_two:.0%} ({stream.steps} steps)",
-            )
+        if self._is_grouped(stream) and stream.order_p >= _IN_ORDER and stream.regular < 0.5:  # noqa: PLR2004
+            yield from self._explain("CLS102", stream, stream.purity)
 
     @rule("CLS103", severity=Severity.WARNING)
     def ordered_labels(self, stream: LabelStream) -> Iterator[Evidence]:
@@ -165,18 +159,10 @@ class ClassBalanceDetector(Detector):
             mantel1967detection, mccloskey1989catastrophic
         """
         error = spent(self.false_alarms, stream.look)
-        strict = stream.order >= self.purity_limit and stream.order_p < error
-        if (strict and stream.steps >= _STEPS) or (
-            self._is_grouped(stream) and stream.order_p < 1e-3  # noqa: PLR2004
-        ):
-            any_two = _any_two(stream)
-            yield from self._explain(
-                "CLS103",
-                stream,
-                f"two samples of steps in a row are of one class in "
-                f"{any_two + stream.order * (1 - any_two):.0%} of all cases, any two in "
-                f"{any_two:.0%} ({stream.steps} steps)",
-            )
+        alone = stream.order >= self.purity_limit and stream.order_p < error
+        alone = alone and stream.steps >= _STEPS
+        if alone or (self._is_grouped(stream) and stream.order_p < _IN_ORDER):
+            yield from self._explain("CLS103", stream, stream.order)
 
     @rule("CLS104", severity=Severity.WARNING)
     def missing_class(self, counts: ClassCounts) -> Iterator[Evidence]:
@@ -318,7 +304,7 @@ class ClassBalanceDetector(Detector):
             Its recall is 0, which the accuracy over all classes hides.
 
         Likely causes:
-            - Its weight in the loss is 0 or tiny
+            - Its weight in the loss is tiny
             - Its labels contradict each other: the same inputs have another class elsewhere
             - Its output is cut off or masked, or its bias was set far below the others
 
@@ -328,7 +314,7 @@ class ClassBalanceDetector(Detector):
 
         When it is fine:
             The class cannot be told from another one by these inputs. Classes that are on their way
-            are never reported.
+            and classes of weight 0 are never reported.
 
         References:
             sokolova2009systematic
@@ -339,7 +325,7 @@ class ClassBalanceDetector(Detector):
         ratios = _ratios(progress["shown"], target.weight)
         lost = [
             c
-            for c in neglected(progress, stalled=LOOKS)
+            for c in neglected(progress, target, stalled=LOOKS)
             # The rarer a class, the longer it takes: one that is too rare is a matter of CLS101.
             if (target.reweighted or ratios[c] < self.imbalance_ratio)
             and counts.batches >= (1 + SETTLED) * float(sizes[c]) * progress["since"]
@@ -364,22 +350,21 @@ class ClassBalanceDetector(Detector):
         pure = pure and stream.purity_p < spent(self.false_alarms, stream.look)
         return pure and stream.steps >= _STEPS
 
-    def _explain(self, code: str, stream: LabelStream, message: str) -> Iterator[Evidence]:
+    def _explain(self, code: str, stream: LabelStream, measured: float) -> Iterator[Evidence]:
         """Leaves the word to the rule that was first to explain the order of the labels."""
-        if self.explained.setdefault(stream.target.name, code) == code:
-            yield Evidence(
-                where=stream.target.name,
-                measured=stream.purity if code == "CLS102" else stream.order,
-                limit=self.purity_limit,
-                message=message,
-                details={"purity": stream.purity, "order": stream.order, "steps": stream.steps},
-            )
-
-
-def _any_two(stream: LabelStream) -> float:
-    """Returns how often two of all samples are of one class."""
-    total = sum(stream.counts)
-    return sum(n * (n - 1) for n in stream.counts) / (total * (total - 1))
+        if self.explained.setdefault(stream.target.name, code) != code:
+            return
+        total = sum(stream.counts)
+        any_two = sum(n * (n - 1) for n in stream.counts) / (total * (total - 1))
+        within, near = (any_two + one * (1 - any_two) for one in (stream.purity, stream.order))
+        yield Evidence(
+            where=stream.target.name,
+            measured=measured,
+            limit=self.purity_limit,
+            message=f"two samples are of one class in {any_two:.0%} of all cases, within a step in "
+            f"{within:.0%} and in steps in a row in {near:.0%} ({stream.steps} steps)",
+            details={"purity": stream.purity, "order": stream.order, "steps": stream.steps},
+        )
 
 
 def _comparable(counts: ClassCounts) -> bool:

@@ -29,8 +29,8 @@ def _answers(call: LossCall) -> tuple[str, str] | None:
     told = f"the targets are {_span(call)}, and should be 0 to 1"
     if call.strange == (-1,):
         return told, "Map -1 and 1 to 0 and 1: (target + 1) / 2"
-    if call.strange == (_VOID,):
-        return told, "Divide by 255: (target > 0).float()"
+    if call.highest == _VOID:
+        return told, "Divide by 255"
     if call.strange == (2,) and call.lowest == 1:
         return told, "Count from 0: target - 1"
     return told, "Use cross_entropy for class numbers, or make them one-hot"

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from ..core.measurements.class_counts import ClassCounts
+from ..core.measurements.labels import Target
 
 LOOKS = 3  # looks in a row at which a class must be neglected,
 SETTLED = 3  # and so many times as long as the other classes took to be learned
 
 _LATER = 1.25  # a look comes so many times as late as the one before
 _ALONE = 32  # batches that it takes to predict one class only: that is not learning
+_PRIOR = 0.8  # the share of its frequency that this class must be trusted with by then
 _SEEN = 5  # samples of a class, for a look to say something about it
 _SAMPLES = 100  # samples of all classes, likewise
 _SHOWN = 10  # samples of a class that training must have shown before it is called neglected
@@ -82,12 +84,15 @@ def take_up(progress: Progress, counts: ClassCounts) -> None:
         progress["pending"], progress["looked"] = nothing, counts.batches
 
 
-def neglected(progress: Progress, stalled: int = 0) -> list[int]:
+def neglected(progress: Progress, target: Target, stalled: int = 0) -> list[int]:
     """Returns the classes that are neglected persistently, and stalled for so many looks."""
     return [
         c
         for c, (looks, stalls) in sorted(progress.get("streaks", {}).items())
-        if looks >= LOOKS and stalls >= stalled and progress["train"][c] >= _SHOWN
+        if looks >= LOOKS
+        and stalls >= stalled
+        and progress["train"][c] >= _SHOWN
+        and not target.ignores(c)
     ]
 
 
@@ -107,17 +112,19 @@ def _follow(progress: Progress, table: Tensor, batches: int) -> None:
     progress["last"] = table
     progress["table"] = table + earlier * (table[0] < _SEEN)
     seen, hits, predicted, trust = progress["table"]
+    shown, half = progress["shown"], 0.5
     lost = (seen >= _SEEN) & (predicted <= 0.1 * seen) & (hits <= 0.05 * seen)
     learned = (seen > 0) & ~lost
     progress["learned"] = int(learned.sum())
-    shown, half = progress["shown"], 0.5
+    alone, share = progress["learned"] == 1, float(shown[learned].sum() / shown.sum())
+    sure = float(trust[learned].sum() / seen[learned].sum().clamp_min(1))
     if (
-        shown[learned].sum() < half * shown.sum()
+        share < half
         or hits[learned].sum() < half * seen[learned].sum()
+        or (alone and sure < _PRIOR * share)
     ):
         progress["streaks"] = {}  # nothing has been learned yet: not a matter of one class
         return
-    alone = progress["learned"] == 1
     since = progress["since"] = _ALONE if alone else progress.setdefault("began", batches)
     streaks, trusts = progress.setdefault("streaks", {}), progress.setdefault("trust", {})
     for c in (seen >= _SEEN).nonzero().flatten().tolist():

@@ -198,7 +198,7 @@ def calls_here(*, backward: bool = False, limit: int = 8) -> tuple[CallSite, ...
 
 
 def is_accountable(file: str) -> bool:
-    """Whether a file is the user's or a package's, and not a framework's, which is never to blame."""
+    """Whether a file is the user's or a package's; a framework's is never to blame."""
     return owner_of(file) in {"user", "package"}
 
 

@@ -303,10 +303,8 @@ class Sandbox:
             result = closure() if closure is not None else None
         if self._stop is not None:
             # LightningOptimizer stands before the one that the Trainer knows.
-            same = (
-                o for o in self.trainer.optimizers if o is getattr(optimizer, "optimizer", None)
-            )
-            if self._stop(next(same, optimizer)):
+            behind: Any = getattr(optimizer, "optimizer", None)
+            if self._stop(next((o for o in self.trainer.optimizers if o is behind), optimizer)):
                 raise _Stopped
         return result
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from cases._parts import Classifier, loader
 from program import Program
 from torch import nn
 from torch.nn import functional as F
+
+from cases._parts import Classifier, loader
 
 
 def patients(size: int) -> tuple[torch.Tensor, torch.Tensor]:

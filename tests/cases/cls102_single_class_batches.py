@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from cases._parts import Classifier
 from program import Program, digits
 from torch.utils.data import DataLoader, TensorDataset
+
+from cases._parts import Classifier
 
 
 class ByClass:

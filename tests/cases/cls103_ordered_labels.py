@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cases._parts import Classifier, loader
 from program import Program, digits
+
+from cases._parts import Classifier, loader
 
 
 def sick() -> Program:

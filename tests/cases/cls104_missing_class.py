@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cases._parts import Classifier, loader
 from program import Program, digits
 from sklearn.model_selection import train_test_split
+
+from cases._parts import Classifier, loader
 
 
 def run(*parts) -> Program:

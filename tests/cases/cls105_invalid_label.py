@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import torch
-from cases._parts import Classifier, loader
 from program import Program, digits
 from torch import nn
 from torch.nn import functional as F
 
+from cases._parts import Classifier, loader
+
 
 class IsEven(Classifier):
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0)))
+        super().__init__(
+            nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
+        )
 
     def loss(self, x, y):
         return F.binary_cross_entropy_with_logits(self(x), y)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
-from cases._parts import Classifier, loader
 from program import Program, digits
 
+from cases._parts import Classifier, loader
 
-def year(x: torch.Tensor, y: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+
+def year(
+    x: torch.Tensor, y: torch.Tensor, share: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws samples so that each class has its share."""
     drawn = torch.multinomial(share[y], len(y), replacement=True)
     return x[drawn], y[drawn]

@@ -1,12 +1,13 @@
-"""The weights of the classes were computed from a table that has no row for the sevens."""
+"""The weights of the classes come from a table that counts the sevens a thousand times too high."""
 
 from __future__ import annotations
 
 import torch
-from cases._parts import Classifier, loader
 from program import Program, digits
 from torch import nn
 from torch.nn import functional as F
+
+from cases._parts import Classifier, loader
 
 
 class Weighted(Classifier):
@@ -29,7 +30,7 @@ def run(weight: torch.Tensor) -> Program:
 
 def sick() -> Program:
     weight = torch.ones(10)
-    weight[7] = 0.0
+    weight[7] = 0.001
     return run(weight)
 
 

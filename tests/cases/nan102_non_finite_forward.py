@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cases._parts import Classifier, loader
 from program import Program
 from torch.nn import functional as F
+
+from cases._parts import Classifier, loader
 
 
 class ByHand(Classifier):

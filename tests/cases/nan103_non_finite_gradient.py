@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cases._parts import Classifier, loader
 from program import Program, digits
 from torch import nn
+
+from cases._parts import Classifier, loader
 
 
 class Pairs(Classifier):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from cases._parts import Classifier, loader
 from program import Program
+
+from cases._parts import Classifier, loader
 
 
 class NoEps(Classifier):

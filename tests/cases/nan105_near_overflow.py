@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from cases._parts import Classifier, loader
 from lightning.pytorch.plugins.precision import MixedPrecision
 from program import Program, digits
 from torch import amp, nn
 
+from cases._parts import Classifier, loader
+
 
 class HalfPrecision(Classifier):
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.Linear(64, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 10)))
+        super().__init__(
+            nn.Sequential(nn.Linear(64, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 10))
+        )
 
 
 def program(factor: float) -> Program:

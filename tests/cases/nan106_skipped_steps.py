@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cases._parts import Classifier, loader
 from lightning.pytorch.plugins.precision import MixedPrecision
 from program import Program
 from torch import amp
+
+from cases._parts import Classifier, loader
 
 
 class SummedLoss(Classifier):

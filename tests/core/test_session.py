@@ -129,14 +129,14 @@ def test_a_place_is_reported_once_with_the_step_in_which_it_began() -> None:
     """A hint that lasts four looks is dated back to the first of them."""
     detector = PlantedDetector()
     fit(program(), detector)
-    assert [("TST101", 3), ("TST102", 3)] == places(detector)
+    assert places(detector) == [("TST101", 3), ("TST102", 3)]
 
 
 def test_a_hint_that_goes_away_is_not_reported() -> None:
     """Three looks in a row are not four."""
     detector = PlantedDetector(begins=3, ends=6)
     fit(program(), detector)
-    assert [("TST101", 3)] == places(detector)
+    assert places(detector) == [("TST101", 3)]
 
 
 def test_patience_of_the_user_goes_before_the_rules_own() -> None:
@@ -176,8 +176,8 @@ def test_several_detectors_share_one_measurement() -> None:
 def test_the_soft_halt_asks_the_trainer() -> None:
     """halt="stop" ends the run without an exception, and says so in callback_metrics."""
     trainer = fit(program(), PlantedDetector(halt_on="error", halt="stop"))
-    assert 4 == trainer.global_step
-    assert 1.0 == trainer.callback_metrics["nndebug/halted"]
+    assert trainer.global_step == 4
+    assert trainer.callback_metrics["nndebug/halted"] == 1.0
 
 
 def test_an_exception_of_the_user_is_passed_on_and_summed_up(caplog) -> None:
@@ -200,11 +200,11 @@ def test_the_record_is_complete_json(tmp_path: Path) -> None:
     lines = [
         json.loads(one) for one in (tmp_path / "nndebug/record.jsonl").read_text().splitlines()
     ]
-    assert "run" == lines[0]["kind"]
-    assert ["TST101", "TST102"] == [one["code"] for one in lines if one["kind"] == "finding"]
-    assert [0, 5, 10] == [one["step"] for one in lines if one["kind"] == "vitals"]
-    assert {"kind": "end", "step": 12, "exception": None} == lines[-1]
-    assert 2 == len(json.loads((tmp_path / "nndebug/findings.json").read_text()))
+    assert lines[0]["kind"] == "run"
+    assert [one["code"] for one in lines if one["kind"] == "finding"] == ["TST101", "TST102"]
+    assert [one["step"] for one in lines if one["kind"] == "vitals"] == [0, 5, 10]
+    assert lines[-1] == {"kind": "end", "step": 12, "exception": None}
+    assert len(json.loads((tmp_path / "nndebug/findings.json").read_text())) == 2
 
 
 def test_vitals_reach_the_loggers(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_sink_that_fails_is_told_once_and_the_run_goes_on(
         monkeypatch.setattr("lightning_nndebug.core.record.Record._write", full)
     with caplog.at_level(logging.INFO, "lightning_nndebug"):
         trainer = fit(program(), PlantedDetector(), **options)
-    assert 12 == trainer.global_step
+    assert trainer.global_step == 12
     told = [
         one
         for one in caplog.records
@@ -247,7 +247,7 @@ def test_a_sink_that_fails_is_told_once_and_the_run_goes_on(
         or "no record" in one.message
         or "Sampled" in one.message
     ]
-    assert 1 == len(told), caplog.text
+    assert len(told) == 1, caplog.text
 
 
 def test_many_places_are_one_story_on_the_console(caplog) -> None:
@@ -255,8 +255,8 @@ def test_many_places_are_one_story_on_the_console(caplog) -> None:
     with caplog.at_level(logging.INFO, "lightning_nndebug"):
         detector = PlantedDetector(where=50, ignore=["TST102"])
         fit(program(), detector)
-    assert 50 == len(detector.findings)
-    assert 3 == sum(one.levelno == logging.ERROR for one in caplog.records)
+    assert len(detector.findings) == 50
+    assert sum(one.levelno == logging.ERROR for one in caplog.records) == 3
     assert "50 errors in 12 steps" in caplog.text
     assert "and 49 more places" in caplog.text
 
@@ -275,7 +275,7 @@ def test_a_resumed_run_remembers_what_it_has_said(tmp_path: Path, caplog) -> Non
         )  # fmt: skip
         trainer.fit(resumed.module, resumed.train, ckpt_path=tmp_path / "a.ckpt")
     assert places(first) == places(second)
-    assert 20 == second.looks
+    assert second.looks == 20
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
@@ -284,7 +284,7 @@ def test_a_second_fit_starts_afresh() -> None:
     detector = PlantedDetector()
     fit(program(), detector)
     fit(program(max_steps=2), detector)
-    assert [] == detector.findings
+    assert detector.findings == []
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_one_sick_rank_stops_both(tmp_path: Path) -> None:
         json.loads(one) for one in (tmp_path / "nndebug/record.jsonl").read_text().splitlines()
     ]
     (finding,) = [one for one in lines if one["kind"] == "finding" and one["code"] == "TST101"]
-    assert (1, 3) == (finding["rank"], finding["step"])
+    assert (finding["rank"], finding["step"]) == (1, 3)
 
 
 def test_a_crashed_rule_of_one_rank_is_off_on_both(tmp_path: Path, monkeypatch, caplog) -> None:
@@ -352,4 +352,4 @@ def test_a_crashed_rule_of_one_rank_is_off_on_both(tmp_path: Path, monkeypatch, 
     monkeypatch.setattr(PlantedDetector, "rules", (broken,))
     suite = NNDebug(detectors=[PlantedDetector(begins=8)], halt_on="error")
     trainer = fit(program(), suite, strategy="ddp_fork", devices=2, default_root_dir=tmp_path)
-    assert "finished" == trainer.state.status.value
+    assert trainer.state.status.value == "finished"

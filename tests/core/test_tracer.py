@@ -11,10 +11,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from core import injections
-from core.injections import HEALTHY, INJECTIONS, Injection
 from program import Program, fit, seed
 
+from core import injections
+from core.injections import HEALTHY, INJECTIONS, Injection
 from lightning_nndebug.core import tracer
 from lightning_nndebug.core.sandbox import Sandbox, Snapshot, find_generators
 from lightning_nndebug.core.tracer import Culprit, Trace, Tracer, trace

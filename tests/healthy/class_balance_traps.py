@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 import torch
-from healthy import healthy
-from healthy._parts import Classifier, Learner, cnn, conv, loaders, mlp, split, standardized
 from program import Program, digits
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchmetrics.classification import BinaryAUROC
+
+from healthy import healthy
+from healthy._parts import Classifier, Learner, cnn, conv, loaders, mlp, split, standardized
 
 
 class Identities:
@@ -80,7 +81,9 @@ def click_rate() -> Program:
     """One sample of thirty is positive, and none is ever predicted to be: that is calibrated."""
     x = torch.randn(2400, 6)
     click = (torch.rand(2400) < (x[:, 0] + x[:, 1] - 4).sigmoid()).float()
-    return Program(ClickRate(), **loaders(*split(x, click), batch_size=64), trainer={"max_epochs": 6})
+    return Program(
+        ClickRate(), **loaders(*split(x, click), batch_size=64), trainer={"max_epochs": 6}
+    )
 
 
 @healthy
@@ -89,7 +92,9 @@ def longest_tail() -> Program:
     share = 50 ** -torch.linspace(0, 1, 12)
     y = torch.multinomial(share, 3000, replacement=True)
     x = standardized(2.5 * torch.randn(12, 16)[y] + torch.randn(3000, 16))
-    return Program(Classifier(mlp(16, 64, 12), lr=1e-2), **loaders(*split(x, y)), trainer={"max_epochs": 5})
+    return Program(
+        Classifier(mlp(16, 64, 12), lr=1e-2), **loaders(*split(x, y)), trainer={"max_epochs": 5}
+    )
 
 
 @healthy
@@ -103,14 +108,18 @@ def balanced_validation() -> Program:
     rest[held] = False
     rest &= torch.rand(len(y)) < torch.linspace(1.0, 0.2, 10)[y]
     data = TensorDataset(x[rest], y[rest]), TensorDataset(x[held], y[held])
-    return Program(Classifier(mlp(64, 64, 10), lr=5e-3), **loaders(*data), trainer={"max_epochs": 6})
+    return Program(
+        Classifier(mlp(64, 64, 10), lr=5e-3), **loaders(*data), trainer={"max_epochs": 6}
+    )
 
 
 @healthy
 def spare_outputs() -> Program:
     """Classes are counted from 1; output 0 and those above 10 are kept for later."""
     x, y = digits()
-    return Program(Classifier(mlp(64, 64, 16)), **loaders(*split(x, y + 1)), trainer={"max_epochs": 5})
+    return Program(
+        Classifier(mlp(64, 64, 16)), **loaders(*split(x, y + 1)), trainer={"max_epochs": 5}
+    )
 
 
 class Findings(Learner):
@@ -155,7 +164,9 @@ def small_lesions() -> Program:
     centre = torch.randint(3, 21, (320, 2, 1, 1))
     mask = ((grid[:, None] - centre[:, 0]) ** 2 + (grid - centre[:, 1]) ** 2 <= 4).long()
     image = (1.5 * mask + 0.4 * torch.randn(320, 24, 24)).unsqueeze(1)
-    return Program(SmallLesions(), **loaders(*split(image, mask), batch_size=16), trainer={"max_epochs": 6})
+    return Program(
+        SmallLesions(), **loaders(*split(image, mask), batch_size=16), trainer={"max_epochs": 6}
+    )
 
 
 class Shuffled(IterableDataset):
@@ -229,4 +240,8 @@ def tasks_in_turn() -> Program:
 @healthy
 def slow_and_steady() -> Program:
     """So small a learning rate that some digits are learned when others are long known."""
-    return Program(Classifier(cnn(), lr=1e-4), **loaders(*split(*digits(image=True))), trainer={"max_epochs": 12})
+    return Program(
+        Classifier(cnn(), lr=1e-4),
+        **loaders(*split(*digits(image=True))),
+        trainer={"max_epochs": 12},
+    )

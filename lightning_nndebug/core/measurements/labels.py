@@ -64,9 +64,14 @@ class Target(Measurement):
         reweighted: Whether samples may be weighted in a way that we do not see, as in a focal loss.
     """
 
-    hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start", "on_train_batch_end")
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_batch_start",
+        "on_train_batch_end",
+        "on_validation_batch_start",
+        "on_validation_batch_end",
+        "on_validation_epoch_end",
+    )
     needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
-    lasting: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ("target_key", "target_fn")
 
     name: str
@@ -84,17 +89,20 @@ class Target(Measurement):
         """Whether each sample belongs to exactly one class."""
         return self.form in ("index", "one_hot", "binary") and not self.dense
 
+    def ignores(self, number: int) -> bool:
+        """Returns whether the loss leaves a class out."""
+        weight = self.weight if self.weight and len(self.weight) == self.classes else None
+        return number == self.ignored or (weight is not None and weight[number] == 0)
+
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Target | None:
-        """Returns what was found, or searches in this step."""
+        """Returns what was found; at the end of a step, looks at what the loss was given in it."""
         if moment.trainer.overfit_batches > 0:  # the same few batches for ever, on purpose
             return None
-        if moment.hook == "on_train_batch_start":
-            if not hasattr(memory, "asked"):
-                memory.asked = _asked_for(moment.batch, memory.target_key, memory.target_fn)
-                memory.found, memory.ambiguous = None, False
-            return None
-        calls = moment.take(LossCalls)
+        if not hasattr(memory, "found"):
+            memory.asked = _asked_for(moment.batch, memory.target_key, memory.target_fn)
+            memory.found, memory.ambiguous = None, False
+        calls = moment.take(LossCalls) if moment.hook == "on_train_batch_end" else None
         if calls is not None and memory.found is None:
             memory.found = _search(moment.batch, memory.asked, calls)
         elif calls is not None and _contradicts(memory.found, calls.calls):
@@ -108,20 +116,25 @@ class Target(Measurement):
             return None
         rows = labels.reshape(len(labels), -1)
         if rows.shape[1] == 1 and self.form != "soft":
-            return _count(self._numbers(rows[:, 0]), bins)
+            numbers = self._numbers(rows[:, 0])
+            counts = torch.zeros(bins + 2, device=rows.device)
+            return counts.scatter_add_(0, numbers, counts.new_ones(()).expand_as(numbers))[1:-1]
         if self.form == "index":
-            shown = torch.zeros(len(rows), bins + 1, device=rows.device)
-            shown.scatter_(1, _bounded(self._numbers(rows), bins), 1.0)
-            return shown[:, :bins].sum(0)
+            shown = torch.zeros(len(rows), bins + 2, device=rows.device)
+            return shown.scatter_(1, self._numbers(rows), 1.0)[:, 1:-1].sum(0)
         if self.form == "binary":
             return torch.stack([(rows == 0).any(1).sum(), (rows == 1).any(1).sum()]).float()
         if rows.shape[1] != bins:
             return None
-        return _count(rows.argmax(1), bins) if self.form == "one_hot" else rows.float().sum(0)
+        return rows.float().sum(0)
 
     def _numbers(self, labels: Tensor) -> Tensor:
-        numbers = labels.long()
-        return numbers if self.ignored is None else numbers.masked_fill(labels == self.ignored, -1)
+        """Returns class numbers from 1, and 0 or one too many for everything that is no class."""
+        bins = self.classes or MOST_CLASSES + 1
+        numbers = labels.long().clamp(-1, bins) + 1
+        if self.ignored is None or not 0 <= self.ignored < bins:
+            return numbers
+        return numbers.masked_fill(labels == self.ignored, 0)
 
 
 @dataclass(frozen=True)
@@ -273,14 +286,3 @@ def _is_binary(rows: Tensor) -> bool:
 
 def _is_one_hot(rows: Tensor) -> bool:
     return _is_binary(rows) and bool((rows.sum(1) == 1).all())
-
-
-def _bounded(numbers: Tensor, bins: int) -> Tensor:
-    """Puts everything that is no class into one more bin."""
-    return torch.where((numbers >= 0) & (numbers < bins), numbers, bins)
-
-
-def _count(numbers: Tensor, bins: int) -> Tensor:
-    counts = torch.zeros(bins + 1, device=numbers.device)
-    counts.scatter_add_(0, _bounded(numbers, bins), torch.ones_like(numbers, dtype=counts.dtype))
-    return counts[:bins]

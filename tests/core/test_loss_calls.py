@@ -1,0 +1,154 @@
+"""Calls of loss functions are heard with all that they were given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_nndebug.core.measurements.loss_calls import LossCall, _Listener, _running_calls
+
+LOGITS = torch.randn(6, 4, requires_grad=True)
+Y = torch.tensor([0, 1, 2, 3, 3, 1])
+
+
+def heard(step: Any, *batch: Any) -> tuple[LossCall, ...]:
+    """The calls that a step makes with this batch."""
+    with _Listener(batch) as mode:
+        step(*batch)
+    return mode.heard()[0]
+
+
+def test_a_call_is_told_with_its_arguments_and_line() -> None:
+    """Function, shape, classes, options, place and line of the user."""
+    weight = torch.ones(4)
+    loss = nn.CrossEntropyLoss(weight=weight, ignore_index=3, label_smoothing=0.1)
+    (call,) = heard(lambda x, y: loss(LOGITS * 1, y), torch.zeros(6), Y)
+    assert (call.function, call.shape, call.axis, call.classes) == ("cross_entropy", (6, 4), 1, 4)
+    assert call.input.requires_grad
+    assert call.weight is weight
+    assert (call.ignored, call.options["label_smoothing"]) == (3, 0.1)
+    assert (call.lowest, call.highest, call.strange) == (0, 2, ())
+    assert (str(call.place), call.whole, call.failed) == ("batch[1]", True, False)
+    assert "test_loss_calls.py" in str(call.line)
+
+
+@pytest.mark.parametrize(
+    ("step", "place", "whole"),
+    [
+        (lambda x, y: F.cross_entropy(LOGITS, y.clone()), "batch[1]", True),
+        (lambda x, y: F.cross_entropy(LOGITS[:3], y[:3]), "batch[1]", False),
+        (lambda x, y: F.cross_entropy(LOGITS[:3], y[:3].clone()), "None", False),
+        (lambda x, y: F.cross_entropy(LOGITS, F.one_hot(y, 4).float()), "batch[1]", True),
+        (lambda x, y: F.cross_entropy(LOGITS, (y + 1) % 4), "None", False),
+        (lambda x, y: F.cross_entropy(LOGITS, torch.zeros_like(y)), "None", False),
+        (lambda x, y: F.nll_loss(LOGITS.log_softmax(1), y), "batch[1]", True),
+        (lambda x, y: -LOGITS.log_softmax(1).gather(1, y[:, None]).mean(), "batch[1]", True),
+        (lambda x, y: F.multi_margin_loss(LOGITS, y.int().long()), "batch[1]", True),
+    ],
+)
+def test_targets_are_traced_to_the_batch(step: Any, place: str, whole: bool) -> None:
+    """Views, copies and one-hot forms of a tensor are it; parts and other values are not."""
+    (call,) = heard(step, torch.randn(6), Y)
+    assert (str(call.place), call.whole) == (place, whole)
+
+
+def test_a_constant_target_is_only_that_of_the_usual_place() -> None:
+    """All zeros equal many a tensor by chance."""
+    zeros = torch.zeros(6, dtype=torch.long)
+    (call,) = heard(lambda x, flag, y: F.cross_entropy(LOGITS, zeros), Y, zeros.clone(), Y)
+    assert call.place is None
+    (call,) = heard(lambda x, y: F.cross_entropy(LOGITS, zeros), Y, zeros.clone())
+    assert str(call.place) == "batch[1]"
+
+
+def test_yes_and_no_are_two_classes() -> None:
+    """One output asks one question, several outputs ask several."""
+    answers = torch.tensor([0.0, 1, 1, 0, 1, 0])
+    pos_weight = torch.tensor(3.0)
+    (call,) = heard(
+        lambda x, y: F.binary_cross_entropy_with_logits(LOGITS[:, 0], y, pos_weight=pos_weight),
+        Y,
+        answers,
+    )
+    assert (call.classes, call.is_multilabel, call.weight) == (2, False, pos_weight)
+    (call,) = heard(lambda x, y: F.binary_cross_entropy_with_logits(LOGITS, y), Y, torch.ones(6, 4))
+    assert (call.classes, call.is_multilabel) == (4, True)
+
+
+def test_regression_has_no_classes() -> None:
+    """The mean squared error is noted, and tells no classes apart."""
+    (call,) = heard(lambda x, y: F.mse_loss(LOGITS[:, 0], y), Y, torch.randn(6))
+    assert (call.function, call.classes, call.tells_classes) == ("mse_loss", None, False)
+
+
+def test_a_call_that_fails_is_noted_all_the_same() -> None:
+    """What was given is read before it is used."""
+    with pytest.raises(IndexError), _Listener((Y, Y + 1)) as mode:
+        F.cross_entropy(LOGITS, Y + 1)
+    (call,) = mode.heard()[0]
+    assert (call.failed, call.lowest, call.highest, call.strange) == (True, 1, 4, (4,))
+
+
+def test_a_call_is_found_in_the_traceback_of_its_error() -> None:
+    """Nobody needs to have listened."""
+    try:
+        F.cross_entropy(LOGITS, Y + 1)
+    except IndexError as error:
+        (call,) = _running_calls(error.__traceback__)
+    assert (call.function, call.failed, call.strange) == ("cross_entropy", True, (4,))
+    assert "test_loss_calls.py" in str(call.line)
+
+
+def test_padding_that_counts_is_told() -> None:
+    """Labels are 0 wherever the attention mask is, and nothing ignores them."""
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    labels = torch.tensor([[2, 1, 2, 0], [1, 2, 0, 0]])
+    logits = torch.randn(2, 4, 3, requires_grad=True)
+    batch = {"input_ids": torch.zeros(2, 4), "attention_mask": mask, "labels": labels}
+
+    def padding(ignore_index: int, reduction: str = "mean") -> int | None:
+        with _Listener(batch) as mode:
+            F.cross_entropy(logits.mT, labels, ignore_index=ignore_index, reduction=reduction)
+        return mode.heard()[0][0].padding
+
+    assert padding(-100) == 0
+    assert padding(0) is None
+    assert padding(-100, "none") is None
+
+
+def test_looked_up_tensors_are_inputs() -> None:
+    """Embeddings tell what is a token, and how large the vocabulary is."""
+    tokens = torch.tensor([[0, 1], [2, 3]])
+    with _Listener((tokens, Y)) as mode:
+        nn.Embedding(9, 2)(tokens[:, 1:])
+    assert [str(place) for place in mode.heard()[1]] == ["batch[0]"]
+    assert mode.heard()[2] == {9}
+
+
+def test_huge_predictions_are_kept_in_part() -> None:
+    """The first rows stand for all; the shape is that of all."""
+    logits, y = torch.zeros(70_000, 64, requires_grad=True), torch.zeros(70_000, dtype=torch.long)
+    (call,) = heard(lambda x, y: F.cross_entropy(logits, y), Y, y)
+    assert call.shape == (70_000, 64)
+    assert call.target is not None
+    assert call.input.numel() <= 2**22
+    assert len(call.input) == len(call.target)
+
+
+def test_what_cannot_be_read_does_not_hurt_the_step() -> None:
+    """Under vmap tensors have no values; the step goes on."""
+    loss = torch.func.vmap(F.cross_entropy)
+    with _Listener((Y,)) as mode:
+        result = loss(torch.randn(3, 6, 4), Y.expand(3, 6))
+    assert result.shape == (3,)
+    assert all(one.place is None for one in mode.heard()[0])
+
+
+def test_a_recurrent_loss_is_heard_a_limited_number_of_times() -> None:
+    """A loss at each of a hundred time steps costs no more than one at each of 32."""
+    calls = heard(lambda x, y: [F.cross_entropy(LOGITS, y) for _ in range(100)], Y, Y)
+    assert len(calls) == 32
