@@ -58,7 +58,7 @@ class GradientDetector(Detector):
         """The norm of the gradients of the first optimizer, before clipping."""
         return gradients.total if gradients.is_first else None
 
-    @rule("GRD101", severity=Severity.WARNING)
+    @rule("GRD101", severity=Severity.WARNING, caused_by=["LRN101"])
     def exploding_gradient(self, gradients: Gradients, loss: Loss) -> Iterator[Evidence]:
         """The gradient is so large that hardly any step along it is short enough.
 
@@ -159,7 +159,7 @@ class GradientDetector(Detector):
             details={"gradients": {one.name: one.gradient for one in flow.reached}},
         )
 
-    @rule("GRD103", severity=Severity.ERROR)
+    @rule("GRD103", severity=Severity.ERROR, caused_by=["MOD104"])
     def missing_gradient(self, reach: Reach) -> Iterator[Evidence]:
         """The loss depends on these parameters, but no gradient ever comes to them.
 
@@ -233,7 +233,7 @@ class GradientDetector(Detector):
             details={"varying": {one.name: one.out_of for one in flow.layers}},
         )
 
-    @rule("GRD105", severity=Severity.WARNING)
+    @rule("GRD105", severity=Severity.WARNING, caused_by=["GRD101", "LRN101"])
     def always_clipped(self, gradients: Gradients) -> Iterator[Evidence]:
         """Clipping does not do what it is for: it shrinks every update, or none.
 

@@ -179,7 +179,12 @@ class ModeDetector(Detector):
                 f"{first}{switch}",
             )
 
-    @rule("MOD105", severity=Severity.WARNING, patience=2)
+    @rule(
+        "MOD105",
+        severity=Severity.WARNING,
+        patience=2,
+        caused_by=["MOD103", "MOD106", "CLS102", "CLS103"],
+    )
     def train_eval_disagreement(self, both: BothModes) -> Iterator[Evidence]:
         """On the very same batch, the net does well in train mode and badly in eval mode.
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import GradientDetector
 from lightning_nndebug.core.measurements.flow import GradientFlow, Layer
-from lightning_nndebug.core.measurements.gradients import Gradient, Gradients, Rhythm
+from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
 from lightning_nndebug.core.measurements.losses import Loss
 from lightning_nndebug.core.measurements.reach import Cut, Reach, _topmost
 from lightning_nndebug.core.measurements.zeroing import Zeroed, Zeroing
@@ -249,14 +249,6 @@ def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() 
     net["a"][0].bias.requires_grad_(False)
     missing = ["a.0.weight", "a.1.weight", "a.1.bias", "b.bias"]
     assert {"a": missing[:3], "b.bias": ["b.bias"]} == _topmost(net, missing)
-
-
-@pytest.mark.parametrize("period", [2, 3, 5, 6, 10])
-def test_no_optimizer_is_overlooked(period: int) -> None:
-    """Looks are spread evenly over optimizers that take turns."""
-    rhythm = Rhythm(first=0, every=10)
-    looks = [step % period for step in range(3000) if rhythm.due(step, 0.0, 0.0)]
-    assert all(looks.count(turn) == pytest.approx(300 / period, rel=0.2) for turn in range(period))
 
 
 # -- the measurements, in small runs

@@ -296,7 +296,11 @@ class ClassBalanceDetector(Detector):
                 details={"classes": numbers, "train": p.tolist(), "validation": q.tolist()},
             )
 
-    @rule("CLS107", severity=Severity.WARNING)
+    @rule(
+        "CLS107",
+        severity=Severity.WARNING,
+        caused_by=["CLS101", "CLS102", "CLS103", "CLS104", "CLS105"],
+    )
     def neglected_class(self, counts: ClassCounts) -> Iterator[Evidence]:
         """A class that is not rare is never predicted, long after others have been learned.
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from typing_extensions import dataclass_transform
 
-from .findings import Evidence, Finding, Severity, by_onset
+from .causality import by_cause
+from .findings import Evidence, Finding, Severity
 from .measurements import Measurement
 from .session import Session
 from .trainer import Callback
@@ -44,6 +45,7 @@ class Rule(Question):
     code: str
     severity: Severity
     patience: int
+    caused_by: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -58,7 +60,9 @@ class Rule(Question):
 RULES: dict[str, tuple[type[Detector], Rule]] = {}
 
 
-def rule(code: str, *, severity: Severity, patience: int = 1) -> Callable[..., Any]:
+def rule(
+    code: str, *, severity: Severity, patience: int = 1, caused_by: Sequence[str] = ()
+) -> Callable[..., Any]:
     """Makes a method of a detector a rule.
 
     The method is asked whenever all measurements that its arguments are annotated with are there.
@@ -68,10 +72,12 @@ def rule(code: str, *, severity: Severity, patience: int = 1) -> Callable[..., A
         code: Three letters of the detector and three digits. Given once, never again.
         severity: ERROR for facts alone; a heuristic is a WARNING.
         patience: For how many looks in a row a place must show it.
+        caused_by: Codes or prefixes of the rules whose illness brings this one about. Where one of
+            them has fired, this finding follows from it and does not lead.
     """
 
     def mark(method: Callable[..., Iterator[Evidence]]) -> Callable[..., Iterator[Evidence]]:
-        method._rule = (code, severity, patience)  # type: ignore[attr-defined]
+        method._rule = (code, severity, patience, tuple(caused_by))  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -178,7 +184,8 @@ class Detector(Callback):
     @property
     def findings(self) -> list[Finding]:
         """What was found in the last run, the leading cause first."""
-        return by_onset(one for detector in self.members for one in detector._findings)
+        found = (one for detector in self.members for one in detector._findings)
+        return by_cause(found, {code: one.caused_by for code, (_, one) in RULES.items()})
 
     def uses(self, code: str) -> bool:
         """Returns whether ``select`` and ``ignore`` let a rule pass."""

@@ -67,6 +67,8 @@ class Finding:
         fixes: What to try, the most promising first.
         rank: The process that saw it.
         details: More evidence, as plain builtins.
+        caused_by: The code and place of the finding that this one follows from, if there is one.
+        leads_to: The codes and places of the findings that follow from this one.
     """
 
     code: str
@@ -83,6 +85,8 @@ class Finding:
     fixes: list[str]
     rank: int = 0
     details: dict[str, Any] = field(default_factory=dict)
+    caused_by: str | None = None
+    leads_to: list[str] = field(default_factory=list)
 
     @property
     def level(self) -> Severity:
@@ -110,6 +114,7 @@ class Finding:
         rows = {
             "measured": self.message,
             "means": self.means,
+            "because": self.caused_by,
             "likely": " · ".join(self.causes),
             "try": " · ".join(self.fixes),
             "more": f"nndebug explain {self.code}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted, by_onset
+from .causality import by_cause
+from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted
 from .measurements import EVERY_TIME, Measurement, Moment
 from .sinks import Sink, open_sinks
 from .trainer import is_stepping, run_directory, step_axis
@@ -76,6 +78,7 @@ class Session:
         self._memories: dict[Ask, SimpleNamespace] = {}
         self._occasions: dict[Ask, int] = defaultdict(int)
         self._prices: dict[Ask, float] = {}
+        self._bills: dict[Ask, float] = defaultdict(float)
         self._due: set[Ask] = set()
         self._fresh: set[Ask] = set()
         self._requested: set[type[Measurement]] = set()
@@ -115,8 +118,7 @@ class Session:
             handle.remove()
         for ask in self._memories:
             self._release(ask)
-        self._report(self.pending)
-        self.pending = []
+        self._report()
         findings = self._known()
         for sink in self.sinks:
             self._guard(type(sink).__name__, sink.close, findings, self._step(), exception)
@@ -155,6 +157,7 @@ class Session:
         for ask in self._due:  # a step that was left half-way, by `return -1` or an exception
             self._release(ask)
         self._due.clear()
+        self._bills.clear()
         self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
         self._met_in_batch = False
         if hook == "on_train_batch_start":
@@ -162,7 +165,13 @@ class Session:
 
     def _end_batch(self) -> None:
         took = time.perf_counter() - self._batch_began - self._spent
-        self._step_time = took if not self._step_time else 0.9 * self._step_time + 0.1 * took
+        watching = [ask for ask in self._bills if ask.kind.prepares]
+        for ask, bill in self._bills.items():
+            # Hooks and modes slow the step down that they watch.
+            slower = max(took - self._step_time, 0.0) / len(watching) if ask in watching else 0.0
+            self._prices[ask] = min(self._prices.get(ask, math.inf), bill + slower)
+        if not (watching and self._step_time):
+            self._step_time = took if not self._step_time else 0.9 * self._step_time + 0.1 * took
         self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
         if self.vitals:
             for sink in self.sinks:
@@ -221,8 +230,8 @@ class Session:
         began = time.perf_counter()
         with torch.no_grad():
             value = self._guard(ask.kind.__name__, call, *args)
-        took = time.perf_counter() - began
-        self._prices[ask] = min(self._prices.get(ask, took), took) if value is not None else took
+        if ask.kind.cadence is not EVERY_TIME:
+            self._bills[ask] += time.perf_counter() - began
         return value
 
     def _release(self, ask: Ask) -> None:
@@ -293,9 +302,7 @@ class Session:
             self._agree()
         if not self.pending:
             return
-        fresh, self.pending = by_onset(self.pending), []
-        self._report(fresh)
-        self._halt(fresh)
+        self._halt(self._report())
 
     def _agree(self) -> None:
         parts = [type(watch.detector).__name__ for watch in self.watches]
@@ -377,13 +384,20 @@ class Session:
         self._occasions[ask] = 0
         return ask
 
-    def _report(self, findings: list[Finding]) -> None:
-        for finding in findings:
+    def _report(self) -> list[Finding]:
+        """Hands what is new to the sinks, and returns it, with what it follows from."""
+        places = {one.place for one in self.pending}
+        fresh = [one for one in self._known() if one.place in places]
+        self.pending = []
+        for finding in fresh:
             for sink in self.sinks:
                 self._guard(type(sink).__name__, sink.finding, finding)
+        return fresh
 
     def _known(self) -> list[Finding]:
-        return by_onset(one for watch in self.watches for one in watch.detector._findings)
+        found = (one for watch in self.watches for one in watch.detector._findings)
+        rules = (one for watch in self.watches for one in watch.detector.rules)
+        return by_cause(found, {one.code: one.caused_by for one in rules})
 
     def _step(self) -> int:
         return step_axis(self.trainer)

@@ -72,7 +72,7 @@ class Console:
         """Says nothing: numbers are for the loggers."""
 
     def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
-        """Sums up: what began first leads."""
+        """Sums up: what began first leads, and what follows from it comes after."""
         if not findings:
             log.info("nndebug: nothing found in %s steps.", f"{step:,}")
             return
@@ -80,13 +80,15 @@ class Console:
         kinds = [
             _counted(count[str(one)], str(one)) for one in reversed(Severity) if count[str(one)]
         ]
-        lines = [f"nndebug: {', '.join(kinds)} in {step:,} steps, in the order in which they began"]
+        lines = [f"nndebug: {', '.join(kinds)} in {step:,} steps, causes first"]
         places: dict[str, list[Finding]] = {}
         for one in findings:
             places.setdefault(one.code, []).append(one)
         for code, (first, *others) in places.items():
             more = f" and {len(others)} more places" if others else ""
             place = f"step {first.step} · {first.where}{more}"
+            if first.caused_by:
+                place += f" · follows from {first.caused_by.partition(' ')[0]}"
             lines.append(f"  {first.severity:<7} {code} {first.name} · {place}")
             if first.level == Severity.INFO:
                 lines.append(f"          {first.message}")
@@ -195,7 +197,7 @@ class _Handler(logging.Handler):
         text = Text(message)
         for severity, style in self._styles.items():
             text.highlight_regex(rf"(?m)^ *{severity} [A-Z]{{3}}\d+ \S+", style)
-        text.highlight_regex(r"(?m)^  (measured|means|likely|try|more) ", "dim")
+        text.highlight_regex(r"(?m)^  (measured|means|because|likely|try|more) ", "dim")
         out = StringIO()
         colour = bool(getattr(sys.stderr, "isatty", lambda: False)())
         console = RichConsole(file=out, force_terminal=colour, width=None if colour else 10_000)

@@ -236,7 +236,7 @@ class LearningRateDetector(Detector):
                     fixes=(found.fix,),
                 )
 
-    @rule("LRN105", severity=Severity.WARNING)
+    @rule("LRN105", severity=Severity.WARNING, caused_by=["LRN101", "GRD101", "CLS103"])
     def recurring_spikes(self, loss: Loss) -> Iterator[Evidence]:
         """The loss jumps up again and again, and each time training has to recover.
 

@@ -74,7 +74,7 @@ class NonFiniteDetector(Detector):
             message = f"{_count(values)} in {values.dtype}{list(values.shape)}{first}"
             yield _evidence(culprit.name or "batch", message, autopsy)
 
-    @rule("NAN102", severity=Severity.ERROR)
+    @rule("NAN102", severity=Severity.ERROR, caused_by=["NAN101", "NAN104", "GRD101", "LRN101"])
     def non_finite_forward(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """An operation of the forward pass made the loss NaN or infinite.
 
@@ -103,7 +103,7 @@ class NonFiniteDetector(Detector):
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN103", severity=Severity.ERROR)
+    @rule("NAN103", severity=Severity.ERROR, caused_by=["GRD101", "LRN101"])
     def non_finite_gradient(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """The loss is finite, but an operation of the backward pass spoilt a gradient.
 
@@ -136,7 +136,7 @@ class NonFiniteDetector(Detector):
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN104", severity=Severity.ERROR)
+    @rule("NAN104", severity=Severity.ERROR, caused_by=["GRD101", "LRN101"])
     def non_finite_parameter(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """A parameter or buffer is not finite itself: the last update, or other code, spoilt it.
 
@@ -212,7 +212,7 @@ class NonFiniteDetector(Detector):
                 yield Evidence(name, largest, limit, message)
                 return  # what follows in the forward pass is its consequence
 
-    @rule("NAN106", severity=Severity.WARNING)
+    @rule("NAN106", severity=Severity.WARNING, caused_by=["NAN105"])
     def skipped_steps(self, scaler: ScalerSteps) -> Iterator[Evidence]:
         """The GradScaler skips one update after the other: nothing is learned.
 

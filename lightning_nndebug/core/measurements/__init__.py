@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Measurement")
 
+# Multiples of the golden ratio modulo 1 spread evenly and never fall into a period.
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -52,24 +55,25 @@ class Cadence:
 
     Args:
         first: It is taken at each of this many first occasions,
-        every: and then at every so many,
+        every: and then at one of so many on average, in step with nothing: two optimizers that
+            take turns are both seen,
         budget: or more rarely, so that it costs at most this share of the run's time.
     """
 
     first: int = 0
-    every: int = 1
+    every: float = 1.0
     budget: float = 0.01
 
     def due(self, occasion: int, price: float, step_time: float) -> bool:
         """Returns whether to look at this occasion (counted from 0); times are in seconds."""
         if occasion < self.first:
             return True
-        interval = max(self.every, math.ceil(price / (self.budget * step_time)) if step_time else 1)
-        return (occasion - self.first) % interval == 0
+        interval = max(self.every, price / (self.budget * step_time) if step_time else 1.0)
+        return (occasion - self.first) * _GOLDEN % 1.0 < 1.0 / interval
 
 
 EVERY_TIME = Cadence()
-ON_REQUEST = Cadence(every=2**62)
+ON_REQUEST = Cadence(every=math.inf)
 
 
 class Measurement:

@@ -25,17 +25,6 @@ from .schedules import optimizer_name
 # long as the run is old seldom turns. Sooner if the loss hardly depends on the first layers.
 _FIRST_FLOWS = (0, 4, 19, 49, 99)
 _LATER, _SOONER, _SUSPICIOUS = 2.0, 1.25, 2.5
-_GOLDEN = 0.618034
-
-
-@dataclass(frozen=True)
-class Rhythm(Cadence):
-    """As often, but in step with nothing: else one of two optimizers would never be seen."""
-
-    def due(self, occasion: int, price: float, step_time: float) -> bool:
-        """Returns whether to look at this occasion; see ``Cadence.due``."""
-        interval = max(self.every, price / (self.budget * step_time) if step_time else 1.0)
-        return occasion < self.first or occasion * _GOLDEN % 1.0 < 1.0 / interval
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,7 @@ class Gradients(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
-    cadence: ClassVar[Cadence] = Rhythm(first=20, every=10)
+    cadence: ClassVar[Cadence] = Cadence(first=20, every=10)
 
     optimizer: str
     parameters: tuple[Gradient, ...]

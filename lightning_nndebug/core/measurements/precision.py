@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
 
-_LOOK_EVERY = 8
-
 
 @dataclass(frozen=True)
 class Magnitudes(Measurement):
@@ -92,7 +90,7 @@ class ScalerSteps(Measurement):
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
     # Reading the scale makes the host wait for the device, so it is not read every step.
-    cadence: ClassVar[Cadence] = Cadence(every=_LOOK_EVERY, budget=1.0)
+    cadence: ClassVar[Cadence] = Cadence(every=8, budget=1.0)
 
     scale: float
     skipped: int
@@ -104,10 +102,11 @@ class ScalerSteps(Measurement):
         if scaler is None:
             return None
         scale, before = float(scaler.get_scale()), getattr(memory, "scale", None)
-        memory.scale = scale
+        step, last = moment.trainer.global_step, getattr(memory, "step", 0)
+        memory.scale, memory.step = scale, step
         halvings = 0
         if before and 0 < scale < before:
             halvings = round(math.log(scale / before) / math.log(scaler.get_backoff_factor()))
-        without_rest = halvings >= _LOOK_EVERY - 1
+        without_rest = 0 < step - last <= halvings + 1
         memory.skipped = getattr(memory, "skipped", 0) + halvings if without_rest else 0
         return cls(scale, memory.skipped)
