@@ -61,7 +61,10 @@ def write_repro(moment: Moment, snapshot: Snapshot, batch_idx: int, limit_mb: fl
         "batch_idx": batch_idx,
         "precision": str(moment.trainer.precision),
         "torch_rng": next(one.state for one in snapshot._rng if one.write is torch.set_rng_state),
-        "python_rng": next(one.state for one in snapshot._rng if one.write is random.setstate),
+        # Not in the snapshot, if the steps do not draw from it: then any state will do.
+        "python_rng": next(
+            (one.state for one in snapshot._rng if one.write is random.setstate), random.getstate()
+        ),
     }
     torch.save(content, path)
     kind = type(moment.module)

@@ -46,13 +46,21 @@ class Snapshot:
     _rng: Sequence[RngState]
 
     @classmethod
-    def take(cls, module: nn.Module, batch: Any = None, generators: Sequence[Any] = ()) -> Snapshot:
+    def take(
+        cls,
+        module: nn.Module,
+        batch: Any = None,
+        generators: Sequence[Any] = (),
+        *,
+        host_rng: bool = True,
+    ) -> Snapshot:
         """Notes the state, in tens of microseconds: nothing of the size of the model is copied.
 
         Args:
             module: The LightningModule.
             batch: The batch that the step will get.
             generators: The random generators of the module, from ``find_generators``, asked once.
+            host_rng: Whether Python's and numpy's global generators count, see ``HostRng``.
         """
         return cls(
             batch=_rebuilt(batch),
@@ -62,7 +70,7 @@ class Snapshot:
             _requires_grad=()
             if getattr(module, "automatic_optimization", True)
             else [(p, p.requires_grad) for p in module.parameters()],
-            _rng=read_rng(generators),
+            _rng=read_rng(generators, host=host_rng),
         )
 
     def modified(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import torch
 from .causality import by_cause
 from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted
 from .measurements import EVERY_TIME, Measurement, Moment
+from .rest import Rest
 from .sinks import Sink, open_sinks
 from .trainer import is_stepping, run_directory, step_axis
 
@@ -26,13 +27,15 @@ log = logging.getLogger("lightning_nndebug")
 
 # Where ranks meet. All of them reach these hooks equally often, whatever they have seen.
 _MEETINGS = ("on_before_optimizer_step", "on_train_batch_end", "on_validation_end", "on_train_end")
+# The hooks of a batch of training, in some of which only the steady measurements are taken.
+_OF_A_BATCH = ("on_train_batch_start", "on_before_backward", *_MEETINGS[:2])
 # How often to meet when nobody asked to be stopped: only to hand findings over to rank 0.
 _MEET_EVERY = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ask:
-    """A kind of measurement with the options that it is asked for with."""
+    """A kind of measurement with the options that it is asked for with. There is one of each."""
 
     kind: type[Measurement]
     options: tuple[tuple[str, Any], ...]
@@ -76,6 +79,8 @@ class Session:
         self.pending: list[Finding] = []
         self.broken: set[str] = set()
         self._memories: dict[Ask, SimpleNamespace] = {}
+        self._asks: dict[tuple[Any, ...], Ask] = {}
+        self._by_kind: dict[type[Measurement], Ask] = {}
         self._occasions: dict[Ask, int] = defaultdict(int)
         self._prices: dict[Ask, float] = {}
         self._bills: dict[Ask, float] = defaultdict(float)
@@ -88,6 +93,7 @@ class Session:
         self._batch_began = 0.0
         self._step_time = 0.0
         self._spent = 0.0
+        self._rest = Rest()
         self._plan()
         self._raw = self._listen_to_raw_optimizers()
         self.directory = run_directory(trainer)
@@ -127,9 +133,9 @@ class Session:
 
     def pass_on(self, hook: str, **context: Any) -> None:
         """Takes the measurements of this hook and asks the rules that they complete."""
+        began = time.perf_counter()
         if self.trainer.sanity_checking or hook not in self._awake:
             return
-        began = time.perf_counter()
         if hook in ("on_train_batch_start", "on_validation_batch_start"):
             self._begin_batch(hook, began)
         moment = self._moment = Moment(
@@ -138,9 +144,10 @@ class Session:
             **context,
         )  # fmt: skip
         self._fresh.clear()
-        for ask in self._preparing[hook]:
+        is_rest = self._rest.now and hook in _OF_A_BATCH
+        for ask in () if is_rest else self._preparing[hook]:
             self._prepare(ask, moment)
-        for ask in self._taking[hook]:
+        for ask in self._steady[hook] if is_rest else self._taking[hook]:
             self._take(ask, moment)
         if fresh := self._fresh:
             for watch, question, asks in self._asking[hook]:
@@ -172,6 +179,9 @@ class Session:
             self._prices[ask] = min(self._prices.get(ask, math.inf), bill + slower)
         if not (watching and self._step_time):
             self._step_time = took if not self._step_time else 0.9 * self._step_time + 0.1 * took
+        if self.trainer.world_size == 1:  # no two clocks agree
+            stepped = is_stepping(self.trainer)
+            self._rest.end_batch(self._spent, self._step_time, is_stepping=stepped)
         self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
         if self.vitals:
             for sink in self.sinks:
@@ -205,9 +215,12 @@ class Session:
 
     def _take_for_another(self, kind: type[Measurement]) -> Any:
         """Takes what one measurement needs of another, unless this step has it already."""
-        ask = next((one for one in self._occasions if one.kind is kind), Ask(kind, ()))
+        ask = self._by_kind.get(kind) or self._only(kind, ())
         moment = self._moment
-        if ask not in self.values and moment is not None and moment.hook in kind.hooks:
+        is_rest = self._rest.now and moment is not None and moment.hook in _OF_A_BATCH
+        if ask in self.values or moment is None or (is_rest and not kind.steady):
+            return self.values.get(ask)
+        if moment.hook in kind.hooks:
             value = self._timed(ask, kind.take, moment, self._memory(ask))
             if value is not None:
                 self.values[ask] = value
@@ -349,6 +362,7 @@ class Session:
         """Notes what to prepare, take and ask at each hook, so that an idle hook costs nothing."""
         self._preparing: dict[str, list[Ask]] = defaultdict(list)
         self._taking: dict[str, list[Ask]] = defaultdict(list)
+        self._steady: dict[str, list[Ask]] = defaultdict(list)
         self._asking: dict[str, list[tuple[Watch, Question, tuple[Ask, ...]]]] = defaultdict(list)
         for watch in self.watches:
             used = [one for one in watch.detector.rules if watch.uses(one.code)]
@@ -359,6 +373,8 @@ class Session:
         for ask in self._occasions:
             for hook in ask.kind.hooks:
                 self._taking[hook].append(ask)
+                if ask.kind.steady:
+                    self._steady[hook].append(ask)
             if ask.kind.prepares is not None:
                 self._preparing[ask.kind.prepares].append(ask)
         boundaries = {"on_train_batch_start", "on_validation_batch_start", *_MEETINGS}
@@ -380,8 +396,14 @@ class Session:
         """Notes that a kind is asked for, after those that it needs: they are taken first."""
         for need in kind.needs:
             self._enlist(watch, need)
-        ask = Ask(kind, tuple((name, watch.option(name)) for name in kind.options))
+        ask = self._only(kind, tuple((name, watch.option(name)) for name in kind.options))
         self._occasions[ask] = 0
+        return ask
+
+    def _only(self, kind: type[Measurement], options: tuple[tuple[str, Any], ...]) -> Ask:
+        """Returns the one ask with these options; its identity is quick to look up."""
+        ask = self._asks.setdefault((kind, options), Ask(kind, options))
+        self._by_kind.setdefault(kind, ask)
         return ask
 
     def _report(self) -> list[Finding]:

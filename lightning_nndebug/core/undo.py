@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import random
 import sys
 from collections import deque
@@ -51,14 +52,18 @@ class RngState(NamedTuple):
     state: Any
 
 
-def read_rng(generators: Iterable[Any]) -> list[RngState]:
-    """Reads every global generator in use (torch, devices, numpy, random) and these."""
-    states = [
-        RngState(torch.set_rng_state, torch.get_rng_state()),
-        RngState(random.setstate, random.getstate()),
-    ]
+def read_host_rng() -> list[RngState]:
+    """Reads Python's and numpy's global generators, in 40 us: 50 times as long as torch's takes."""
+    states = [RngState(random.setstate, random.getstate())]
     if numpy := sys.modules.get("numpy.random"):
         states.append(RngState(numpy.set_state, numpy.get_state(legacy=False)))
+    return states
+
+
+def read_rng(generators: Iterable[Any], *, host: bool = True) -> list[RngState]:
+    """Reads every global generator in use (torch, devices, numpy, random) and these."""
+    states = [RngState(torch.set_rng_state, torch.get_rng_state())]
+    states += read_host_rng() if host else []
     states += [
         RngState(backend.set_rng_state_all, backend.get_rng_state_all())
         for backend in (torch.cuda, torch.xpu)
@@ -75,6 +80,38 @@ def read_rng(generators: Iterable[Any]) -> list[RngState]:
         else:
             states.append(RngState(generator.set_state, generator.get_state()))
     return states
+
+
+class HostRng:
+    """Tells whether a run's steps draw from Python's or numpy's global generator at all.
+
+    Few do, since data is made before the step; so they are compared before and after the first
+    steps, and once in a while, and read in between only if they have been drawn from.
+    """
+
+    _FIRST, _EVERY = 20, 100
+
+    def __init__(self) -> None:
+        self.is_used = False
+        self._steps = 0
+        self._before: list[RngState] = []
+
+    def is_needed(self) -> bool:
+        """Begins a step; returns whether to read the generators in it."""
+        is_look = self._steps < self._FIRST or self._steps % self._EVERY == 0
+        self._steps += 1
+        self._before = read_host_rng() if is_look and not self.is_used else []
+        return is_look or self.is_used
+
+    def end_step(self) -> None:
+        """Compares, if this is a step to do so."""
+        if self._before:
+            before, now = (
+                pickle.dumps([one.state for one in states])
+                for states in (self._before, read_host_rng())
+            )
+            self.is_used = now != before
+            self._before = []
 
 
 def write_rng(states: Iterable[RngState]) -> None:

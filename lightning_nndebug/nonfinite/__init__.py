@@ -74,7 +74,7 @@ class NonFiniteDetector(Detector):
             message = f"{_count(values)} in {values.dtype}{list(values.shape)}{first}"
             yield _evidence(culprit.name or "batch", message, autopsy)
 
-    @rule("NAN102", severity=Severity.ERROR, caused_by=["NAN101", "NAN104", "GRD101", "LRN101"])
+    @rule("NAN102", severity=Severity.ERROR, caused_by=["NAN101", "GRD101", "LRN101"])
     def non_finite_forward(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """An operation of the forward pass made the loss NaN or infinite.
 
@@ -136,7 +136,7 @@ class NonFiniteDetector(Detector):
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN104", severity=Severity.ERROR, caused_by=["GRD101", "LRN101"])
+    @rule("NAN104", severity=Severity.ERROR, caused_by=["NAN102", "NAN103", "GRD101", "LRN101"])
     def non_finite_parameter(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """A parameter or buffer is not finite itself: the last update, or other code, spoilt it.
 

@@ -16,6 +16,7 @@ from ..repro import write_repro
 from ..sandbox import Sandbox, Snapshot, find_generators
 from ..tracer import Culprit, trace
 from ..trainer import plain_name
+from ..undo import HostRng
 from . import Measurement, Moment
 
 log = logging.getLogger("lightning_nndebug")
@@ -56,6 +57,7 @@ class Autopsy(Measurement):
         "on_before_optimizer_step",
         "on_train_batch_end",
     )
+    steady: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ("skip_bad_steps", "repro_mb")
 
     in_loss: bool
@@ -80,8 +82,9 @@ class Autopsy(Measurement):
             memory.step.losses.append(moment.loss.detach())
         elif moment.hook == "on_before_optimizer_step":
             return _before_update(moment, memory)
-        elif not memory.stepped:
-            return _without_update(moment, memory)
+        else:
+            memory.host_rng.end_step()
+            return None if memory.stepped else _without_update(moment, memory)
         return None
 
     @classmethod
@@ -115,10 +118,11 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
 def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     if not hasattr(memory, "generators"):
-        memory.generators = find_generators(moment.module)
+        memory.generators, memory.host_rng = find_generators(moment.module), HostRng()
         memory.updates = memory.streak = memory.skipped = memory.replays = 0
         memory.suspect, memory.let_through, memory.lost = None, False, False
-    snapshot = Snapshot.take(moment.module, moment.batch, memory.generators)
+    host_rng = memory.host_rng.is_needed()
+    snapshot = Snapshot.take(moment.module, moment.batch, memory.generators, host_rng=host_rng)
     memory.step = _Step(snapshot, moment.batch_idx)
     memory.stepped = False
 

@@ -71,6 +71,7 @@ class Target(Measurement):
         "on_validation_batch_end",
         "on_validation_epoch_end",
     )
+    steady: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
     options: ClassVar[tuple[str, ...]] = ("target_key", "target_fn")
 
@@ -114,11 +115,9 @@ class Target(Measurement):
         bins = self.classes or MOST_CLASSES + 1
         if not labels.dim() or not labels.numel():
             return None
+        if labels.numel() == len(labels) and self.form != "soft":
+            return _count(self._numbers(labels.reshape(-1)), bins + 2)[1:-1]
         rows = labels.reshape(len(labels), -1)
-        if rows.shape[1] == 1 and self.form != "soft":
-            numbers = self._numbers(rows[:, 0])
-            counts = torch.zeros(bins + 2, device=rows.device)
-            return counts.scatter_add_(0, numbers, counts.new_ones(()).expand_as(numbers))[1:-1]
         if self.form == "index":
             shown = torch.zeros(len(rows), bins + 2, device=rows.device)
             return shown.scatter_(1, self._numbers(rows), 1.0)[:, 1:-1].sum(0)
@@ -131,7 +130,7 @@ class Target(Measurement):
     def _numbers(self, labels: Tensor) -> Tensor:
         """Returns class numbers from 1, and 0 or one too many for everything that is no class."""
         bins = self.classes or MOST_CLASSES + 1
-        numbers = labels.long().clamp(-1, bins) + 1
+        numbers = labels.long().clamp(-1, bins).add_(1)
         if self.ignored is None or not 0 <= self.ignored < bins:
             return numbers
         return numbers.masked_fill(labels == self.ignored, 0)
@@ -153,6 +152,7 @@ class Labels(Measurement):
         "on_train_batch_end",
         "on_validation_batch_start",
     )
+    steady: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Target,)
 
     target: Target
@@ -176,6 +176,13 @@ class Labels(Measurement):
         if counts is None:
             return None
         return cls(target, counts, moment.hook == "on_validation_batch_start", late)
+
+
+def _count(numbers: Tensor, bins: int) -> Tensor:
+    if numbers.device.type == "cpu":  # elsewhere it makes the host wait
+        return torch.bincount(numbers, minlength=bins)
+    counts = torch.zeros(bins, device=numbers.device)
+    return counts.scatter_add_(0, numbers, counts.new_ones(()).expand_as(numbers))
 
 
 def _asked_for(batch: Any, key: str | int | None, function: Any) -> Asked:

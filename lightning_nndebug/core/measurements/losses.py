@@ -28,6 +28,7 @@ class Loss(Measurement):
         "on_before_optimizer_step",
         "on_train_batch_end",
     )
+    steady: ClassVar[bool] = True
 
     value: float
     values: tuple[float, ...]
@@ -39,7 +40,8 @@ class Loss(Measurement):
         """Collects the losses on their device, and reads them once, before the step."""
         pending: list[torch.Tensor] = memory.__dict__.setdefault("pending", [])
         if moment.hook == "on_before_backward":
-            pending.append(moment.loss.detach() * accumulation(moment.trainer))
+            parts = accumulation(moment.trainer)
+            pending.append(moment.loss.detach() if parts == 1 else moment.loss.detach() * parts)
             memory.hooked = True
             return None
         if moment.hook == "on_train_batch_end":
@@ -53,9 +55,9 @@ class Loss(Measurement):
         if not pending:
             return None
         scale = loss_scale(moment.trainer) if moment.hook == "on_before_optimizer_step" else 1.0
-        values = [
-            one / scale for one in torch.stack([one.float().mean() for one in pending]).tolist()
-        ]
+        losses = [one.float().mean() for one in pending]
+        read = torch.stack(losses).tolist() if len(losses) > 1 else [losses[0].item()]
+        values = [one / scale for one in read]
         pending.clear()
         return cls(sum(values) / len(values), tuple(values), _index(moment), moment.step)
 

@@ -1,0 +1,42 @@
+"""When measurements rest, so that a long run of tiny steps is not slowed down."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+_UNRESTED = 200  # batches at the start, in which everything is watched
+_IN_A_ROW = 16  # batches are watched, and then as many are left out as it takes
+_SHARE = 0.005  # of the time of a step, for all measurements that can rest
+
+
+class Rest:
+    """Decides which batches of training only the steady measurements see.
+
+    What the others cost is the difference between the batches that all see and those that only the
+    steady ones do. Where it is less than half a percent of a step, nobody ever rests.
+    """
+
+    def __init__(self) -> None:
+        self.now = False
+        self._batches, self._until = 0, _UNRESTED
+        self._costs: dict[bool, deque[float]] = {
+            kind: deque([0.0], maxlen=_IN_A_ROW) for kind in (False, True)
+        }
+
+    def end_batch(self, cost: float, step_time: float, *, is_stepping: bool) -> None:
+        """Takes account of a batch; all who rest begin and end with an optimizer step.
+
+        Args:
+            cost: The seconds that we took.
+            step_time: The seconds that the batch took without us.
+            is_stepping: Whether the batch ended in an optimizer step.
+        """
+        self._batches += 1
+        self._costs[self.now].append(cost)
+        if self._batches < self._until or not is_stepping:
+            return
+        extra = median(self._costs[False]) - median(self._costs[True])
+        pause = 0 if self.now else int(_IN_A_ROW * (extra / (_SHARE * step_time) - 1))
+        self.now = pause > 0
+        self._until = self._batches + (pause if self.now else _IN_A_ROW)

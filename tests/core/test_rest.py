@@ -1,0 +1,42 @@
+"""Long runs of tiny steps are not slowed down: what need not see every batch rests."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_nndebug.core.rest import Rest
+
+
+def run(rest: Rest, batches: int, *, full: float, steady: float, step: float) -> list[bool]:
+    """Plays batches; returns at which of them the unsteady ones rested."""
+    rests = []
+    for _ in range(batches):
+        rests.append(rest.now)
+        rest.end_batch(steady if rest.now else full, step, is_stepping=True)
+    return rests
+
+
+def test_what_is_cheap_beside_a_step_never_rests() -> None:
+    """Half a percent of a step is its share."""
+    assert not any(run(Rest(), 5000, full=0.005, steady=0.001, step=1.0))
+
+
+def test_what_is_dear_rests_as_long_as_it_takes() -> None:
+    """A tenth of a step at a share of half a percent: one batch of twenty, sixteen in a row."""
+    rests = run(Rest(), 20_000, full=0.12, steady=0.02, step=1.0)
+    assert not any(rests[:200])
+    assert rests.count(False) / len(rests) == pytest.approx(0.05, abs=0.015)
+    awake = "".join("r" if one else "a" for one in rests[300:]).split("r")
+    assert {len(one) for one in awake if one} <= {16}
+
+
+def test_a_pause_begins_and_ends_with_an_optimizer_step() -> None:
+    """Micro-batches of one step are seen together, or not at all."""
+    rest, turns = Rest(), []
+    for batch in range(2000):
+        before = rest.now
+        rest.end_batch(0.12, 1.0, is_stepping=batch % 4 == 3)
+        if rest.now != before:
+            turns.append(batch % 4)
+    assert turns
+    assert set(turns) == {3}
