@@ -15,7 +15,9 @@ from .core.measurements.reach import Cut, Reach
 from .core.measurements.zeroing import Zeroing
 
 _SOURCE = "benchmarks/thresholds#gradient_flow"
-_YOUNG = 95  # steps in which a deep net may well free itself, and most do
+_YOUNG = 95  # steps in which a deep net may well free itself, and most do,
+_STUCK = 35  # or at least begin to: from here on the loss of those has left
+_PLATEAU = 0.95  # this share of the first one
 _FLOWS = 3  # looks in a row that the flow must be sick
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
@@ -51,6 +53,7 @@ class GradientDetector(Detector):
     histories: dict[str, list[dict[str, float]]] = state(dict)
     steepest: dict[str, str] = state(dict)
     flows: list[dict[str, float]] = state(list)
+    began: float = state(float)
     squeezes: dict[str, list[float]] = state(dict)
 
     @vital
@@ -119,7 +122,7 @@ class GradientDetector(Detector):
             )
 
     @rule("GRD102", severity=Severity.WARNING)
-    def vanishing_gradient(self, flow: GradientFlow) -> Iterator[Evidence]:
+    def vanishing_gradient(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """The gradient dies on its way to the first layers, so they hardly learn.
 
         Why it matters:
@@ -144,8 +147,8 @@ class GradientDetector(Detector):
         References:
             hochreiter1998vanishing, glorot2010understanding, he2015delving
         """
-        decades = max(one["decades"] for one in self._lately(flow))
-        if flow.age < _YOUNG or decades >= -self.vanishing_decades or self._explodes():
+        decades = max(one["decades"] for one in self._lately(flow, loss))
+        if self._is_young(flow) or decades >= -self.vanishing_decades or self._explodes():
             return
         first, *others = flow.reached
         largest = max(others, key=lambda one: one.gradient or 0.0)
@@ -194,7 +197,7 @@ class GradientDetector(Detector):
             )
 
     @rule("GRD104", severity=Severity.WARNING)
-    def lost_signal(self, flow: GradientFlow) -> Iterator[Evidence]:
+    def lost_signal(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """What the last layers get is the same for every sample: the input is lost on the way.
 
         Why it matters:
@@ -217,9 +220,10 @@ class GradientDetector(Detector):
         References:
             hochreiter1998vanishing, schoenholz2017deep, poole2016exponential
         """
-        flows, before = self._lately(flow), flow.signal_before or 0.0
+        flows, before = self._lately(flow, loss), flow.signal_before or 0.0
         signal = max(one["signal"] for one in flows)
-        if flow.age < _YOUNG or signal >= self.varying_share or before < 5 * self.varying_share:
+        is_lost = signal < self.varying_share and before >= 5 * self.varying_share
+        if self._is_young(flow) or not is_lost:
             return
         if max(one["decades"] for one in flows) < -self.vanishing_decades or self._explodes():
             return  # the gradient is the cause that can be treated
@@ -354,9 +358,15 @@ class GradientDetector(Detector):
         last = [history[-1]["excess"] for history in self.histories.values() if history]
         return max(last, default=-math.inf) > self.exploding_decades
 
-    def _lately(self, flow: GradientFlow) -> Sequence[dict[str, float]]:
+    def _is_young(self, flow: GradientFlow) -> bool:
+        """Whether it is too early to tell: sooner not, where the loss has not moved at all."""
+        is_stuck = min(one["loss"] for one in self.flows) > _PLATEAU * self.began > 0
+        return flow.age < (_STUCK if is_stuck else _YOUNG)
+
+    def _lately(self, flow: GradientFlow, loss: Loss) -> Sequence[dict[str, float]]:
         """Notes a look at the flow, and returns the last ones; all is well before the first."""
-        well = {"age": -1.0, "decades": 0.0, "signal": 1.0, "growth": 0.0}
+        well = {"age": -1.0, "decades": 0.0, "signal": 1.0, "growth": 0.0, "loss": loss.value}
+        self.began = self.began or loss.value
         self.flows = self.flows or [well] * _FLOWS
         if self.flows[-1]["age"] != flow.age:
             seen = {"decades": flow.decades, "signal": flow.signal, "growth": flow.growth}

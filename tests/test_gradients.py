@@ -28,9 +28,9 @@ DYING = tuple(10.0**i for i in range(-7, 1))
 
 def look(detector: GradientDetector, norm: float, loss: float = 1.0, **options: Any) -> list[Any]:
     """Shows one look to the rule of explosions: a single matrix of norm 1."""
-    told = Loss(value=loss, values=(loss,), optimizer=0, step=0)
-    gradients = Gradients("Adam", (Gradient("w", norm),), loss=told, **options)
-    return list(detector.exploding_gradient(gradients, told))
+    known = loss_of(loss)
+    gradients = Gradients("Adam", (Gradient("w", norm),), loss=known, **options)
+    return list(detector.exploding_gradient(gradients, known))
 
 
 def clipped(detector: GradientDetector, norm: float, looks: int = 40, **options: Any) -> list[Any]:
@@ -54,9 +54,17 @@ def flow(
     )
 
 
+def loss_of(value: float) -> Loss:
+    return Loss(value=value, values=(value,), optimizer=0, step=0)
+
+
 def told(rule: Any, seen: GradientFlow) -> list[str]:
-    """Shows the same flow at the steps 20, 50 and 100, and returns what is told of it, and when."""
-    evidence = [(age, one.where) for age in (20, 50, 100) for one in rule(replace(seen, age=age))]
+    """Shows the same flow at the steps 20, 50 and 100 of a run that learns, and what is told."""
+    evidence = [
+        (age, one.where)
+        for age in (20, 50, 100)
+        for one in rule(replace(seen, age=age), loss_of(1.0 - age / 200))
+    ]
     assert all(age == 100 for age, _ in evidence)
     return [where for _, where in evidence]
 
@@ -157,8 +165,17 @@ def test_a_deep_net_may_free_itself() -> None:
     assert not [
         one
         for age, seen in zip((20, 50, 100), looks, strict=True)
-        for one in detector.vanishing_gradient(replace(seen, age=age))
+        for one in detector.vanishing_gradient(replace(seen, age=age), loss_of(1 - age / 200))
     ]
+
+
+def test_a_net_that_does_not_move_at_all_is_told_of_sooner() -> None:
+    """After forty steps on the same spot; a loss without a zero says nothing of that kind."""
+    looks = [replace(flow(*DYING), age=age) for age in (4, 19, 40)]
+    for value, expected in ((1.0, [0, 0, 1]), (-1.0, [0, 0, 0])):
+        detector = GradientDetector()
+        told = [list(detector.vanishing_gradient(one, loss_of(value))) for one in looks]
+        assert [len(one) for one in told] == expected
 
 
 def test_one_shut_gate_is_no_vanishing_gradient() -> None:

@@ -23,7 +23,7 @@ from .schedules import optimizer_name
 
 # The flow is looked at in the step after these, and then ever more rarely: what was well for as
 # long as the run is old seldom turns. Sooner if the loss hardly depends on the first layers.
-_FIRST_FLOWS = (0, 4, 19, 49, 99)
+_FIRST_FLOWS = (0, 4, 19, 39, 94)
 _LATER, _SOONER, _SUSPICIOUS = 2.0, 1.25, 2.5
 
 
