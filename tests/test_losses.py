@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_nndebug import LossDetector
-from lightning_nndebug.core.measurements.loss_calls import _Listener
+from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_inputs import LossInputs, _is_used, read
 from losses_right import RIGHT
 from losses_wrong import WRONG
@@ -29,7 +29,7 @@ def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
     torch.manual_seed(0)
     given = batch()
     detector, evidence = LossDetector(), []
-    with _Listener(given) as mode:
+    with Listener(given) as mode:
         try:
             loss = step(Net(), given)
             mode.trace(loss)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..core.findings import Evidence
-from ..core.measurements.loss_calls import LossCall
+from ..core.measurements.fits import where
 from ..core.measurements.loss_inputs import LossInputs
 from .misuse import ELEMENTWISE
 
@@ -95,12 +95,6 @@ def accuracy_of_quantities(found: LossInputs) -> Iterator[Evidence]:
             f"never exactly equal",
             fixes=("Log a mean absolute error or R2 instead",),
         )
-
-
-def where(call: LossCall) -> str:
-    """Returns the place of a call: its function, and the target as the user writes it."""
-    name = "loss" if call.function == "difference" else call.function
-    return f"{name}({call.place})" if call.place is not None else name
 
 
 def _are_classes(counts: Sequence[int], even: float) -> bool:

@@ -33,10 +33,11 @@ _PADDED = 0.05  # the least share of tokens that tells whether padding counts
 _CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
 _NODES = 20_000  # of a graph that are looked at, to find out which calls the loss is made of
 
-# What only moves, copies, casts or bounds values: the tensor is still what some other operation made.
+# What only moves, copies, casts or bounds values: the tensor is still what another operation made.
 _MOVES = re.compile(
-    r"(View|UnsafeView|Reshape|Squeeze|Unsqueeze|Transpose|Permute|Slice|Select|Index|Clone|Copy|Expand|^T\d|MT|"
-    r"Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|Cat|Repeat|Gather)"
+    r"(View|UnsafeView|Reshape|Squeeze|Unsqueeze|Transpose|Permute|Slice|Select|Index|Clone|Copy|"
+    r"ToCopy|Expand|^T\d|MT|Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|"
+    r"Cat|Repeat|Gather)"
 )
 
 
@@ -63,8 +64,8 @@ class LossCall:
             and whatever has been reshaped, cast or clamped since. Nothing if it left no graph.
         is_dropped: Whether dropout has made them.
         features: How many features were last in what it made; None if axes were exchanged since.
-        factor: With which factor the result goes into the loss: 0 if it does not, NaN if by more
-            than a factor, None if nobody knows.
+        factor: With which factor the result goes into the loss, means and other rising functions
+            aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
     """
 
     function: str
@@ -249,7 +250,7 @@ def _listen(moment: Moment, memory: SimpleNamespace) -> None:
     _stop_listening(memory)
     memory.eager = eagerly(moment.module)
     memory.eager.__enter__()
-    memory.mode = _Listener(moment.batch)
+    memory.mode = Listener(moment.batch)
     memory.mode.__enter__()
 
 
@@ -260,11 +261,17 @@ def _stop_listening(memory: SimpleNamespace) -> None:
         eager.__exit__(None, None, None)
 
 
-class _Listener(TorchFunctionMode):
-    """Notes calls as they are made. What it knows of them is read before: the call may fail."""
+class Listener(TorchFunctionMode):
+    """Notes calls as they are made. What it knows of them is read before: the call may fail.
 
-    def __init__(self, batch: Any) -> None:
+    Args:
+        batch: Where targets may come from.
+        replayed: Whether it listens to a step that a sandbox runs again, or else keeps still then.
+    """
+
+    def __init__(self, batch: Any, *, replayed: bool = False) -> None:
         super().__init__()
+        self._replayed = replayed
         self._leaves = tensors(batch)
         self._convention = conventional(batch)
         self._calls: list[LossCall] = []
@@ -275,8 +282,13 @@ class _Listener(TorchFunctionMode):
         self._vocabularies: set[int] = set()
 
     def heard(self) -> tuple[Any, ...]:
+        """Returns the calls, what was embedded, and the hand-written differences."""
         embedded, vocabularies = frozenset(self._embedded), frozenset(self._vocabularies)
         return tuple(self._calls), embedded, vocabularies, tuple(self._differences)
+
+    def made(self) -> dict[Any, LossCall]:
+        """Returns the calls by the node of the graph that they have left."""
+        return {node: calls[index] for node, (calls, index) in self._nodes.items()}
 
     def trace(self, loss: Tensor) -> None:
         """Notes which of the calls so far the loss is made of."""
@@ -286,8 +298,11 @@ class _Listener(TorchFunctionMode):
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
             return
         for node, (calls, index) in self._nodes.items():
-            factor = (calls[index].factor or 0.0) + found.get(node, 0.0)
-            calls[index] = replace(calls[index], factor=factor)
+            call = calls[index]
+            factor, form = found.get(node, (0.0, ""))
+            if call.function == "difference" and form:
+                call = replace(call, options={"form": form})
+            calls[index] = replace(call, factor=(call.factor or 0.0) + factor)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -295,7 +310,7 @@ class _Listener(TorchFunctionMode):
         kwargs = kwargs or {}
         name = _heard_functions().get(func)
         calls = self._differences if name == "difference" else self._calls
-        if name is None or running() or len(calls) == _CALLS:
+        if name is None or len(calls) == _CALLS or running() != self._replayed:
             return func(*args, **kwargs)
         if name == "dropout":
             result = func(*args, **kwargs)
@@ -461,47 +476,52 @@ def _op(node: Any) -> str:
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
-def _factors(root: Any, wanted: set[Any]) -> dict[Any, float]:
+def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
     """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
 
-    Means and sums count as 1: the sign is what matters.
+    Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
+    ``squared``, or its ``absolute`` value is taken, which do not count.
     """
-    found: dict[Any, float] = {}
+    found: dict[Any, tuple[float, str]] = {}
     opaque: set[Any] = set()
-    stack = [(root, 1.0)]
+    stack: list[tuple[Any, float, str]] = [(root, 1.0, "")]
     for _ in range(_NODES):
         if not stack:
             break
-        node, factor = stack.pop()
+        node, factor, form = stack.pop()
         if node in wanted:
-            found[node] = found.get(node, 0.0) + factor
+            found[node] = found.get(node, (0.0, ""))[0] + factor, form
             continue
         if node is None or (math.isnan(factor) and node in opaque):
             continue
-        if math.isnan(factor):
+        if math.isnan(factor) or form:
             opaque.add(node)
-        passed = None if math.isnan(factor) else _passed(node)
+            factor, form, power = math.nan, "", ""
+        else:
+            power = _power(node)
+        passed = None if math.isnan(factor) else (1.0,) if power else _passed(node)
         for index, (parent, _) in enumerate(node.next_functions):
-            stack.append((parent, factor * (passed[index] if passed else math.nan)))
+            stack.append((parent, factor * (passed[index] if passed else math.nan), power))
     return found
+
+
+def _power(node: Any) -> str:
+    name = _op(node)
+    if name == "Pow" and getattr(node, "_saved_exponent", None) == 2:  # noqa: PLR2004
+        return "squared"
+    return "absolute" if name == "Abs" else ""
 
 
 def _passed(node: Any) -> tuple[float, ...] | None:
     """Returns the factor that an operation puts on each of its inputs; None if it does more."""
     name, count = _op(node), len(node.next_functions)
-    if name in ("Mean", "Sum", "Nansum") or _MOVES.match(name) or name == "Add":
+    if name in ("Mean", "Sum", "Nansum", "Add", "Sqrt", "Log", "Exp") or _MOVES.match(name):
         return (1.0,) * count
-    if name == "Neg":
-        return (-1.0,)
-    if name == "Sub":
-        return (1.0, -1.0)
-    if name == "Rsub":
-        return (-1.0, 1.0)
     if name == "Mul":
         return _scalar(node, "other"), _scalar(node, "self")
     if name == "Div":
-        return (1.0 / (_scalar(node, "other") or math.nan), math.nan)[:count]
-    return None
+        return (1.0 / (_scalar(node, "other") or math.nan), math.nan)
+    return {"Neg": (-1.0,), "Sub": (1.0, -1.0), "Rsub": (-1.0, 1.0)}.get(name)
 
 
 def _scalar(node: Any, name: str) -> float:
