@@ -16,13 +16,12 @@ from ..core.measurements.schedules import Schedules
 from ..core.measurements.step_probe import StepProbe
 from .misuse import broadcast, mismatch
 from .progress import (
-    CHANCE,
-    FLOOR,
     LOSS,
     STEP,
     Histories,
     baseline,
     excess,
+    first_ratio,
     has_diverged,
     has_stalled,
     is_late,
@@ -38,7 +37,6 @@ from .unsuitable import (
     squared_classes,
     unbounded_answers,
 )
-
 
 _SOURCE = "benchmarks/thresholds#losses"
 _PROBES = 9
@@ -76,7 +74,7 @@ class LossDetector(Detector):
         nndebug/losses/kept: What the last probed step kept of what the gradient promised.
     """
 
-    chance_ratio: float = threshold(default=2.5, source=_SOURCE, minimum=1.0)
+    chance_ratio: float = threshold(default=2.0, source=_SOURCE, minimum=1.0)
     variance_ratio: float = threshold(default=10.0, source=_SOURCE, minimum=1.0)
     stalled: float = threshold(default=0.97, source=_SOURCE, maximum=1.0)
     relation: float = threshold(default=0.1, source=_SOURCE, maximum=1.0)
@@ -120,24 +118,21 @@ class LossDetector(Detector):
             return
         for name, history in self.histories.items():
             looks = history["looks"]
-            if len(looks) != _LOOKS or looks[0][STEP] > _LOOKS:
-                continue
-            first, constant = looks[0], baseline(history)
+            found = first_ratio(history) if len(looks) == _LOOKS and looks[0][STEP] == 0 else None
             quantities = history["kind"] == "quantities"
-            # Not the first batch alone: the other two have to be far off, too, if less so.
-            level = constant if quantities else max(first[CHANCE], constant)
             limit = self.variance_ratio if quantities else self.chance_ratio
-            ratio = (first[LOSS] - first[FLOOR]) / max(level - first[FLOOR], 1e-9)
-            if ratio > limit:
-                what = "the variance of the targets" if quantities else "a guess's"
-                value = "squared error" if quantities else "loss"
-                yield Evidence(
-                    where=name,
-                    measured=first[LOSS],
-                    limit=limit * level,
-                    message=f"the first {value} is {first[LOSS]:.3g}, {ratio:.1f} times {what} "
-                    f"({level:.3g}); the limit is {limit:g} times, at {history['line']}",
-                )
+            if found is None or found[0] <= limit:
+                continue
+            ratio, guess = found
+            value = "squared error" if quantities else "loss"
+            of = "the variance of the targets" if quantities else "that of a guess"
+            yield Evidence(
+                where=name,
+                measured=looks[0][LOSS],
+                limit=limit * guess,
+                message=f"the first {value} is {looks[0][LOSS]:.3g}, {ratio:.1f} times {of} "
+                f"({guess:.3g}); the limit is {limit:g} times, at {history['line']}",
+            )
 
     @rule("LOS102", severity=Severity.ERROR)
     def loss_input_mismatch(self, found: LossInputs) -> Iterator[Evidence]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..core.measurements.loss_calls import LossCall
-from ..core.measurements.loss_inputs import Axis, LossInput
+from ..core.measurements.loss_inputs import Axis, LossInput, Values
 
 Found = tuple[str, str]
 
@@ -79,8 +79,12 @@ def _cross_entropy(one: LossInput) -> Found | None:
     if call.made_by == "Softmax" or hidden:
         told = "cross_entropy takes the softmax itself, and gets probabilities"
         return told, "Pass the raw scores: remove the softmax"
-    if found := _scores(one, "cross_entropy"):
-        return found
+    return _scores(one, "cross_entropy") or _axis(one)
+
+
+def _axis(one: LossInput) -> Found | None:
+    """What tells that the classes are not along axis 1."""
+    call, target = one.call, one.target
     if target is None:
         return _ambiguous(call)
     if len(call.shape) > 2 and target.are_along_last:  # noqa: PLR2004
@@ -141,16 +145,19 @@ def _kl_div(one: LossInput) -> Found | None:
     if one.call.failed or target is None or given.length < 2:  # noqa: PLR2004
         return None
     is_log = bool(one.call.options.get("log_target"))
-    probable = one.call.made_by == "Softmax" or given.are_probabilities
-    if probable and target.lowest < 0 and not is_log:
-        told = "the first argument is probabilities and the second logarithms"
-        return told, "Exchange them: kl_div(log_q, p), where q is the prediction"
-    if probable:
+    if one.call.made_by == "Softmax" or given.are_probabilities:
+        if target.lowest < 0 and not is_log:
+            told = "the first argument is probabilities and the second logarithms"
+            return told, "Exchange them: kl_div(log_q, p), where q is the prediction"
         told = "kl_div wants logarithms of probabilities first, and gets probabilities"
         return told, "Use log_softmax for the prediction"
     if min(given.classes.masses[2], given.last.masses[2]) > _EXCESS:
         told = "kl_div wants logarithms of probabilities first, and gets raw scores"
         return told, "Apply log_softmax to the prediction"
+    return _kl_target(target, is_log)
+
+
+def _kl_target(target: Values, is_log: bool) -> Found | None:
     if target.lowest < -1e-4 and not is_log:  # noqa: PLR2004
         told = f"the target of kl_div is negative (down to {target.lowest:.3g}): no probabilities"
         return told, "Use softmax for the target, or log_target=True if they are logarithms"

@@ -1,4 +1,4 @@
-"""What the fits of several steps say together: was the start a fair one, and did anything come of it?"""
+"""What the fits of several steps say together: a fair start, and whether anything came of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ def take_up(histories: Histories, fits: Fits) -> None:
     for fit in fits.fits:
         known = histories.get(fit.where)
         if known is None or not _agree(known, fit):
-            known = {"kind": fit.kind, "totals": fit.totals * 0, "looks": [], "line": str(fit.line)}
+            known = {
+                "kind": fit.kind,
+                "totals": fit.totals * 0,
+                "looks": [],
+                "line": str(fit.line),
+                "scaled": fit.scaled,
+            }
             histories[fit.where] = known
         looks = known["looks"]
         if looks and looks[-1][STEP] >= fits.step:
@@ -51,6 +57,24 @@ def excess(history: History, looks: Sequence[Sequence[float]]) -> float:
     floor = statistics.fmean(one[FLOOR] for one in looks)
     loss = statistics.fmean(one[LOSS] for one in looks) - floor
     return loss / max(baseline(history) - floor, 1e-9)
+
+
+def first_ratio(history: History) -> tuple[float, float] | None:
+    """Returns the loss of the first look over that of a guess, and the latter.
+
+    None if that says nothing: a temperature makes scores large on purpose, and a margin takes from
+    the score of the own class alone.
+    """
+    looks = history["looks"]
+    first, constant = looks[0], baseline(history)
+    quantities = history["kind"] == "quantities"
+    # Equally likely is a fair guess, too, where some classes are rare.
+    guess = constant if quantities else max(first[CHANCE], constant)
+    lost = -statistics.fmean(one[RELATION] for one in looks) * constant
+    more = statistics.fmean(one[LOSS] for one in looks) - guess
+    if not quantities and (history["scaled"] or lost > more / 2):
+        return None
+    return (first[LOSS] - first[FLOOR]) / max(guess - first[FLOOR], 1e-9), guess
 
 
 def recent(history: History) -> list[list[float]]:
@@ -98,7 +122,7 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
         return None
     best, last = min(levels[:-_FEW]), levels[-_FEW:]
     worst = min(last)
-    falling = last[-1] < 0.9 * last[0]  # noqa: PLR2004 -- it recovers
+    falling = last[-1] < 0.9 * last[0]
     return (best, last[-1]) if worst > 1 and worst > rise * best and not falling else None
 
 
@@ -129,4 +153,3 @@ def verdict(probes: Sequence[dict[str, Any]]) -> str:
 
 def _agree(history: History, fit: Fit) -> bool:
     return history["kind"] == fit.kind and history["totals"].shape == fit.totals.shape
-

@@ -40,6 +40,7 @@ class Fit:
         totals: What adds up to the statistics of the targets: rows of class weights; or the counts,
             sums, and sums of squares of the quantities.
         kind: ``classes``, ``answers`` or ``quantities``.
+        scaled: Whether predictions were multiplied or divided by something: a temperature.
     """
 
     where: str
@@ -51,6 +52,7 @@ class Fit:
     samples: int
     totals: Tensor = field(repr=False)
     kind: str
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _fit_of_shares(
     numbers = torch.stack([-own, floor, relation]).tolist()
     return Fit(
         where(call), call.line, numbers[0], chance * float(weighted.sum() / samples), numbers[1],
-        numbers[2], len(shares), totals.cpu(), kind,
+        numbers[2], len(shares), totals.cpu(), kind, call.made_by in ("Mul", "Div"),
     )  # fmt: skip
 
 
