@@ -10,6 +10,8 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from losses_right import RIGHT
+from losses_wrong import WRONG
 from program import Program, fit
 from torch import nn
 from torch.nn import functional as F
@@ -18,8 +20,9 @@ from torch.utils.data import DataLoader
 from lightning_nndebug import LossDetector
 from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_inputs import LossInputs, _is_used, read
-from losses_right import RIGHT
-from losses_wrong import WRONG
+
+
+ONCE = {"max_epochs": 1}
 
 
 def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
@@ -29,12 +32,9 @@ def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
     torch.manual_seed(0)
     given = batch()
     detector, evidence = LossDetector(), []
-    with Listener(given) as mode:
-        try:
-            loss = step(Net(), given)
-            mode.trace(loss)
-        except Exception as error:
-            assert any(one.failed for one in mode.heard()[0]), repr(error)
+    # Some loss functions refuse what they are given.
+    with Listener(given) as mode, contextlib.suppress(RuntimeError):
+        mode.trace(step(Net(), given))
     calls, _, _, differences = mode.heard()
     used = [one for one in (*calls, *differences) if one.failed or _is_used(one)]
     found = LossInputs(tuple(read(one) for one in used if one.function != "gather"), way)
@@ -89,7 +89,7 @@ def found(loss: Any, **options: Any) -> list[Any]:
     """What the detector finds in four steps, whether or not they come to their end."""
     detector = LossDetector(**options)
     with contextlib.suppress(RuntimeError):
-        fit(Program(Task(loss), digits(4)), detector)
+        fit(Program(Task(loss), digits(4), trainer=ONCE), detector)
     return detector.findings
 
 
@@ -126,7 +126,7 @@ def test_gradients_that_are_turned_off_are_not_our_business() -> None:
 
     detector = LossDetector()
     with pytest.raises(RuntimeError):
-        fit(Program(Off(loss), digits(1)), detector)
+        fit(Program(Off(loss), digits(1), trainer=ONCE), detector)
     assert not detector.findings
 
 
@@ -149,10 +149,10 @@ def test_manual_optimization_is_understood() -> None:
             self.manual_backward(self.loss(scores, y))
             self.optimizers().step()
 
-    for loss, codes in ((F.cross_entropy, []), (lambda s, y: F.nll_loss(s, y), ["LOS102"])):
+    for loss, codes in ((F.cross_entropy, []), (F.nll_loss, ["LOS102"])):
         detector = LossDetector()
         module = Manual(loss)
-        fit(Program(module, digits(3)), detector)
+        fit(Program(module, digits(3), trainer=ONCE), detector)
         assert [one.code for one in detector.findings] == codes
 
 
@@ -168,7 +168,7 @@ def test_maximize_turns_a_loss_around() -> None:
         (lambda s, y: -F.cross_entropy(s, y), []),
     ):
         detector = LossDetector()
-        fit(Program(Upward(loss), digits(3)), detector)
+        fit(Program(Upward(loss), digits(3), trainer=ONCE), detector)
         assert [one.code for one in detector.findings] == codes
 
 
@@ -184,5 +184,5 @@ def test_an_accuracy_does_not_fit_a_regression() -> None:
 
     batches = DataLoader([(torch.randn(16, 8), torch.randn(16))] * 4, batch_size=None)
     detector = LossDetector()
-    fit(Program(Regression(None), batches), detector)
+    fit(Program(Regression(None), batches, trainer=ONCE), detector)
     assert [(one.code, one.where) for one in detector.findings] == [("LOS109", "train_acc")]

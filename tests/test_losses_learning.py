@@ -17,7 +17,7 @@ from lightning_nndebug import LossDetector
 from lightning_nndebug.core.measurements.fits import Fit, Fits, constant
 from lightning_nndebug.core.measurements.fits import fit as fit_of
 from lightning_nndebug.core.measurements.loss_calls import Listener
-from lightning_nndebug.core.measurements.loss_terms import Regularization, Term, LossTerms, terms
+from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
 from lightning_nndebug.losses.progress import verdict
 

@@ -72,7 +72,7 @@ def _scores(one: LossInput, function: str) -> Found | None:
 
 
 def _cross_entropy(one: LossInput) -> Found | None:
-    call, given, target = one.call, one.input, one.target
+    call, given = one.call, one.input
     if call.failed or given.length < 2:  # noqa: PLR2004 -- a crash, or one unit: told elsewhere
         return None
     hidden = given.are_probabilities and call.made_by not in _LINEAR

@@ -16,6 +16,7 @@ Histories = dict[str, History]
 
 STEP, LOSS, FLOOR, CHANCE, RELATION = range(5)  # what is kept of a look
 
+_MEANS = ("loss", "floor", "chance")
 _FIRST, _LAST = 3, 60  # looks that are kept
 _FEW = 3  # looks that are judged together, at least
 _LEAST = 30  # steps before anything is said of progress
@@ -26,22 +27,22 @@ _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 
 def take_up(histories: Histories, fits: Fits) -> None:
     """Adds what was seen in a step, unless another rule has done so."""
-    for fit in fits.fits:
-        known = histories.get(fit.where)
-        if known is None or not _agree(known, fit):
-            known = {
-                "kind": fit.kind,
-                "totals": fit.totals * 0,
-                "looks": [],
-                "line": str(fit.line),
-                "scaled": fit.scaled,
-            }
-            histories[fit.where] = known
+    together: dict[str, list[Fit]] = {}
+    for fit in fits.fits:  # a loss at each time step is one loss
+        together.setdefault(fit.where, []).append(fit)
+    for where, same in together.items():
+        fit, totals = same[0], sum(one.totals for one in same if _agree(same[0], one))
+        known = histories.get(where)
+        if known is None or known["kind"] != fit.kind or known["totals"].shape != fit.totals.shape:
+            known = {"kind": fit.kind, "totals": fit.totals * 0, "looks": [], "line": str(fit.line)}
+            histories[where] = {**known, "scaled": fit.scaled}
+            known = histories[where]
         looks = known["looks"]
         if looks and looks[-1][STEP] >= fits.step:
             continue
-        known["totals"] = known["totals"] + fit.totals
-        looks.append([fits.step, fit.loss, fit.floor, fit.chance, fit.relation])
+        known["totals"] = known["totals"] + totals
+        means = [statistics.fmean(getattr(one, name) for one in same) for name in _MEANS]
+        looks.append([fits.step, *means, max(one.relation for one in same)])
         if len(looks) > _FIRST + _LAST:
             del looks[_FIRST]
 
@@ -123,7 +124,8 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     best, last = min(levels[:-_FEW]), levels[-_FEW:]
     worst = min(last)
     falling = last[-1] < 0.9 * last[0]
-    return (best, last[-1]) if worst > 1 and worst > rise * best and not falling else None
+    rises = worst > max(1.0, rise * best) and not falling
+    return (best, last[-1]) if rises else None
 
 
 def step_record(probe: StepProbe) -> dict[str, Any]:
@@ -151,5 +153,5 @@ def verdict(probes: Sequence[dict[str, Any]]) -> str:
     return "not the learning rate"
 
 
-def _agree(history: History, fit: Fit) -> bool:
-    return history["kind"] == fit.kind and history["totals"].shape == fit.totals.shape
+def _agree(one: Fit, other: Fit) -> bool:
+    return one.kind == other.kind and one.totals.shape == other.totals.shape

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug.core.measurements.loss_calls import LossCall, Listener, _running_calls
+from lightning_nndebug.core.measurements.loss_calls import Listener, LossCall, _running_calls
 
 LOGITS = torch.randn(6, 4, requires_grad=True)
 Y = torch.tensor([0, 1, 2, 3, 3, 1])

@@ -17,6 +17,7 @@ from . import Measurement, Moment
 from .loss_calls import LossCall, LossCalls
 
 _COLUMNS = 1024  # of the quantities that each sample has, at most
+_ROWS, _ENTRIES = 64, 2**21  # enough labels of a vocabulary, and no more than fit into memory
 _FORMS = ("squared", "absolute")
 _TINY = 1e-9
 _VARIED = 0.05  # the least entropy of targets that predictions can be related to
@@ -125,18 +126,18 @@ def _classes(call: LossCall, scores: Tensor, target: Tensor) -> Fit | None:
     count = call.classes or 0
     if count < 2 or call.function not in ("cross_entropy", "nll_loss"):  # noqa: PLR2004
         return None
-    axis = call.axis or 0
-    logs = scores if call.function == "nll_loss" else scores.log_softmax(axis)
-    logs = logs.movedim(axis, -1).reshape(-1, count)
+    axis, rows = call.axis or 0, max(_ROWS, _ENTRIES // count)
+    logs = scores.movedim(axis, -1).reshape(-1, count)[:rows]
+    logs = logs if call.function == "nll_loss" else logs.log_softmax(1)
     if call.has_indices:
-        labels = target.reshape(-1)
+        labels = target.reshape(-1)[:rows]
         counts = labels != call.ignored
         logs, labels = logs[counts], labels[counts]
         if not len(labels) or bool(((labels < 0) | (labels >= count)).any()):
             return None
         shares = functional.one_hot(labels, count).float()
     elif target.shape == scores.shape:
-        shares = target.float().movedim(axis, -1).reshape(-1, count)
+        shares = target.float().movedim(axis, -1).reshape(-1, count)[:rows]
     else:
         return None
     smoothing = float(call.options.get("label_smoothing") or 0.0)

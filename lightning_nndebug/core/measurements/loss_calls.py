@@ -314,7 +314,8 @@ class Listener(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "dropout":
             result = func(*args, **kwargs)
-            self._dropped = [*self._dropped[-3:], result]
+            if kwargs.get("training", args[2] if len(args) > 2 else True):  # noqa: PLR2004
+                self._dropped = [*self._dropped[-3:], result]
             return result
         call = self._note(name, func, args, kwargs)
         if call is None:

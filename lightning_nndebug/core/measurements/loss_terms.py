@@ -29,6 +29,7 @@ _LATER = 1.5
 _TERMS = 8  # at most; a backward for each
 _MOST = 256  # nodes that a loss is the sum of, such as a penalty on each of its parameters
 _NODES = 20_000
+_SAMPLE = 4096  # entries of a parameter
 _FACTORS = ("Mul", "Div", "Neg", "ToCopy", "View", "Squeeze", "Unsqueeze", "Clone", "Add")
 _COUPLED = (
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam,
@@ -261,24 +262,34 @@ def _decay(moment: Moment) -> tuple[float, float]:
         return 0.0, rate
     if not isinstance(optimizer, _COUPLED):
         return math.nan, rate
+    factors = []
     for decay, group in groups:
         apart = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
         for p in group["params"]:
             if p.grad is None or not decay:
                 continue
-            pulls.append(p.detach() * decay)
-            steps.append(_direction(optimizer.state.get(p, {}), group, p) if apart else p.grad)
+            # Adam's direction takes memory to compute: a sample of its entries will do.
+            stride = max(1, p.numel() // _SAMPLE) if apart else 1
+            pulls.append(_sample(p.detach(), stride))
+            state = optimizer.state.get(p, {})
+            steps.append(_direction(state, group, p, stride) if apart else p.grad)
+            factors.append((decay, math.sqrt(stride)))
     if not pulls:
         return 0.0, rate
     norms = read_norms([*pulls, *steps])
-    scale = gradient_scale(moment.trainer, optimizer)
-    data = math.hypot(*norms[len(pulls) :]) / scale
-    return (math.hypot(*norms[: len(pulls)]) / data if data else math.nan), rate
+    pull = math.hypot(*(d * k * n for (d, k), n in zip(factors, norms, strict=False)))
+    data = math.hypot(*(k * n for (_, k), n in zip(factors, norms[len(pulls) :], strict=True)))
+    data /= gradient_scale(moment.trainer, optimizer)
+    return (pull / data if data else math.nan), rate
 
 
-def _direction(state: dict[str, Any], group: dict[str, Any], p: Tensor) -> Tensor:
+def _direction(state: dict[str, Any], group: dict[str, Any], p: Tensor, stride: int) -> Tensor:
     """Returns what Adam multiplies by its rate; before its first step, as long as it will be."""
     if "exp_avg" not in state:
-        return torch.ones_like(p)
-    root = state["exp_avg_sq"].sqrt().add_(group.get("eps", 1e-8))
-    return state["exp_avg"] / root  # type: ignore[no-any-return]
+        return torch.ones_like(_sample(p.detach(), stride))
+    root = _sample(state["exp_avg_sq"], stride).sqrt() + group.get("eps", 1e-8)
+    return torch.div(_sample(state["exp_avg"], stride), root)
+
+
+def _sample(tensor: Tensor, stride: int) -> Tensor:
+    return tensor if stride == 1 else tensor.reshape(-1)[::stride]
