@@ -16,6 +16,7 @@ from .core.measurements import Measurement as Measurement
 from .core.measurements import Moment as Moment
 from .gradients import GradientDetector as GradientDetector
 from .learning_rate import LearningRateDetector as LearningRateDetector
+from .losses import LossDetector as LossDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
 from .suite import NNDebug as NNDebug

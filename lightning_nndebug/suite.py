@@ -9,6 +9,7 @@ from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
 from .gradients import GradientDetector
 from .learning_rate import LearningRateDetector
+from .losses import LossDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
 
@@ -18,6 +19,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ModeDetector,
     ClassBalanceDetector,
     LearningRateDetector,
+    LossDetector,
 )
 
 

@@ -17,7 +17,7 @@ from lightning_nndebug import ClassBalanceDetector, NNDebug
 from lightning_nndebug.core.measurements.class_counts import ClassCounts
 from lightning_nndebug.core.measurements.label_stream import LabelStream
 from lightning_nndebug.core.measurements.labels import Target
-from lightning_nndebug.core.measurements.loss_calls import LabelCalls, _Listener
+from lightning_nndebug.core.measurements.loss_calls import LabelCalls, Listener
 
 # -- the order of labels
 
@@ -193,7 +193,7 @@ Y = torch.tensor([0, 1, 2, 2, 1, 0])
 
 def encoded(step: Any) -> list[Any]:
     """What is told of the loss calls of a step, whether it fails or not."""
-    with _Listener((LOGITS, Y)) as mode, suppress(IndexError, RuntimeError, ValueError):
+    with Listener((LOGITS, Y)) as mode, suppress(IndexError, RuntimeError, ValueError):
         step()
     return list(ClassBalanceDetector().invalid_label(LabelCalls(mode.heard()[0])))
 

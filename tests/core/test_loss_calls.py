@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug.core.measurements.loss_calls import LossCall, _Listener, _running_calls
+from lightning_nndebug.core.measurements.loss_calls import Listener, LossCall, _running_calls
 
 LOGITS = torch.randn(6, 4, requires_grad=True)
 Y = torch.tensor([0, 1, 2, 3, 3, 1])
@@ -17,7 +17,7 @@ Y = torch.tensor([0, 1, 2, 3, 3, 1])
 
 def heard(step: Any, *batch: Any) -> tuple[LossCall, ...]:
     """The calls that a step makes with this batch."""
-    with _Listener(batch) as mode:
+    with Listener(batch) as mode:
         step(*batch)
     return mode.heard()[0]
 
@@ -87,7 +87,7 @@ def test_regression_has_no_classes() -> None:
 
 def test_a_call_that_fails_is_noted_all_the_same() -> None:
     """What was given is read before it is used."""
-    with pytest.raises(IndexError), _Listener((Y, Y + 1)) as mode:
+    with pytest.raises(IndexError), Listener((Y, Y + 1)) as mode:
         F.cross_entropy(LOGITS, Y + 1)
     (call,) = mode.heard()[0]
     assert (call.failed, call.lowest, call.highest, call.strange) == (True, 1, 4, (4,))
@@ -111,7 +111,7 @@ def test_padding_that_counts_is_told() -> None:
     batch = {"input_ids": torch.zeros(2, 4), "attention_mask": mask, "labels": labels}
 
     def padding(ignore_index: int, reduction: str = "mean") -> int | None:
-        with _Listener(batch) as mode:
+        with Listener(batch) as mode:
             F.cross_entropy(logits.mT, labels, ignore_index=ignore_index, reduction=reduction)
         return mode.heard()[0][0].padding
 
@@ -123,7 +123,7 @@ def test_padding_that_counts_is_told() -> None:
 def test_looked_up_tensors_are_inputs() -> None:
     """Embeddings tell what is a token, and how large the vocabulary is."""
     tokens = torch.tensor([[0, 1], [2, 3]])
-    with _Listener((tokens, Y)) as mode:
+    with Listener((tokens, Y)) as mode:
         nn.Embedding(9, 2)(tokens[:, 1:])
     assert [str(place) for place in mode.heard()[1]] == ["batch[0]"]
     assert mode.heard()[2] == {9}
@@ -142,7 +142,7 @@ def test_huge_predictions_are_kept_in_part() -> None:
 def test_what_cannot_be_read_does_not_hurt_the_step() -> None:
     """Under vmap tensors have no values; the step goes on."""
     loss = torch.func.vmap(F.cross_entropy)
-    with _Listener((Y,)) as mode:
+    with Listener((Y,)) as mode:
         result = loss(torch.randn(3, 6, 4), Y.expand(3, 6))
     assert result.shape == (3,)
     assert all(one.place is None for one in mode.heard()[0])

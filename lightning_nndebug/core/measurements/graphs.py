@@ -18,6 +18,11 @@ from . import Measurement, Moment
 
 log = logging.getLogger("lightning_nndebug")
 
+# What takes a value out of the graph.
+_CUTTERS = {"detach", "detach_", "item", "tolist", "numpy", "argmax", "argmin", "data", "tensor",
+            "eq", "__eq__", "gt", "__gt__", "lt", "__lt__", "ge", "__ge__", "le", "__le__",
+            "long", "int", "bool", "__float__"}  # fmt: skip
+_DATA = {Tensor.data.__get__}  # type: ignore[attr-defined]
 # So many losses in a row that require a gradient by themselves are no batches that are left out.
 _LEFT_OUT = 3
 
@@ -35,6 +40,9 @@ class LostGraph(Measurement):
         on: How many did not.
         switch: The line that turned them off.
         first: The line of the first operation without.
+        cut: The last line that took a value out of the graph, by ``item`` or ``argmax`` for one.
+        cutter: What did it there.
+        again: Whether the step has been run again at all.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -49,6 +57,9 @@ class LostGraph(Measurement):
     on: int = 0
     switch: Line | None = None
     first: Line | None = None
+    cut: Line | None = None
+    cutter: str = ""
+    again: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LostGraph | None:
@@ -85,6 +96,9 @@ class LostGraph(Measurement):
             on=listener.on,
             switch=listener.switch,
             first=listener.first,
+            cut=listener.cut,
+            cutter=listener.cutter,
+            again=True,
         )
 
     @classmethod
@@ -101,6 +115,8 @@ class _Listener(TorchFunctionMode):
         self.on = self.off = 0
         self.switch: Line | None = None
         self.first: Line | None = None
+        self.cut: Line | None = None
+        self.cutter = ""
         self._last_switch: Line | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -115,7 +131,15 @@ class _Listener(TorchFunctionMode):
                 self.off += 1
                 self.switch = self.switch or self._last_switch
                 self.first = self.first or nearest_line(sys._getframe(1))
+        name = getattr(func, "__name__", "")
+        name = "data" if func in _DATA else name
+        if name in _CUTTERS and _requires_grad(args):
+            self.cut, self.cutter = nearest_line(sys._getframe(1)), name
         return func(*args, **kwargs)
+
+
+def _requires_grad(args: Any) -> bool:
+    return bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
 
 
 def _is_trainable(value: Any) -> bool:

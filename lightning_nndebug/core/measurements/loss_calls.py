@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,14 @@ _TARGETS = ("target", "targets")
 _HELD = 2**22  # entries of a tensor that are kept for the step; of a larger one, its first rows
 _PADDED = 0.05  # the least share of tokens that tells whether padding counts
 _CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
+_NODES = 20_000  # of a graph that are looked at, to find out which calls the loss is made of
+
+# What only moves, copies, casts or bounds values: the tensor is still what another operation made.
+_MOVES = re.compile(
+    r"(View|UnsafeView|Reshape|Squeeze|Unsqueeze|Transpose|Permute|Slice|Select|Index|Clone|Copy|"
+    r"ToCopy|Expand|^T\d|MT|Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|"
+    r"Cat|Repeat|Gather)"
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,19 @@ class LossCall:
         options: The other arguments by name, defaults included.
         place: The tensor of the batch that is the target, or holds the same values.
         whole: Whether the target is all of that tensor, not a part of it.
+        is_integer: Whether that tensor holds integers.
         lowest: The least value of the targets that count, for functions that tell classes apart.
         highest: Their largest value.
         strange: Up to eight values outside of what the function takes.
         padding: The class number that padded tokens have, if they count like all others.
         line: The line of the user's code that made the call.
         failed: Whether the call raised an error.
+        made_by: The operation that made the predictions, such as ``Softmax``: as autograd calls it,
+            and whatever has been reshaped, cast or clamped since. Nothing if it left no graph.
+        is_dropped: Whether dropout has made them.
+        features: How many features were last in what it made; None if axes were exchanged since.
+        factor: With which factor the result goes into the loss, means and other rising functions
+            aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
     """
 
     function: str
@@ -59,12 +75,17 @@ class LossCall:
     options: Mapping[str, Any] = field(default_factory=dict)
     place: Place | None = None
     whole: bool = False
+    is_integer: bool = False
     lowest: float = math.nan
     highest: float = math.nan
     strange: tuple[float, ...] = ()
     padding: int | None = None
     line: Line | None = None
     failed: bool = False
+    made_by: str = ""
+    is_dropped: bool = False
+    features: int | None = None
+    factor: float | None = None
 
     @property
     def axis(self) -> int | None:
@@ -128,6 +149,8 @@ class LossCalls(Measurement):
         calls: The calls.
         embedded: Tensors of the batch that an embedding has looked up: inputs for sure.
         vocabularies: The sizes of those embeddings.
+        differences: Predictions minus targets, or the reverse, written by hand: those of a tensor
+            that requires a gradient and one that does not.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
@@ -137,6 +160,7 @@ class LossCalls(Measurement):
     calls: tuple[LossCall, ...]
     embedded: frozenset[Place] = frozenset()
     vocabularies: frozenset[int] = frozenset()
+    differences: tuple[LossCall, ...] = ()
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -146,9 +170,12 @@ class LossCalls(Measurement):
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossCalls | None:
         """Returns the calls as soon as the loss is complete, or has failed to be."""
-        unfinished = not moment.module.automatic_optimization  # it may go on after a backward
-        if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
+        if not hasattr(memory, "mode"):
             return None
+        if moment.hook == "on_before_backward":
+            memory.mode.trace(moment.loss)
+            if not moment.module.automatic_optimization:  # it may go on after a backward
+                return None
         return cls(*memory.mode.heard())
 
     @classmethod
@@ -223,7 +250,7 @@ def _listen(moment: Moment, memory: SimpleNamespace) -> None:
     _stop_listening(memory)
     memory.eager = eagerly(moment.module)
     memory.eager.__enter__()
-    memory.mode = _Listener(moment.batch)
+    memory.mode = Listener(moment.batch)
     memory.mode.__enter__()
 
 
@@ -234,33 +261,70 @@ def _stop_listening(memory: SimpleNamespace) -> None:
         eager.__exit__(None, None, None)
 
 
-class _Listener(TorchFunctionMode):
-    """Notes calls as they are made. What it knows of them is read before: the call may fail."""
+class Listener(TorchFunctionMode):
+    """Notes calls as they are made. What it knows of them is read before: the call may fail.
 
-    def __init__(self, batch: Any) -> None:
+    Args:
+        batch: Where targets may come from.
+        replayed: Whether it listens to a step that a sandbox runs again, or else keeps still then.
+    """
+
+    def __init__(self, batch: Any, *, replayed: bool = False) -> None:
         super().__init__()
+        self._replayed = replayed
         self._leaves = tensors(batch)
         self._convention = conventional(batch)
         self._calls: list[LossCall] = []
+        self._differences: list[LossCall] = []
+        self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
+        self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
         self._vocabularies: set[int] = set()
 
-    def heard(self) -> tuple[tuple[LossCall, ...], frozenset[Place], frozenset[int]]:
-        return tuple(self._calls), frozenset(self._embedded), frozenset(self._vocabularies)
+    def heard(self) -> tuple[Any, ...]:
+        """Returns the calls, what was embedded, and the hand-written differences."""
+        embedded, vocabularies = frozenset(self._embedded), frozenset(self._vocabularies)
+        return tuple(self._calls), embedded, vocabularies, tuple(self._differences)
+
+    def made(self) -> dict[Any, LossCall]:
+        """Returns the calls by the node of the graph that they have left."""
+        return {node: calls[index] for node, (calls, index) in self._nodes.items()}
+
+    def trace(self, loss: Tensor) -> None:
+        """Notes which of the calls so far the loss is made of."""
+        try:
+            found = _factors(loss.grad_fn, set(self._nodes))
+        except Exception:  # graphs of extensions may hold anything
+            log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
+            return
+        for node, (calls, index) in self._nodes.items():
+            call = calls[index]
+            factor, form = found.get(node, (0.0, ""))
+            if call.function == "difference" and form:
+                call = replace(call, options={"form": form})
+            calls[index] = replace(call, factor=(call.factor or 0.0) + factor)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         name = _heard_functions().get(func)
-        if name is None or running() or len(self._calls) == _CALLS:
+        calls = self._differences if name == "difference" else self._calls
+        if name is None or len(calls) == _CALLS or running() != self._replayed:
             return func(*args, **kwargs)
+        if name == "dropout":
+            result = func(*args, **kwargs)
+            if kwargs.get("training", args[2] if len(args) > 2 else True):  # noqa: PLR2004
+                self._dropped = [*self._dropped[-3:], result]
+            return result
         call = self._note(name, func, args, kwargs)
         if call is None:
             return func(*args, **kwargs)
-        self._calls.append(replace(call, failed=True))
+        calls.append(replace(call, failed=True))
         result = func(*args, **kwargs)
-        self._calls[-1] = call
+        calls[-1] = call
+        if isinstance(result, Tensor) and result.grad_fn is not None:
+            self._nodes[result.grad_fn] = calls, len(calls) - 1
         return result
 
     def _note(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
@@ -272,6 +336,8 @@ class _Listener(TorchFunctionMode):
             return None
 
     def _digest(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
+        if name == "difference":
+            return self._difference(*args[:2])
         given = _arguments(name, func, args, kwargs)
         if name == "embedding":
             tokens, size = given["input"], len(given["weight"])
@@ -281,11 +347,31 @@ class _Listener(TorchFunctionMode):
         call = _described(name, given, sys._getframe(3))
         if call is None or (name == "gather" and not call.is_scores):
             return None
+        call = replace(call, is_dropped=any(_is_view(call.input, one) for one in self._dropped))
         if call.target is None or not call.target.numel():
             return call
         place, whole = self._origin(call, call.target)
         padding = self._padding(place, call, call.target)
-        return _shortened(replace(call, place=place, whole=whole, padding=padding))
+        call = replace(call, place=place, whole=whole, padding=padding)
+        return _shortened(replace(call, is_integer=self._is_integer(place)))
+
+    def _is_integer(self, place: Place | None) -> bool:
+        return any(at == place and not _is_float(one) for at, one in self._leaves)
+
+    def _difference(self, one: Any, other: Any) -> LossCall | None:
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            return None
+        if one.requires_grad == other.requires_grad or not one.numel() or not other.numel():
+            return None
+        made, given = (one, other) if one.requires_grad else (other, one)
+        call = LossCall("difference", made, given, tuple(made.shape), **_making(made))
+        place, whole = self._origin(call, given)
+        shape = next((leaf.shape for at, leaf in self._leaves if at == place), None)
+        # Who adds an axis right there wants all pairs.
+        if shape is None or (made.shape != given.shape and _adds_axis(made, given, shape)):
+            return None
+        is_integer, line = self._is_integer(place), nearest_line(sys._getframe(4))
+        return replace(call, place=place, whole=whole, is_integer=is_integer, line=line)
 
     def _origin(self, call: LossCall, target: Tensor) -> tuple[Place | None, bool]:
         """Finds the tensor of the batch that the target is a view of, or else a copy of."""
@@ -294,7 +380,7 @@ class _Listener(TorchFunctionMode):
         views = [one for one in views if len(views) == 1 or one[1].data_ptr() == target.data_ptr()]
         if views:
             return views[0][0], views[0][1].numel() == target.numel()
-        if not call.tells_classes:
+        if target.numel() > _HELD:
             return None, False
         varied = bool((target != target.flatten()[0]).any())
         for place, one in self._leaves:
@@ -321,7 +407,9 @@ class _Listener(TorchFunctionMode):
 def _heard_functions() -> dict[Any, str]:
     names = ["cross_entropy", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
     names += [one for one in vars(functional) if one.endswith("_loss")]
-    heard = {getattr(functional, name): name for name in [*names, "embedding"]}
+    heard = {getattr(functional, name): name for name in [*names, "embedding", "dropout"]}
+    differences = (torch.sub, Tensor.sub, Tensor.__sub__, Tensor.__rsub__)
+    heard |= dict.fromkeys(differences, "difference")
     return {**heard, torch.gather: "gather", Tensor.gather: "gather"}
 
 
@@ -332,7 +420,7 @@ def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall |
         return None
     call = LossCall(
         function=name, input=inputs, target=target if isinstance(target, Tensor) else None,
-        shape=tuple(inputs.shape), options=given, line=nearest_line(frame),
+        shape=tuple(inputs.shape), options=given, line=nearest_line(frame), **_making(inputs),
     )  # fmt: skip
     return replace(call, **_range(call))
 
@@ -351,7 +439,7 @@ def _running_calls(traceback: TracebackType | None) -> tuple[LossCall, ...]:
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
         name = names.get(frame.f_code)
-        if name is None or name == "embedding":
+        if name in (None, "embedding", "dropout"):
             continue
         code = frame.f_code
         given = {key: frame.f_locals[key] for key in code.co_varnames[: code.co_argcount]}
@@ -361,6 +449,89 @@ def _running_calls(traceback: TracebackType | None) -> tuple[LossCall, ...]:
             return ()
         return () if call is None else (replace(call, failed=True),)
     return ()
+
+
+def _making(made: Tensor) -> dict[str, Any]:
+    """Finds the operation that made a tensor, above those that only move values about."""
+    node, moved = made.grad_fn, False
+    while node is not None:
+        name = _op(node)
+        parents = [one for one, _ in node.next_functions if one is not None]
+        if not _MOVES.match(name) or not parents:
+            shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
+            known = shapes and len(shapes[0]) and not moved
+            return {"made_by": name, "features": int(shapes[0][-1]) if known else None}
+        moved = moved or name.startswith(("Transpose", "Permute", "MT", "T"))
+        if len({_op(one) for one in parents}) > 1:
+            break
+        node = parents[0]
+    return {}
+
+
+def _adds_axis(made: Tensor, given: Tensor, shape: tuple[int, ...]) -> bool:
+    return given.shape != shape or (made.grad_fn is not None and _op(made.grad_fn) == "Unsqueeze")
+
+
+def _op(node: Any) -> str:
+    """``torch::autograd::SoftmaxBackward0`` -> ``Softmax``."""
+    return str(node.name()).rpartition("::")[2].partition("Backward")[0]
+
+
+def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
+    """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
+
+    Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
+    ``squared``, or its ``absolute`` value is taken, which do not count.
+    """
+    found: dict[Any, tuple[float, str]] = {}
+    opaque: set[Any] = set()
+    stack: list[tuple[Any, float, str]] = [(root, 1.0, "")]
+    for _ in range(_NODES):
+        if not stack:
+            break
+        node, factor, form = stack.pop()
+        if node in wanted:
+            found[node] = found.get(node, (0.0, ""))[0] + factor, form
+            continue
+        if node is None or (math.isnan(factor) and node in opaque):
+            continue
+        if math.isnan(factor) or form:
+            opaque.add(node)
+            factor, form, power = math.nan, "", ""
+        else:
+            power = _power(node)
+        passed = None if math.isnan(factor) else (1.0,) if power else _passed(node)
+        for index, (parent, _) in enumerate(node.next_functions):
+            stack.append((parent, factor * (passed[index] if passed else math.nan), power))
+    return found
+
+
+def _power(node: Any) -> str:
+    name = _op(node)
+    if name == "Pow" and getattr(node, "_saved_exponent", None) == 2:  # noqa: PLR2004
+        return "squared"
+    return "absolute" if name == "Abs" else ""
+
+
+def _passed(node: Any) -> tuple[float, ...] | None:
+    """Returns the factor that an operation puts on each of its inputs; None if it does more."""
+    name, count = _op(node), len(node.next_functions)
+    if name in ("Mean", "Sum", "Nansum", "Add", "Sqrt", "Log", "Exp") or _MOVES.match(name):
+        return (1.0,) * count
+    if name == "Mul":
+        return _scalar(node, "other"), _scalar(node, "self")
+    if name == "Div":
+        return (1.0 / (_scalar(node, "other") or math.nan), math.nan)
+    return {"Neg": (-1.0,), "Sub": (1.0, -1.0), "Rsub": (-1.0, 1.0)}.get(name)
+
+
+def _scalar(node: Any, name: str) -> float:
+    """Returns a factor that autograd has saved; of several with the same sign, that sign."""
+    saved = getattr(node, f"_saved_{name}", None)
+    if not isinstance(saved, Tensor) or not saved.numel() or saved.numel() > _HELD:
+        return math.nan
+    least, most = torch.stack(torch.aminmax(saved.detach())).tolist()
+    return float(least if least == most else 1.0 if least >= 0 else -1.0 if most <= 0 else math.nan)
 
 
 @functools.cache

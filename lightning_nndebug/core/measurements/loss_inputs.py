@@ -1,0 +1,174 @@
+"""What the tensors that go into the loss look like: probabilities, their logarithms, or scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import Measurement, Moment
+from .loss_calls import LossCall, LossCalls
+
+_READ = 2**20  # entries of a tensor that are looked at: its first rows
+_LABELS = 1000  # of more values than that, nobody would take the numbers for classes
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What the entries along one axis add up to, over all rows.
+
+    Attributes:
+        sums: The least and the largest sum.
+        masses: The least and the largest logarithm of the summed exponentials, and its mean: 0 for
+            logarithms of probabilities.
+    """
+
+    sums: tuple[float, float] = (math.nan, math.nan)
+    masses: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a tensor.
+
+    Attributes:
+        lowest: The least.
+        highest: The largest.
+        length: How many there are along the axis of the classes.
+        classes: What they add up to along that axis,
+        last: along the last one,
+        batch: and along the first.
+        vary: Whether they differ between rows.
+        zeros: The share that is exactly 0.
+    """
+
+    lowest: float = math.nan
+    highest: float = math.nan
+    length: int = 1
+    classes: Axis = field(default_factory=Axis)
+    last: Axis = field(default_factory=Axis)
+    batch: Axis = field(default_factory=Axis)
+    vary: bool = True
+    zeros: float = 0.0
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether they are not negative, and add up to 1 over the classes of each row."""
+        return self.lowest >= 0 and self.length > 1 and self.vary and _is_one(self.classes)
+
+    @property
+    def are_along_last(self) -> bool:
+        """Whether they add up to 1 over the last axis, and not over that of the classes."""
+        return self.lowest >= 0 and _is_one(self.last) and not _is_one(self.classes)
+
+
+@dataclass(frozen=True)
+class LossInput:
+    """A call of a loss function that the loss is made of, and what it was given.
+
+    Attributes:
+        call: The call.
+        input: The predictions.
+        target: The targets; None if they are class numbers, or not there.
+        labels: How often each class number occurs in targets that are whole numbers, counted from
+            0; nothing if they are not, or not from the batch.
+    """
+
+    call: LossCall
+    input: Values
+    target: Values | None = None
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LossInputs(Measurement):
+    """What the loss functions were given that the loss is made of.
+
+    Attributes:
+        inputs: One for each call, in order, and for each hand-written difference of predictions
+            and targets.
+        way: 1 if the optimizer minimizes the loss, -1 if it maximizes it; 0 if there are several.
+        metrics: Names of what has been logged so far.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = LossCalls.hooks
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
+
+    inputs: tuple[LossInput, ...]
+    way: int = 0
+    metrics: tuple[str, ...] = ()
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> LossInputs | None:
+        """Reads the tensors of the calls, those of each by one copy to the host."""
+        heard = moment.take(LossCalls)
+        if heard is None:
+            return None
+        used = [one for one in (*heard.calls, *heard.differences) if one.failed or _is_used(one)]
+        return cls(
+            tuple(read(one) for one in used if one.function != "gather"),
+            _way(moment.trainer.optimizers),
+            tuple(map(str, moment.trainer.callback_metrics)),
+        )
+
+
+def read(call: LossCall) -> LossInput:
+    """Reads the tensors of a call."""
+    axis = call.axis
+    if axis is None:
+        axis = 1 if call.function == "kl_div" and len(call.shape) > 2 else len(call.shape) - 1  # noqa: PLR2004
+    target = call.target
+    if target is None or not target.numel() or call.has_indices:
+        return LossInput(call, values(call.input, axis))
+    known = call.place is not None and not target.requires_grad
+    labels = _labels(target.detach()) if known else ()
+    return LossInput(call, values(call.input, axis), values(target, axis), labels)
+
+
+def _is_used(call: LossCall) -> bool:
+    return call.input.requires_grad and call.factor != 0
+
+
+def _way(optimizers: Sequence[Any]) -> int:
+    ways = {-1 if group.get("maximize") else 1 for one in optimizers for group in one.param_groups}
+    return ways.pop() if len(optimizers) == len(ways) == 1 else 0
+
+
+def values(tensor: Tensor, axis: int) -> Values:
+    """Reads the values of a tensor whose classes are along an axis."""
+    x = tensor.detach()
+    if x.numel() > _READ and x.dim() > 1:
+        x = x[: max(2, _READ // max(1, x[0].numel()))]
+    x = x.float().reshape(1) if not x.dim() else x.float()
+    axis = min(max(axis, 0), x.dim() - 1)
+    spread = (x - x[:1]).abs().amax()
+    parts = [x.amin(), x.amax(), spread, (x == 0).float().mean()]
+    for along in (axis, x.dim() - 1, 0):
+        sums, masses = x.sum(along), x.logsumexp(along)
+        parts += [sums.amin(), sums.amax(), masses.amin(), masses.amax(), masses.mean()]
+    low, high, spread_, zeros, *rest = torch.stack(parts).tolist()
+    classes, last, batch = (_axis(rest[i : i + 5]) for i in (0, 5, 10))
+    return Values(low, high, x.shape[axis], classes, last, batch, spread_ > 0, zeros)
+
+
+def _axis(numbers: Sequence[float]) -> Axis:
+    return Axis((numbers[0], numbers[1]), (numbers[2], numbers[3], numbers[4]))
+
+
+def _is_one(axis: Axis) -> bool:
+    return all(abs(one - 1) < 0.02 for one in axis.sums)  # noqa: PLR2004 -- half precision
+
+
+def _labels(target: Tensor) -> tuple[int, ...]:
+    flat = target.flatten()[:_READ]
+    if target.is_floating_point():
+        if not bool(((flat == flat.round()) & (flat >= 0) & (flat < _LABELS)).all()):
+            return ()
+    elif target.is_complex() or not bool(((flat >= 0) & (flat < _LABELS)).all()):
+        return ()
+    return tuple(torch.bincount(flat.long()).tolist())

@@ -1,0 +1,484 @@
+"""Losses: is the net asked the right question, and does it learn to answer?"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from ..core.detector import Detector, rule, state, threshold, vital
+from ..core.findings import Evidence, Severity
+from ..core.measurements.fits import Fits, where
+from ..core.measurements.graphs import LostGraph
+from ..core.measurements.loss_inputs import LossInputs
+from ..core.measurements.loss_terms import LossTerms, Regularization
+from ..core.measurements.schedules import Schedules
+from ..core.measurements.step_probe import StepProbe
+from .misuse import broadcast, mismatch
+from .progress import (
+    LOSS,
+    STEP,
+    Histories,
+    baseline,
+    excess,
+    first_ratio,
+    has_diverged,
+    has_stalled,
+    is_late,
+    recent,
+    step_record,
+    take_up,
+    verdict,
+)
+from .unsuitable import (
+    Labels,
+    accuracy_of_quantities,
+    flipped,
+    squared_classes,
+    unbounded_answers,
+)
+
+_SOURCE = "benchmarks/thresholds#losses"
+_PROBES = 9
+_SOLVED = 0.3  # of the loss of a constant prediction
+_STILL = 0.1  # what dominated at the start still is so much of what the data are
+_LOOKS = 3  # the first ones, which show what the targets are like
+# What explains that nothing comes of the training: one finding is enough.
+_CAUSES = {"LOS102", "LOS103", "LOS106", "LOS107", "LOS109"}
+
+
+class LossDetector(Detector):
+    """Losses: is the net asked the right question, and does it learn to answer?
+
+    Listens to the loss functions of a few steps, and compares what they were given with what they
+    want, and what they return with the loss of the best constant prediction. Losses that are
+    written by hand are judged by the graph that they leave.
+
+    Args:
+        chance_ratio: How many times the loss of a guess the first loss may be.
+        variance_ratio: How many times the variance of the targets the first squared error may be.
+        stalled: Nothing is learned if the loss is at least this share of the loss of the best
+            constant prediction,
+        relation: and the predictions have no more than this to do with the targets: the gain of the
+            own target over another one, as a share of the entropy, or the squared correlation.
+        dominance: One term drowns another if its gradient by the parameters that they share is so
+            many times as large.
+        regularization: Regularization dominates if it pulls so many times as hard as the data, at
+            the start or now, and nothing is learned.
+        rise: The loss diverges if it stays so many times above its own best, and above that of the
+            best constant prediction.
+
+    Logged:
+        nndebug/losses/against_constant: The loss as a share of that of the best constant
+            prediction, in the last few looks.
+        nndebug/losses/kept: What the last probed step kept of what the gradient promised.
+    """
+
+    chance_ratio: float = threshold(default=2.0, source=_SOURCE, minimum=1.0)
+    variance_ratio: float = threshold(default=10.0, source=_SOURCE, minimum=1.0)
+    stalled: float = threshold(default=0.97, source=_SOURCE, maximum=1.0)
+    relation: float = threshold(default=0.1, source=_SOURCE, maximum=1.0)
+    dominance: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
+    regularization: float = threshold(default=1.0, source=_SOURCE)
+    rise: float = threshold(default=1.5, source=_SOURCE, minimum=1.0)
+
+    labels: Labels = state(dict)
+    histories: Histories = state(dict)
+    probes: list[dict[str, Any]] = state(list)
+    pulls: dict[str, list[float]] = state(dict)
+
+    @rule("LOS101", severity=Severity.WARNING)
+    def initial_loss_off_chance(self, fits: Fits) -> Iterator[Evidence]:
+        """The untrained net is not ignorant but wrong, and sure of it.
+
+        Why it matters:
+            A net that knows nothing finds all classes equally likely, and predicts quantities near
+            their mean. One that begins far above that loss spends its first steps on unlearning,
+            with the largest gradients of the whole run.
+
+        Likely causes:
+            - The last layer is initialized with weights that are too large
+            - The inputs are not scaled, and the scores grow with them
+            - The targets of a regression have a mean far from 0, or are not scaled
+
+        How to fix:
+            - Initialize the last layer small, and its bias with what is known of the targets
+            - Scale the inputs to mean 0 and standard deviation 1
+            - Scale the targets of a regression likewise, and undo it after the prediction
+
+        When it is fine:
+            The net was trained before, on something else. A first loss below chance, sums, weighted
+            classes, smoothed labels and rare classes are understood.
+
+        References:
+            karpathy2019recipe, glorot2010understanding
+        """
+        take_up(self.histories, fits)
+        if self._is_explained():
+            return
+        for name, history in self.histories.items():
+            looks = history["looks"]
+            found = first_ratio(history) if len(looks) == _LOOKS and looks[0][STEP] == 0 else None
+            quantities = history["kind"] == "quantities"
+            limit = self.variance_ratio if quantities else self.chance_ratio
+            if found is None or found[0] <= limit:
+                continue
+            ratio, guess = found
+            value = "squared error" if quantities else "loss"
+            of = "the variance of the targets" if quantities else "that of a guess"
+            yield Evidence(
+                where=name,
+                measured=looks[0][LOSS],
+                limit=limit * guess,
+                message=f"the first {value} is {looks[0][LOSS]:.3g}, {ratio:.1f} times {of} "
+                f"({guess:.3g}); the limit is {limit:g} times, at {history['line']}",
+            )
+
+    @rule("LOS102", severity=Severity.ERROR)
+    def loss_input_mismatch(self, found: LossInputs) -> Iterator[Evidence]:
+        """The loss function takes its input for something that it is not.
+
+        Why it matters:
+            The loss has a floor that no net gets below, or no floor at all, and gradients are weak
+            or wrong. Training runs, and the result is worse than it need be.
+
+        Likely causes:
+            - The net ends in a softmax or sigmoid that the loss function takes itself
+            - The loss function was exchanged, and the end of the net was not
+            - The classes are along another axis than the loss function expects
+
+        How to fix:
+            - Pass raw scores to ``cross_entropy`` and ``binary_cross_entropy_with_logits``
+            - Pass ``log_softmax`` to ``nll_loss``, and as the first argument of ``kl_div``
+            - Move the classes to axis 1
+
+        When it is fine:
+            ``log_softmax`` before ``cross_entropy`` is superfluous and harmless, and not reported.
+            Neither are losses that are computed for a log, and no part of what goes backward.
+
+        References:
+            goodfellow2016deep, humbatova2020taxonomy
+        """
+        for one in found.inputs:
+            if told := mismatch(one):
+                yield Evidence(
+                    where=where(one.call),
+                    measured=told[0],
+                    message=f"{told[0]}, at {one.call.line}",
+                    causes=(f"{one.call.line.text}" if one.call.line else "",)[
+                        : bool(one.call.line)
+                    ],
+                    fixes=(told[1],),
+                    details={"made_by": one.call.made_by, "shape": list(one.call.shape)},
+                )
+
+    @rule("LOS103", severity=Severity.ERROR)
+    def broadcast_loss(self, found: LossInputs) -> Iterator[Evidence]:
+        """Every prediction is compared with every target, not with its own.
+
+        Why it matters:
+            The net learns to predict the mean of the targets for every input: that is the best
+            answer to the question it is asked. The loss falls, and looks like one.
+
+        Likely causes:
+            - The net returns (N, 1), and the targets are (N,)
+
+        How to fix:
+            - Make the shapes equal: ``prediction.squeeze(-1)``, or ``target.unsqueeze(-1)``
+
+        When it is fine:
+            All pairs are meant: add the axis in the loss, and to both, as quantile regression does.
+            Then nothing is reported.
+
+        References:
+            humbatova2020taxonomy
+        """
+        for call in (one.call for one in found.inputs):
+            if broadcast(call) and call.target is not None:
+                shapes = f"{tuple(call.shape)} and {tuple(call.target.shape)}"
+                yield Evidence(
+                    where=where(call),
+                    measured=shapes,
+                    limit="equal shapes",
+                    message=f"predictions and targets of shape {shapes} meet in all pairs, at "
+                    f"{call.line}",
+                )
+
+    @rule("LOS104", severity=Severity.WARNING)
+    def nothing_learned(self, fits: Fits, run: Schedules) -> Iterator[Evidence]:
+        """The net predicts no better than if it had never seen an input.
+
+        Why it matters:
+            The best constant prediction needs no net. Whatever has fallen in the loss is that the
+            net has learned how often each target occurs.
+
+        Likely causes:
+            - The targets do not belong to the inputs: shuffled apart, or joined by the wrong key
+            - The signal is lost on its way through the net, or its outputs are all alike
+            - The inputs are constant, or were normalized twice
+
+        How to fix:
+            - Look at a few samples with their targets, just as the net gets them
+            - Let it overfit a single batch: ``Trainer(overfit_batches=1)``
+            - Try a linear model on the same data
+
+        When it is fine:
+            There is nothing to be learned from these inputs, or training begins with a plateau, as
+            for some tasks of arithmetic and logic.
+
+        References:
+            karpathy2019recipe
+        """
+        take_up(self.histories, fits)
+        held_up = verdict(self.probes)
+        judged = [one.where for one in fits.fits]
+        if not judged or not is_late(fits.step, run.steps) or self._is_explained():
+            return
+        if held_up.startswith("steps are"):  # the learning rate: LRN101 and LRN102 tell it
+            return
+        if self._pulling():  # LOS106 tells it
+            return
+        histories = [self.histories[one] for one in judged]
+        if all(has_stalled(one, self.stalled, self.relation, run.steps) for one in histories):
+            for name, one in zip(judged, histories, strict=True):
+                constant = baseline(one)
+                level = excess(one, recent(one))
+                told = held_up or "the learning rate could not be probed"
+                yield Evidence(
+                    where=name,
+                    measured=level,
+                    limit=self.stalled,
+                    message=f"after {fits.step} steps the loss is {level:.2f} times that of the "
+                    f"best constant prediction ({constant:.3g}); {told}",
+                )
+
+    @rule("LOS105", severity=Severity.WARNING, patience=3)
+    def dominated_loss(self, found: LossTerms) -> Iterator[Evidence]:
+        """One term of the loss drowns another: what they share is trained for one of them alone.
+
+        Why it matters:
+            The sum falls, and looks well. The term that was drowned might as well not be there.
+
+        Likely causes:
+            - Targets of different units: a squared error of thousands beside a cross entropy of 2
+            - One term is a sum over pixels or tokens, and the other is a mean
+            - A weight that was meant for another reduction
+
+        How to fix:
+            - Scale the targets of a regression to standard deviation 1
+            - Use ``reduction="mean"`` for all terms
+            - Weight the terms, by hand or by their uncertainty
+
+        When it is fine:
+            The small term is only a hint. Penalties, terms of weight 0 and tasks that are solved
+            are not reported, and neither are terms without targets of their own in the batch.
+
+        References:
+            kendall2018multitask, chen2018gradnorm
+        """
+        judged = [one for one in found.terms if one.where and one.shared > 0]
+        if len(judged) < 2:  # noqa: PLR2004
+            return
+        largest = max(judged, key=lambda one: one.shared)
+        for one in judged:
+            history = self.histories.get(one.where)
+            ratio = largest.shared / one.shared
+            if ratio < self.dominance or history is None:
+                continue
+            if excess(history, history["looks"][-_LOOKS:]) < _SOLVED:
+                continue
+            yield Evidence(
+                where=one.where,
+                measured=ratio,
+                limit=self.dominance,
+                message=f"{largest.where} pulls {ratio:,.0f} times as hard at the parameters that "
+                f"it shares with {one.where}; the limit is {self.dominance:g} times",
+                details={term.where or "others": term.norm for term in found.terms},
+            )
+
+    @rule("LOS106", severity=Severity.WARNING)
+    def regularization_dominates(self, pulls: Regularization, run: Schedules) -> Iterator[Evidence]:
+        """Regularization pulls harder at the parameters than the data, and nothing is learned.
+
+        Why it matters:
+            The parameters go where the penalty is least, mostly to 0, and there they stay.
+
+        Likely causes:
+            - A weight decay that was meant for another optimizer, or lacks zeros behind the point
+            - A penalty that is a sum over all parameters, beside a loss that is a mean
+            - The divergence of a variational autoencoder is weighted too much, or from the start
+
+        How to fix:
+            - Lower the weight decay to 0.01 (AdamW) or 1e-4 (SGD), or try without
+            - Lower the weight of the penalty by 100x
+            - Raise it from 0 in the course of training
+
+        When it is fine:
+            Never as long as nothing is learned. Runs that do learn are not reported, however strong
+            their regularization is.
+
+        References:
+            krogh1991weight, loshchilov2019decoupled
+        """
+        self._remember(pulls)
+        if is_late(pulls.step, run.steps) and self._has_stalled(run.steps):
+            for name, ratio, told in self._pulling():
+                yield Evidence(
+                    where=name,
+                    measured=ratio,
+                    limit=self.regularization,
+                    message=f"{told} {ratio:.1f} times as hard as the data; after {pulls.step} "
+                    f"steps the loss is no better than that of a constant prediction",
+                )
+
+    @rule("LOS107", severity=Severity.ERROR)
+    def detached_loss(self, lost: LostGraph) -> Iterator[Evidence]:
+        """The loss does not lead back to any parameter: something has cut its graph.
+
+        Why it matters:
+            The backward raises, or it trains nothing at all.
+
+        Likely causes:
+            - ``detach``, ``item`` or ``data`` on the way from the net to the loss
+            - The loss is made of ``argmax`` or of a comparison, which have no gradient
+            - The loss was computed by numpy or put into a new ``torch.tensor``
+
+        How to fix:
+            - Compute the loss from what the net returns, without ``detach``, ``item`` or ``data``
+            - Use a loss of the scores, such as ``cross_entropy``, and not the accuracy
+            - Keep ``item`` and ``detach`` for what is logged
+
+        When it is fine:
+            Never where the loss goes backward. Where gradients are turned off, MOD104 tells it.
+
+        References:
+            humbatova2020taxonomy, https://docs.pytorch.org/docs/stable/notes/autograd.html
+        """
+        if lost.inference or lost.outside or (lost.off and not lost.on):
+            return
+        told = f"; the last cut is {lost.cutter} at {lost.cut}" if lost.cut else ""
+        yield Evidence(
+            where="training_step",
+            measured="no graph",
+            message=f"the loss has no graph{told}",
+            details={"line": str(lost.cut), "by": lost.cutter} if lost.cut else {},
+        )
+
+    @rule("LOS108", severity=Severity.WARNING)
+    def diverging_loss(self, fits: Fits) -> Iterator[Evidence]:
+        """The loss has risen above its own best, and above that of a constant prediction, to stay.
+
+        Why it matters:
+            What had been learned is gone, and the net is worse than none.
+
+        Likely causes:
+            - The loss is maximized, or a term without a lower bound takes over
+            - A schedule has raised the learning rate, or restarted it too high
+            - The weights grow without bound
+
+        How to fix:
+            - Go back to the best checkpoint, and lower the learning rate from there
+            - Clip: ``Trainer(gradient_clip_val=1.0)``
+            - Check the sign and the weight of each term
+
+        When it is fine:
+            The task has become another one. Where the learning rate is too high, LRN101 tells it;
+            tasks that become harder without the net becoming worse than none are not reported.
+
+        References:
+            cohen2021edge
+        """
+        take_up(self.histories, fits)
+        if self._is_explained() or verdict(self.probes) == "steps are too long":
+            return
+        for one in fits.fits:
+            found = has_diverged(self.histories[one.where], self.rise)
+            if found is not None:
+                best, now = found
+                yield Evidence(
+                    where=one.where,
+                    measured=now,
+                    limit=max(1.0, self.rise * best),
+                    message=f"the loss is {now:.2f} times that of the best constant prediction, "
+                    f"and was {best:.2f} times that at its best",
+                )
+
+    @rule("LOS109", severity=Severity.WARNING)
+    def unsuitable_loss(self, found: LossInputs) -> Iterator[Evidence]:
+        """The loss is computed as it should, and is not the one that the task needs.
+
+        Why it matters:
+            The net gets good at something else: numbers between two classes, the worst answer
+            instead of the best, probabilities where quantities are asked for.
+
+        Likely causes:
+            - A squared error on the numbers of classes
+            - A binary cross entropy on quantities
+            - A minus sign, or ``maximize=True``, that turns the loss around
+            - An accuracy for a regression, which is always near 0
+
+        How to fix:
+            - Classes: ``cross_entropy``; yes and no: ``binary_cross_entropy_with_logits``
+            - Quantities: ``mse_loss`` or ``huber_loss``, and a mean absolute error as the metric
+            - Minimize the loss
+
+        When it is fine:
+            The classes are ranks, and their distances mean something: then declare them as
+            floating point numbers. An adversary that maximizes a loss is not reported as long as
+            something else is minimized beside it.
+
+        References:
+            goodfellow2016deep, humbatova2020taxonomy
+        """
+        yield from flipped(found)
+        yield from squared_classes(found, self.labels)
+        yield from unbounded_answers(found)
+        yield from accuracy_of_quantities(found)
+
+    @vital
+    def against_constant(self, fits: Fits) -> float | None:
+        """The loss as a share of that of the best constant prediction."""
+        take_up(self.histories, fits)
+        if not fits.fits:
+            return None
+        history = self.histories[fits.fits[0].where]
+        return excess(history, history["looks"][-_LOOKS:])
+
+    @vital
+    def kept(self, probe: StepProbe) -> float:
+        """What the last probed step kept of what the gradient promised."""
+        self.probes.append(step_record(probe))
+        del self.probes[:-_PROBES]
+        return float(self.probes[-1]["kept"])
+
+    def _remember(self, pulls: Regularization) -> None:
+        for name, ratio in (
+            (f"{pulls.optimizer}(weight_decay={pulls.rate:g})", pulls.decay),
+            ("loss", pulls.terms),
+        ):
+            if ratio > 0:
+                known = self.pulls.setdefault(name, [])
+                known.append(ratio)
+                if len(known) > 2 * _LOOKS:
+                    del known[_LOOKS]
+
+    def _pulling(self) -> list[tuple[str, float, str]]:
+        """Returns what pulls harder than the data: place, how much harder, and the sentence."""
+        found = []
+        for name, known in self.pulls.items():
+            then, now = statistics.median(known[:_LOOKS]), statistics.median(known[-_LOOKS:])
+            if len(known) < _LOOKS or max(then, now) < self.regularization or now < _STILL:
+                continue
+            told = "terms without targets pull" if name == "loss" else "the weight decay pulls"
+            told += " (at the start)" if then > now else ""
+            found.append((name, max(then, now), told))
+        return found
+
+    def _has_stalled(self, planned: float) -> bool:
+        known = [one for one in self.histories.values() if recent(one)]
+        return bool(known) and all(
+            has_stalled(one, self.stalled, self.relation, planned) for one in known
+        )
+
+    def _is_explained(self) -> bool:
+        return any(one.code in _CAUSES for one in self._findings)

@@ -1,0 +1,200 @@
+"""What is wrong with the tensors that a loss function was given, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..core.measurements.loss_calls import LossCall
+from ..core.measurements.loss_inputs import Axis, LossInput, Values
+
+Found = tuple[str, str]
+
+# Losses that compare entry by entry, and broadcast.
+ELEMENTWISE = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference"}
+_BROADCAST = ELEMENTWISE | {"poisson_nll_loss", "soft_margin_loss", "hinge_embedding_loss"}
+
+_LINEAR = {"Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution", "MkldnnLinear", "Add"}
+_BOUNDED = {"Sigmoid": "sigmoid", "Hardsigmoid": "sigmoid", "Tanh": "tanh", "Hardtanh": "tanh"}
+_LOST = {"Relu": "ReLU", "Threshold": "ReLU"}
+_EXCESS = 0.5  # raw scores of two classes sum up to twice as much, or e ** 0.69
+_SIGNS = (
+    "soft_margin_loss",
+    "hinge_embedding_loss",
+    "margin_ranking_loss",
+    "cosine_embedding_loss",
+)
+
+
+def mismatch(one: LossInput) -> Found | None:
+    """Returns what is wrong and what to do about it, or None if the inputs may be right."""
+    call = one.call
+    if call.function in _SIGNS:
+        return _signs(one)
+    judge = _JUDGES.get(call.function)
+    return judge(one) if judge is not None and one.input.length > 0 else None
+
+
+def broadcast(call: LossCall) -> bool:
+    """Whether as many predictions as targets meet in more pairs than there are of each."""
+    if call.function not in _BROADCAST or call.target is None:
+        return False
+    shape, other, count = call.shape, tuple(call.target.shape), call.target.numel()
+    # Who gives both the same number of axes, one of them of length 1, wants all pairs.
+    if len(shape) == len(other) or count < 2:  # noqa: PLR2004
+        return False
+    pairs, size = 1, 1
+    for length in shape:
+        size *= length
+    for a, b in _aligned(shape, other):
+        pairs *= max(a, b)
+    return size == count < pairs
+
+
+def _aligned(shape: tuple[int, ...], other: tuple[int, ...]) -> list[tuple[int, int]]:
+    rank = max(len(shape), len(other))
+    padded = [(1,) * (rank - len(one)) + one for one in (shape, other)]
+    return list(zip(*padded, strict=True))
+
+
+def _scores(one: LossInput, function: str) -> Found | None:
+    """What must not come between the last layer and a loss that wants raw scores."""
+    made_by = one.call.made_by
+    if made_by in _BOUNDED:
+        name = _BOUNDED[made_by]
+        return f"{function} wants raw scores, and gets the output of {name}", f"Remove the {name}"
+    if made_by in _LOST:
+        told = "the scores went through a ReLU: none is negative, and those at 0 get no gradient"
+        return told, "Remove the ReLU after the last layer"
+    if one.call.is_dropped and one.input.zeros:
+        told = f"dropout has set {one.input.zeros:.0%} of the scores to 0"
+        return told, "Move the dropout before the last layer"
+    return None
+
+
+def _cross_entropy(one: LossInput) -> Found | None:
+    call, given = one.call, one.input
+    if call.failed or given.length < 2:  # noqa: PLR2004 -- a crash, or one unit: told elsewhere
+        return None
+    hidden = given.are_probabilities and call.made_by not in _LINEAR
+    if call.made_by == "Softmax" or hidden:
+        told = "cross_entropy takes the softmax itself, and gets probabilities"
+        return told, "Pass the raw scores: remove the softmax"
+    return _scores(one, "cross_entropy") or _axis(one)
+
+
+def _axis(one: LossInput) -> Found | None:
+    """What tells that the classes are not along axis 1."""
+    call, target = one.call, one.target
+    if target is None:
+        return _ambiguous(call)
+    if len(call.shape) > 2 and target.are_along_last:  # noqa: PLR2004
+        told = "the targets add up to 1 over the last axis; cross_entropy takes axis 1 for classes"
+        return told, "Move the classes to axis 1: logits.movedim(-1, 1), target.movedim(-1, 1)"
+    if len(call.shape) == 1 and one.labels and sum(one.labels[1:]) > 1 and call.whole:
+        told = f"scores of shape {call.shape} are taken for one sample of {call.shape[0]} classes"
+        return told, "For yes and no: binary_cross_entropy_with_logits"
+    return None
+
+
+def _ambiguous(call: LossCall) -> Found | None:
+    """A linear layer leaves its outputs in the last axis; a square hides that from every check."""
+    shape = call.shape
+    square = len(shape) == 3 and shape[1] == shape[2] == call.features  # noqa: PLR2004
+    if not square or call.made_by not in _LINEAR - {"Convolution", "Add"}:
+        return None
+    told = "the classes are in the last axis, as the layer left them; cross_entropy takes axis 1"
+    return told, "Move the classes to axis 1: logits.movedim(-1, 1)"
+
+
+def _nll(one: LossInput) -> Found | None:
+    call, given = one.call, one.input
+    if call.failed or given.length < 2:  # noqa: PLR2004
+        return None
+    if _is_zero(given.batch) and not _is_zero(given.classes) and call.axis == 1:
+        told = "log_softmax was taken over the batch: its probabilities add up to 1 over axis 0"
+        return told, "Take log_softmax over the classes: dim=1"
+    if not given.classes.masses[2] > _EXCESS:
+        return None
+    if given.are_probabilities:
+        told = f"{call.function} wants logarithms of probabilities, and gets probabilities"
+        return told, "Use log_softmax instead of softmax"
+    total = f"e^{given.classes.masses[2]:.2g}"
+    told = f"{call.function} wants logarithms of probabilities; these add up to {total}, not 1"
+    return told, "Apply log_softmax over the classes, or use cross_entropy on raw scores"
+
+
+def _with_logits(one: LossInput) -> Found | None:
+    function = "binary_cross_entropy_with_logits"
+    if one.call.made_by in ("Softmax", "LogSoftmax", "LogSigmoid"):
+        name = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}.get(one.call.made_by)
+        told = f"{function} takes the sigmoid itself, and gets the output of {name or 'logsigmoid'}"
+        return told, "Pass the raw scores"
+    return None if one.call.failed else _scores(one, function)
+
+
+def _binary(one: LossInput) -> Found | None:
+    given = one.input
+    if not one.call.failed or not (given.lowest < 0 or given.highest > 1):
+        return None
+    told = f"binary_cross_entropy wants probabilities, and gets {given.lowest:.3g}"
+    return f"{told} to {given.highest:.3g}", "Use binary_cross_entropy_with_logits"
+
+
+def _kl_div(one: LossInput) -> Found | None:
+    given, target = one.input, one.target
+    if one.call.failed or target is None or given.length < 2:  # noqa: PLR2004
+        return None
+    is_log = bool(one.call.options.get("log_target"))
+    if one.call.made_by == "Softmax" or given.are_probabilities:
+        if target.lowest < 0 and not is_log:
+            told = "the first argument is probabilities and the second logarithms"
+            return told, "Exchange them: kl_div(log_q, p), where q is the prediction"
+        told = "kl_div wants logarithms of probabilities first, and gets probabilities"
+        return told, "Use log_softmax for the prediction"
+    if min(given.classes.masses[2], given.last.masses[2]) > _EXCESS:
+        told = "kl_div wants logarithms of probabilities first, and gets raw scores"
+        return told, "Apply log_softmax to the prediction"
+    return _kl_target(target, is_log)
+
+
+def _kl_target(target: Values, is_log: bool) -> Found | None:
+    if target.lowest < -1e-4 and not is_log:  # noqa: PLR2004
+        told = f"the target of kl_div is negative (down to {target.lowest:.3g}): no probabilities"
+        return told, "Use softmax for the target, or log_target=True if they are logarithms"
+    if is_log and target.are_probabilities:
+        return "log_target=True, and the target is probabilities", "Remove log_target=True"
+    return None
+
+
+def _poisson(one: LossInput) -> Found | None:
+    call = one.call
+    if call.options.get("log_input") and call.made_by in ("Exp", "Softplus"):
+        told = f"the rates are made by {call.made_by.lower()}, and then taken for their logarithms"
+        return told, "Remove it, or pass log_input=False"
+    if not call.options.get("log_input") and one.input.lowest < -1e-3:  # noqa: PLR2004
+        told = f"log_input=False, and the rates are negative (down to {one.input.lowest:.3g})"
+        return told, "Pass log_input=True, or make the rates positive by softplus"
+    return None
+
+
+def _is_zero(axis: Axis) -> bool:
+    return max(map(abs, axis.masses)) < 0.02  # noqa: PLR2004 -- half precision
+
+
+def _signs(one: LossInput) -> Found | None:
+    target = one.target
+    if target is None or target.lowest != 0 or target.highest != 1 or sum(one.labels[1:]) < 1:
+        return None
+    told = f"the targets are 0 and 1; {one.call.function} wants -1 and 1"
+    return told, "Map 0 and 1 to -1 and 1: 2 * target - 1"
+
+
+_JUDGES: dict[str, Callable[[LossInput], Found | None]] = {
+    "cross_entropy": _cross_entropy,
+    "nll_loss": _nll,
+    "ctc_loss": _nll,
+    "binary_cross_entropy_with_logits": _with_logits,
+    "binary_cross_entropy": _binary,
+    "kl_div": _kl_div,
+    "poisson_nll_loss": _poisson,
+}

@@ -1,0 +1,157 @@
+"""What the fits of several steps say together: a fair start, and whether anything came of it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..core.measurements.fits import Fit, Fits, constant
+from ..core.measurements.step_probe import StepProbe
+
+History = dict[str, Any]  # of one loss: its kind, the totals of its targets, and the looks at it
+Histories = dict[str, History]
+
+STEP, LOSS, FLOOR, CHANCE, RELATION = range(5)  # what is kept of a look
+
+_MEANS = ("loss", "floor", "chance")
+_FIRST, _LAST = 3, 60  # looks that are kept
+_FEW = 3  # looks that are judged together, at least
+_LEAST = 30  # steps before anything is said of progress
+_LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
+_PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
+_SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
+
+
+def take_up(histories: Histories, fits: Fits) -> None:
+    """Adds what was seen in a step, unless another rule has done so."""
+    together: dict[str, list[Fit]] = {}
+    for fit in fits.fits:  # a loss at each time step is one loss
+        together.setdefault(fit.where, []).append(fit)
+    for where, same in together.items():
+        fit, totals = same[0], sum(one.totals for one in same if _agree(same[0], one))
+        known = histories.get(where)
+        if known is None or known["kind"] != fit.kind or known["totals"].shape != fit.totals.shape:
+            known = {"kind": fit.kind, "totals": fit.totals * 0, "looks": [], "line": str(fit.line)}
+            histories[where] = {**known, "scaled": fit.scaled}
+            known = histories[where]
+        looks = known["looks"]
+        if looks and looks[-1][STEP] >= fits.step:
+            continue
+        known["totals"] = known["totals"] + totals
+        means = [statistics.fmean(getattr(one, name) for one in same) for name in _MEANS]
+        looks.append([fits.step, *means, max(one.relation for one in same)])
+        if len(looks) > _FIRST + _LAST:
+            del looks[_FIRST]
+
+
+def baseline(history: History) -> float:
+    """Returns the loss of the best constant prediction."""
+    totals: Tensor = history["totals"]
+    return constant(history["kind"], totals)
+
+
+def excess(history: History, looks: Sequence[Sequence[float]]) -> float:
+    """Returns the loss as a share of that of the best constant prediction, above the floor."""
+    floor = statistics.fmean(one[FLOOR] for one in looks)
+    loss = statistics.fmean(one[LOSS] for one in looks) - floor
+    return loss / max(baseline(history) - floor, 1e-9)
+
+
+def first_ratio(history: History) -> tuple[float, float] | None:
+    """Returns the loss of the first look over that of a guess, and the latter.
+
+    None if that says nothing: a temperature makes scores large on purpose, and a margin takes from
+    the score of the own class alone.
+    """
+    looks = history["looks"]
+    first, constant = looks[0], baseline(history)
+    quantities = history["kind"] == "quantities"
+    # Equally likely is a fair guess, too, where some classes are rare.
+    guess = constant if quantities else max(first[CHANCE], constant)
+    lost = -statistics.fmean(one[RELATION] for one in looks) * constant
+    more = statistics.fmean(one[LOSS] for one in looks) - guess
+    if not quantities and (history["scaled"] or lost > more / 2):
+        return None
+    return (first[LOSS] - first[FLOOR]) / max(guess - first[FLOOR], 1e-9), guess
+
+
+def recent(history: History) -> list[list[float]]:
+    """Returns the looks at the second half of what has been trained so far, or none if too few."""
+    looks: list[list[float]] = history["looks"]
+    half = [one for one in looks if one[STEP] >= looks[-1][STEP] / 2]
+    return half if len(half) >= _FEW else []
+
+
+def is_late(step: int, planned: float) -> bool:
+    """Whether something should have been learned by now."""
+    return step >= _LEAST and step >= min(planned / 2, max(_LONG, _SHARE * planned))
+
+
+def has_stalled(history: History, limit: float, relation: float, planned: float) -> bool:
+    """Whether a loss is no better than that of a constant prediction, and not about to be.
+
+    Args:
+        history: Of the loss.
+        limit: The share of the constant's loss from which on it is no better.
+        relation: How much the predictions may have to do with the targets all the same.
+        planned: Steps of the whole run; inf if unknown.
+    """
+    looks = recent(history)
+    if not looks or excess(history, looks) < limit:
+        return False
+    if statistics.fmean(one[RELATION] for one in looks) > relation:
+        return False
+    middle = len(looks) // 2
+    before, after = excess(history, looks[:middle]), excess(history, looks[middle:])
+    last = looks[-1][STEP]
+    pace = (before - after) / max(1.0, (last - looks[0][STEP]) / 2)
+    left = min(planned - last, last)
+    return bool(after - pace * left >= limit - _PROMISING)
+
+
+def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
+    """Returns the best level so far and the one now, if it is that much worse and stays so.
+
+    Levels are means over two looks, as shares of the constant's loss.
+    """
+    looks = history["looks"]
+    levels = [excess(history, looks[i : i + 2]) for i in range(len(looks) - 1)]
+    if len(levels) < 2 * _FEW:
+        return None
+    best, last = min(levels[:-_FEW]), levels[-_FEW:]
+    worst = min(last)
+    falling = last[-1] < 0.9 * last[0]
+    rises = worst > max(1.0, rise * best) and not falling
+    return (best, last[-1]) if rises else None
+
+
+def step_record(probe: StepProbe) -> dict[str, Any]:
+    """Returns what is remembered of a probe, as builtins."""
+    before, after = probe.own
+    kept = (before - after) / probe.predicted if probe.predicted > 0 else 0.0
+    pace = probe.predicted / before if before > 0 else 0.0
+    return {"curve": dict(probe.curve), "kept": kept, "pace": pace}
+
+
+def verdict(probes: Sequence[dict[str, Any]]) -> str:
+    """Returns what held training up, by the steps that were probed: nothing if nobody knows."""
+    if len(probes) < _FEW:
+        return ""
+    common = set.intersection(*(set(one["curve"]) for one in probes))
+    total = {multiple: sum(one["curve"][multiple] for one in probes) for multiple in common}
+    best = min(total, key=total.__getitem__)
+    gain = 1 - total[best] / total[0.0] if total[0.0] > 0 else 0.0
+    kept = statistics.median(one["kept"] for one in probes)
+    pace = statistics.median(one["pace"] for one in probes)
+    if best < 1 and not kept > 0.6 and pace > _SLIGHT:  # noqa: PLR2004 -- as LRN101 has it
+        return "steps are too long"
+    if best >= 100 and gain > 0.005:  # noqa: PLR2004 -- as LRN102 has it
+        return "steps are too short"
+    return "not the learning rate"
+
+
+def _agree(one: Fit, other: Fit) -> bool:
+    return one.kind == other.kind and one.totals.shape == other.totals.shape

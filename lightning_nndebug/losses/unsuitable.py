@@ -1,0 +1,117 @@
+"""Losses that are computed as they should, and are not the ones that the task needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ..core.findings import Evidence
+from ..core.measurements.fits import where
+from ..core.measurements.loss_inputs import LossInputs
+from .misuse import ELEMENTWISE
+
+Labels = dict[str, list[int]]
+
+_NUMBERED = (3, 100)  # so many classes have numbers that could be taken for quantities
+_EACH = 8  # labels of each class, on average, before their distribution is judged
+_EVEN = 3.0  # classes that are chosen have about the same size; counts and ranks have tails
+_ACCURACY = re.compile(r"(^|[^a-z])(acc|accuracy)($|[^a-z])", re.IGNORECASE)
+
+# What falls as the predictions come near to the targets.
+_LOSSES = ELEMENTWISE - {"difference"} | {
+    "cross_entropy", "nll_loss", "ctc_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "gaussian_nll_loss", "poisson_nll_loss",
+}  # fmt: skip
+
+
+def flipped(found: LossInputs) -> Iterator[Evidence]:
+    """Losses on targets of the batch that the optimizer makes as large as it can."""
+    calls = [one.call for one in found.inputs if one.call.function in _LOSSES]
+    ways = [found.way * (one.factor or 0.0) for one in calls]
+    if not all(way < 0 for way in ways) or any(one.place is None for one in calls):
+        return  # one that is minimized beside it makes a game of it
+    for call in calls:
+        maximizes = found.way < 0
+        yield Evidence(
+            where=where(call),
+            measured="maximized" if maximizes else "negated",
+            message=f"{call.function} at {call.line} is "
+            + ("minimized with maximize=True" if maximizes else "negated: it is maximized"),
+            causes=("The optimizer has maximize=True",)
+            if maximizes
+            else ("A minus sign too many",),
+            fixes=("Remove maximize=True",) if maximizes else ("Remove the minus sign",),
+        )
+
+
+def squared_classes(found: LossInputs, seen: Labels) -> Iterator[Evidence]:
+    """Numbers of classes that are taken for quantities."""
+    has_accuracy = any(map(_ACCURACY.search, found.metrics))
+    for one in found.inputs:
+        call, labels = one.call, one.labels
+        if call.function not in ELEMENTWISE or not (call.is_integer and labels and call.whole):
+            continue
+        counts = seen[where(call)] = _sum(seen.get(where(call), []), labels)
+        if _are_classes(counts, even=_EVEN) or (has_accuracy and _are_classes(counts, even=1e9)):
+            yield Evidence(
+                where=where(call),
+                measured=f"{len(counts)} classes",
+                message=f"the targets at {call.line} are integers, the numbers of "
+                f"{len(counts)} classes; a squared error takes class 0 and 1 for neighbours",
+                fixes=(f"Give the net {len(counts)} outputs and use cross_entropy",),
+                details={"counts": counts},
+            )
+
+
+def unbounded_answers(found: LossInputs) -> Iterator[Evidence]:
+    """Quantities that are taken for probabilities."""
+    for one in found.inputs:
+        call, target = one.call, one.target
+        masked = call.options.get("reduction") == "none" or call.options.get("weight") is not None
+        if not call.is_binary or masked or target is None or all(map(_is_whole, call.strange)):
+            continue
+        yield Evidence(
+            where=where(call),
+            measured=target.highest if target.highest > 1 else target.lowest,
+            limit="0 to 1",
+            message=f"the targets of {call.function} at {call.line} are {target.lowest:.3g} to "
+            f"{target.highest:.3g}, and should be probabilities",
+            fixes=("For quantities use mse_loss or huber_loss", "Or scale them to 0 to 1"),
+        )
+
+
+def accuracy_of_quantities(found: LossInputs) -> Iterator[Evidence]:
+    """Quantities whose predictions are asked to be exactly equal."""
+    metric = next((one for one in found.metrics if _ACCURACY.search(one)), None)
+    calls = [one for one in found.inputs if one.target is not None and not one.labels]
+    fitted = [one for one in calls if one.call.function in ELEMENTWISE and one.call.place]
+    if metric is None or not fitted or any(one.call.tells_classes for one in found.inputs):
+        return
+    if len(fitted) == len(found.inputs):
+        yield Evidence(
+            where=metric,
+            measured="an accuracy",
+            message=f"{metric!r} is logged, and {fitted[0].call.line} fits quantities: they are "
+            f"never exactly equal",
+            fixes=("Log a mean absolute error or R2 instead",),
+        )
+
+
+def _are_classes(counts: Sequence[int], even: float) -> bool:
+    kinds, total = len(counts), sum(counts)
+    if not _NUMBERED[0] <= kinds <= _NUMBERED[1] or total < _EACH * kinds:
+        return False
+    return min(counts) * kinds * even >= total and max(counts) * kinds <= even * total > 0
+
+
+def _sum(counts: Sequence[int], more: Sequence[int]) -> list[int]:
+    size = max(len(counts), len(more))
+    return [a + b for a, b in zip(_filled(counts, size), _filled(more, size), strict=True)]
+
+
+def _filled(counts: Sequence[int], size: int) -> list[int]:
+    return [*counts, *[0] * (size - len(counts))]
+
+
+def _is_whole(number: float) -> bool:
+    return number == int(number)

@@ -1,0 +1,274 @@
+"""Losses that look unusual, and are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+RIGHT: dict[str, Callable[[Any, Any], Any]] = {}
+
+
+def right(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Registers a step."""
+    RIGHT[step.__name__] = step
+    return step
+
+
+ONE_LINERS: dict[str, Callable[[Any, Any], Any]] = {
+    # the 28 of the feasibility study
+    "cross_entropy": lambda net, b: F.cross_entropy(net.classes(b["x"]), b["y"]),
+    "label_smoothing": lambda net, b: F.cross_entropy(
+        net.classes(b["x"]), b["y"], label_smoothing=0.1
+    ),
+    "nll_of_log_softmax": lambda net, b: F.nll_loss(net.classes(b["x"]).log_softmax(1), b["y"]),
+    "classes_moved": lambda net, b: F.cross_entropy(net.classes(b["s"]).transpose(1, 2), b["tags"]),
+    "with_logits": lambda net, b: F.binary_cross_entropy_with_logits(
+        net.one(b["x"]), b["yes_column"]
+    ),
+    "binary_of_sigmoid": lambda net, b: F.binary_cross_entropy(
+        net.one(b["x"]).sigmoid(), b["yes_column"]
+    ),
+    "squared_error": lambda net, b: F.mse_loss(net.one(b["x"])[:, 0], b["quantity"]),
+    "relu_of_positive": lambda net, b: F.mse_loss(net.one(b["x"]).relu()[:, 0], b["counts"]),
+    "distillation": lambda net, b: (
+        F.kl_div(
+            (net.classes(b["x"]) / 2).log_softmax(1),
+            b["teacher"].softmax(1),
+            reduction="batchmean",
+        )
+        * 4
+        + F.cross_entropy(net.classes(b["x"]), b["y"])
+    ),
+    "distillation_of_logarithms": lambda net, b: F.kl_div(
+        net.classes(b["x"]).log_softmax(1),
+        b["teacher"].log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    ),
+    "info_nce": lambda net, b: F.cross_entropy(
+        F.normalize(net.embed(b["x"])) @ F.normalize(net.embed(b["x"] + 0.1)).T / 0.1,
+        torch.arange(16),
+    ),
+    "attention_before": lambda net, b: F.cross_entropy(
+        torch.softmax(net.embed(b["x"]) @ net.embed(b["x"]).T, -1) @ net.classes(b["x"]), b["y"]
+    ),
+    "policy_gradient": lambda net, b: (
+        -(
+            torch.distributions.Categorical(logits=net.classes(b["x"])).log_prob(b["y"])
+            * b["quantity"]
+        ).mean()
+    ),
+    "vae": lambda net, b: (
+        F.binary_cross_entropy_with_logits(net.classes(b["x"]), b["soft"])
+        - 0.5
+        * (1 + net.embed(b["x"]) - net.embed(b["x"]) ** 2 - net.embed(b["x"]).exp()).sum(1).mean()
+    ),
+    "ignored_labels": lambda net, b: F.cross_entropy(
+        net.classes(b["x"]), torch.where(b["y"] == 0, -100, b["y"])
+    ),
+    "mixture_of_experts": lambda net, b: F.cross_entropy(
+        (net.classes(b["x"]).softmax(1)[:, :, None] * net.embed(b["x"])[:, None]).sum(1)
+        @ torch.ones(6, 5),
+        b["y"],
+    ),
+    "gaussian": lambda net, b: F.gaussian_nll_loss(
+        net.one(b["x"])[:, 0], b["quantity"], F.softplus(net.one(b["x"])[:, 0])
+    ),
+    "ctc": lambda net, b: F.ctc_loss(
+        net.classes(b["s"]).log_softmax(-1).transpose(0, 1),
+        b["words"],
+        torch.full((4,), 7),
+        torch.full((4,), 3),
+    ),
+    "towards_zero": lambda net, b: F.mse_loss(net.classes(b["x"]), torch.zeros(16, 5)),
+    "constant_scores": lambda net, b: F.cross_entropy(net.classes(b["x"]) * 0 + 0.2, b["y"]),
+    "relu_before_the_last_layer": lambda net, b: F.cross_entropy(
+        net.classes(b["x"].relu()), b["y"]
+    ),
+    "sigmoid_of_shares": lambda net, b: F.mse_loss(net.classes(b["x"]).sigmoid(), b["soft"]),
+    "gan": lambda net, b: F.softplus(-net.one(b["x"])).mean() + F.softplus(net.one(b["x"])).mean(),
+    "multiple_instances": lambda net, b: F.nll_loss(
+        torch.log(net.classes(b["s"]).softmax(-1).mean(1)), b["tags"][:, 0]
+    ),
+    # new ones
+    "quantile_regression": lambda net, b: torch.max(
+        0.9 * (b["column"] - net.one(b["x"])), -0.1 * (b["column"] - net.one(b["x"]))
+    ).mean(),
+    "quantiles_against_quantiles": lambda net, b: F.smooth_l1_loss(
+        net.classes(b["x"])[:, :, None].expand(-1, -1, 5),
+        b["teacher"][:, None, :].expand(-1, 5, -1),
+        reduction="none",
+    ).mean(),
+    "all_pairs_broadcast": lambda net, b: F.huber_loss(
+        net.classes(b["x"])[:, :, None], b["teacher"][:, None, :], reduction="none"
+    ).mean(),
+    "all_pairs_by_hand": lambda net, b: (
+        (net.one(b["x"]).squeeze(1)[:, None] - b["quantity"]).abs().mean()
+    ),
+    "pairwise_ranking": lambda net, b: F.margin_ranking_loss(
+        net.one(b["x"])[:8, 0], net.one(b["x"])[8:, 0], torch.ones(8)
+    ),
+    "hinge": lambda net, b: F.multi_margin_loss(net.classes(b["x"]), b["y"]),
+    "hinge_by_hand": lambda net, b: F.relu(
+        1 - (2 * b["yes"] - 1) * net.one(b["x"]).squeeze(1)
+    ).mean(),
+    "soft_margin": lambda net, b: F.soft_margin_loss(net.one(b["x"]).squeeze(1), 2 * b["yes"] - 1),
+    "poisson": lambda net, b: F.poisson_nll_loss(net.one(b["x"]).squeeze(1), b["counts"]),
+    "poisson_of_rates": lambda net, b: F.poisson_nll_loss(
+        F.softplus(net.one(b["x"])).squeeze(1), b["counts"], log_input=False
+    ),
+    "squared_error_of_counts": lambda net, b: F.mse_loss(
+        net.one(b["big"]).squeeze(1), b["counted"].float()
+    ),
+    "brier": lambda net, b: F.mse_loss(
+        net.classes(b["x"]).softmax(1), F.one_hot(b["y"], 5).float()
+    ),
+    "one_class_description": lambda net, b: (
+        (net.embed(b["x"]) - torch.ones(6)).square().sum(1).mean()
+    ),
+    "diffusion": lambda net, b: F.mse_loss(
+        net.classes(b["x"] + torch.randn(16, 8)), torch.randn(16, 5)
+    ),
+    "normalizing_flow": lambda net, b: (
+        0.5 * net.embed(b["x"]).square().sum(1) - net.one(b["x"]).squeeze(1)
+    ).mean(),
+    "maximum_likelihood_by_hand": lambda net, b: (
+        -net.classes(b["x"]).log_softmax(1).gather(1, b["y"][:, None]).mean()
+    ),
+    "temperature_and_tanh": lambda net, b: F.cross_entropy(
+        10 * torch.tanh(net.classes(b["x"])), b["y"]
+    ),
+    "cosine_classifier": lambda net, b: F.cross_entropy(
+        16 * F.normalize(net.embed(b["x"])) @ torch.ones(6, 5), b["y"]
+    ),
+    "relu_and_pooling": lambda net, b: F.cross_entropy(
+        net.classes(b["s"]).relu().mean(1), b["tags"][:, 0]
+    ),
+    "class_weights": lambda net, b: F.cross_entropy(
+        net.classes(b["x"]), b["y"], weight=torch.arange(1.0, 6.0)
+    ),
+    "sum_reduction": lambda net, b: F.cross_entropy(net.classes(b["x"]), b["y"], reduction="sum"),
+    "multi_label": lambda net, b: F.binary_cross_entropy_with_logits(
+        net.classes(b["x"]), b["many"], pos_weight=torch.full((5,), 3.0)
+    ),
+    "head_for_a_square": lambda net, b: F.cross_entropy(
+        net.square(b["square"][:, 0]).view(4, 5, 5), b["square_tags"]
+    ),
+    "entropy_bonus": lambda net, b: (
+        F.cross_entropy(net.classes(b["x"]), b["y"])
+        - 0.01 * torch.distributions.Categorical(logits=net.classes(b["x"])).entropy().mean()
+    ),
+    "unlearning_beside_learning": lambda net, b: (
+        F.cross_entropy(net.classes(b["x"]), b["y"])
+        - 0.1 * F.cross_entropy(net.bare(b["x"]), b["y"])
+    ),
+    "listwise_ranking": lambda net, b: F.cross_entropy(
+        net.one(b["x"]).squeeze(1), b["unit"] / b["unit"].sum()
+    ),
+    "exact_fit": lambda net, b: F.mse_loss(0 * net.one(b["x"]) + b["column"], b["column"]),
+    "log_cosh": lambda net, b: torch.log(torch.cosh(net.one(b["x"]) - b["column"])).mean(),
+    "residual_net": lambda net, b: (b["teacher"] - net.classes(b["x"])).square().mean(),
+    "triplet": lambda net, b: F.triplet_margin_loss(
+        net.embed(b["x"]), net.embed(b["x"].flip(0)), net.embed(b["x"].roll(1, 0))
+    ),
+    "same_net_twice": lambda net, b: F.kl_div(
+        net.classes(b["x"]).log_softmax(1),
+        net.classes(F.dropout(b["x"])).softmax(1).detach(),
+        reduction="batchmean",
+    ),
+    "norm_before_the_loss": lambda net, b: F.cross_entropy(net.norm(net.classes(b["x"])), b["y"]),
+    "sequence_of_losses": lambda net, b: sum(
+        F.cross_entropy(net.classes(b["s"][:, t]), b["tags"][:, t]) for t in range(7)
+    ),
+    "perceiver_of_words": lambda net, b: F.cross_entropy(
+        net.classes(b["s"]).flatten(0, 1), b["tags"].flatten(), ignore_index=0
+    ),
+    "log_of_a_mixture": lambda net, b: (
+        -torch.logsumexp(net.classes(b["x"]).log_softmax(1) + b["teacher"], 1).mean()
+    ),
+    "heatmap_of_two_axes": lambda net, b: F.kl_div(
+        net.classes(b["s"]).flatten(1).log_softmax(1).view(4, 7, 5),
+        torch.rand(4, 35).softmax(1).view(4, 7, 5),
+        reduction="batchmean",
+    ),
+}
+RIGHT.update(ONE_LINERS)
+
+
+@right
+def loss_inside_of_the_model(net, batch):
+    """As the models of transformers do."""
+
+    class ForSequenceClassification(nn.Module):
+        def forward(self, x, labels):
+            logits = net.classes(x)
+            loss = nn.CrossEntropyLoss()(logits.view(-1, 5), labels.view(-1))
+            return {"loss": loss, "logits": logits}
+
+    return ForSequenceClassification()(batch["x"], batch["y"])["loss"]
+
+
+@right
+def focal(net, batch):
+    ce = F.cross_entropy(net.classes(batch["x"]), batch["y"], reduction="none")
+    return ((1 - torch.exp(-ce)) ** 2 * ce).mean()
+
+
+@right
+def softmax_for_a_metric(net, batch):
+    scores = net.classes(batch["x"])
+    scores.softmax(1).argmax(1)
+    return F.cross_entropy(scores, batch["y"])
+
+
+@right
+def wrong_loss_for_a_log(net, batch):
+    """What is only logged may be anything, even with a graph."""
+    scores = net.classes(batch["x"])
+    F.nll_loss(scores.softmax(1), batch["y"])
+    F.cross_entropy(scores.softmax(1), batch["y"])
+    return F.cross_entropy(scores, batch["y"])
+
+
+@right
+def soft_dice(net, batch):
+    p = net.classes(batch["x"]).sigmoid()
+    return 1 - (2 * (p * batch["many"]).sum() + 1) / ((p + batch["many"]).sum() + 1)
+
+
+@right
+def deep_q_learning(net, batch):
+    value = net.classes(batch["x"]).gather(1, batch["y"][:, None]).squeeze(1)
+    with torch.no_grad():
+        target = batch["quantity"] + 0.9 * net.classes(batch["x"].roll(1, 0)).max(1).values
+    return F.smooth_l1_loss(value, target)
+
+
+@right
+def adversarial_example(net, batch):
+    """The attack maximizes what the training minimizes."""
+    x = batch["x"].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(-F.cross_entropy(net.classes(x), batch["y"]), x)
+    return F.cross_entropy(net.classes(batch["x"] - 0.1 * slope.sign()), batch["y"])
+
+
+@right
+def under_autocast(net, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.cross_entropy(net.classes(batch["x"]), batch["y"])
+
+
+@right
+def compiled(net, batch):
+    step = torch.compile(lambda x, y: F.cross_entropy(net.classes(x), y), backend="eager")
+    with torch.compiler.set_stance("force_eager"):
+        return step(batch["x"], batch["y"])
+
+
+@right
+def batch_of_one(net, batch):
+    return F.mse_loss(net.one(batch["x"][:1]), batch["quantity"][:1])

@@ -1,0 +1,188 @@
+"""Misused losses are named with their line, and unusual ones that are right are left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import linecache
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from losses_right import RIGHT
+from losses_wrong import WRONG
+from program import Program, fit
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from lightning_nndebug import LossDetector
+from lightning_nndebug.core.measurements.loss_calls import Listener
+from lightning_nndebug.core.measurements.loss_inputs import LossInputs, _is_used, read
+
+
+ONCE = {"max_epochs": 1}
+
+
+def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
+    """Codes and messages for the loss of this step, as LossInputs would take it."""
+    from losses_parts import Net, batch
+
+    torch.manual_seed(0)
+    given = batch()
+    detector, evidence = LossDetector(), []
+    # Some loss functions refuse what they are given.
+    with Listener(given) as mode, contextlib.suppress(RuntimeError):
+        mode.trace(step(Net(), given))
+    calls, _, _, differences = mode.heard()
+    used = [one for one in (*calls, *differences) if one.failed or _is_used(one)]
+    found = LossInputs(tuple(read(one) for one in used if one.function != "gather"), way)
+    for one in detector.rules:
+        if one.kinds == (LossInputs,):
+            evidence += [(one.code, item.sentence()) for item in one.method(detector, found)]
+    return evidence
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_misuse_is_named_with_its_line(name: str) -> None:
+    """The code, a telling word, and the line of the user's that made the call."""
+    step, code, word = WRONG[name]
+    lines, first = inspect.getsourcelines(step)
+    found = judged(step)
+    assert {one for one, _ in found} == ({code} if code else set()), found
+    for _, message in found:
+        assert word in message
+        number = int(message.partition("losses_wrong.py:")[2].partition(" ")[0])
+        assert first <= number < first + len(lines)
+        assert "# here" in linecache.getline(inspect.getsourcefile(step), number)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_loss_that_is_right_is_left_alone(name: str) -> None:
+    """Whatever it looks like."""
+    assert not judged(RIGHT[name])
+
+
+def digits(count: int) -> DataLoader:
+    """Batches of noise, and classes."""
+    batches = [(torch.randn(16, 8), torch.arange(16) % 10) for _ in range(count)]
+    return DataLoader(batches, batch_size=None)
+
+
+class Task(pl.LightningModule):
+    """Trains one linear layer on whatever ``loss`` makes of its ten outputs."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.net, self.loss = nn.Linear(8, 10), loss
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return self.loss(self.net(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def found(loss: Any, **options: Any) -> list[Any]:
+    """What the detector finds in four steps, whether or not they come to their end."""
+    detector = LossDetector(**options)
+    with contextlib.suppress(RuntimeError):
+        fit(Program(Task(loss), digits(4), trainer=ONCE), detector)
+    return detector.findings
+
+
+@pytest.mark.parametrize(
+    ("loss", "cutter"),
+    [
+        (lambda s, y: F.cross_entropy(s, y).detach(), "detach"),
+        (lambda s, y: F.cross_entropy(s.detach(), y), "detach"),
+        (lambda s, y: torch.tensor(F.cross_entropy(s, y).item()), "item"),
+        (lambda s, y: F.cross_entropy(s.data, y), "data"),
+        (lambda s, y: F.mse_loss(s.argmax(1).float(), y.float()).requires_grad_(), "argmax"),
+        (lambda s, y: 1 - (s.argmax(1) == y).float().mean(), "argmax"),
+        (lambda s, y: torch.tensor((s.detach().numpy() ** 2).mean()), "detach"),
+    ],
+)
+def test_a_loss_without_a_graph_is_told_before_the_backward_fails(loss: Any, cutter: str) -> None:
+    """With what has cut it, and where."""
+    (one,) = found(loss)
+    assert one.code == "LOS107"
+    assert f"the last cut is {cutter} at" in one.message
+    assert "test_losses.py" in one.message
+
+
+def test_gradients_that_are_turned_off_are_not_our_business() -> None:
+    """MOD104 tells it."""
+
+    def loss(s: Any, y: Any) -> Any:
+        return F.cross_entropy(s, y)
+
+    class Off(Task):
+        @torch.no_grad()
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx)
+
+    detector = LossDetector()
+    with pytest.raises(RuntimeError):
+        fit(Program(Off(loss), digits(1), trainer=ONCE), detector)
+    assert not detector.findings
+
+
+def test_a_crash_in_the_loss_is_explained() -> None:
+    """Raw scores into binary_cross_entropy: the exception ends the step, the finding is told."""
+    (one,) = found(lambda s, y: F.binary_cross_entropy(9 * s, F.one_hot(y, 10).float()))
+    assert (one.code, one.fixes) == ("LOS102", ["Use binary_cross_entropy_with_logits"])
+
+
+def test_manual_optimization_is_understood() -> None:
+    """A discriminator and a generator; what is not in any loss is not judged."""
+
+    class Manual(Task):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            scores = self.net(x)
+            F.cross_entropy(scores.softmax(1), y)  # for a log
+            self.manual_backward(self.loss(scores, y))
+            self.optimizers().step()
+
+    for loss, codes in ((F.cross_entropy, []), (F.nll_loss, ["LOS102"])):
+        detector = LossDetector()
+        module = Manual(loss)
+        fit(Program(module, digits(3), trainer=ONCE), detector)
+        assert [one.code for one in detector.findings] == codes
+
+
+def test_maximize_turns_a_loss_around() -> None:
+    """maximize=True is found, and cancels a minus sign."""
+
+    class Upward(Task):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-5, maximize=True)
+
+    for loss, codes in (
+        (F.cross_entropy, ["LOS109"]),
+        (lambda s, y: -F.cross_entropy(s, y), []),
+    ):
+        detector = LossDetector()
+        fit(Program(Upward(loss), digits(3), trainer=ONCE), detector)
+        assert [one.code for one in detector.findings] == codes
+
+
+def test_an_accuracy_does_not_fit_a_regression() -> None:
+    """It is told when it is logged."""
+
+    class Regression(Task):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            prediction = self.net(x)[:, 0]
+            self.log("train_acc", (prediction == y).float().mean())
+            return F.mse_loss(prediction, y)
+
+    batches = DataLoader([(torch.randn(16, 8), torch.randn(16))] * 4, batch_size=None)
+    detector = LossDetector()
+    fit(Program(Regression(None), batches, trainer=ONCE), detector)
+    assert [(one.code, one.where) for one in detector.findings] == [("LOS109", "train_acc")]

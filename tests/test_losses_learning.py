@@ -1,0 +1,361 @@
+"""What becomes of the loss: chance, progress, terms and regularization."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from program import Program, digits, fit, seed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nndebug import LossDetector
+from lightning_nndebug.core.measurements.fits import Fit, Fits, constant
+from lightning_nndebug.core.measurements.fits import fit as fit_of
+from lightning_nndebug.core.measurements.loss_calls import Listener
+from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
+from lightning_nndebug.core.measurements.schedules import Schedules
+from lightning_nndebug.losses.progress import verdict
+
+BALANCED = torch.tensor([[10.0] * 4 + [40.0]])  # forty labels of four classes
+CHANCE = math.log(4)
+
+
+def at(step: int, loss: float, relation: float = 0.0, **options: Any) -> Fits:
+    """One look at a cross entropy over four classes."""
+    made = {"floor": 0.0, "totals": BALANCED, "kind": "classes", "chance": CHANCE, **options}
+    return Fits((Fit("ce", None, loss=loss, relation=relation, samples=40, **made),), step=step)
+
+
+def planned(steps: float) -> Schedules:
+    """A run of so many steps."""
+    return Schedules(steps=steps, epochs=3)
+
+
+def told(detector: LossDetector, looks: list[Fits], rule: str, *more: Any) -> list[Any]:
+    """What a rule says at the last of several looks, and that it was silent until then."""
+    method = getattr(detector, rule)
+    said = [list(method(one, *more)) for one in looks]
+    return said[-1]
+
+
+# -- LOS101
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "fires"),
+    [
+        ([8.0, 7.0, 6.0], {}, True),
+        ([1.5, 1.5, 1.4], {}, False),
+        ([0.1, 0.1, 0.1], {}, False),
+        ([8.0, 7.0, 6.0], {"scaled": True}, False),
+        ([8.0, 7.0, 6.0], {"relation": -4.0}, False),
+    ],
+    ids=["sure and wrong", "chance", "pretrained", "temperature", "margin"],
+)
+def test_the_first_loss_is_held_against_chance(
+    losses: list[float], options: dict[str, Any], fires: bool
+) -> None:
+    """Far above it is an illness, unless a temperature or a margin means it."""
+    looks = [at(step, loss, **options) for step, loss in enumerate(losses)]
+    assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
+
+
+def test_a_run_that_is_resumed_has_no_first_loss() -> None:
+    """Nobody knows what it was."""
+    looks = [at(step, 8.0) for step in (500, 501, 502)]
+    assert not told(LossDetector(), looks, "initial_loss_off_chance")
+
+
+def test_a_guess_at_quantities_is_their_mean() -> None:
+    """A squared error ten times the variance is too much, and three times is not."""
+    totals = torch.tensor([[40.0], [400.0], [40.0 * 101]]).double()  # mean 10, variance 1
+    assert constant("quantities", totals) == pytest.approx(40 / 39)
+    for loss, fires in ((101.0, True), (3.0, False)):
+        looks = [
+            at(step, loss, totals=totals, kind="quantities", chance=math.nan) for step in range(3)
+        ]
+        assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
+
+
+# -- LOS104
+
+
+@pytest.mark.parametrize(
+    ("loss", "relation", "fires"),
+    [
+        (lambda s: CHANCE, 0.0, True),
+        (lambda s: 2 * CHANCE, 0.0, True),
+        (lambda s: 0.9 * CHANCE, 0.0, False),
+        (lambda s: CHANCE, 0.3, False),
+        (lambda s: (2 - s / 60) * CHANCE, 0.0, False),
+    ],
+    ids=["chance", "above chance", "better", "related, if badly scaled", "under way"],
+)
+def test_nothing_learned(loss: Any, relation: float, fires: bool) -> None:
+    """No better than a constant, unrelated, and not about to be better."""
+    looks = [at(step, loss(step), relation) for step in (0, 1, 2, 10, 20, 30, 40, 50)]
+    assert bool(told(LossDetector(), looks, "nothing_learned", planned(100))) is fires
+
+
+def test_it_is_not_too_late_before_half_of_the_run() -> None:
+    """Nothing is said of progress as long as there is time."""
+    looks = [at(step, CHANCE) for step in (0, 1, 2, 10, 20, 30, 40)]
+    assert not told(LossDetector(), looks, "nothing_learned", planned(100))
+    assert told(LossDetector(), [*looks, at(50, CHANCE)], "nothing_learned", planned(100))
+
+
+@pytest.mark.parametrize(
+    ("curve", "kept", "said"),
+    [
+        ({0.0: 1.0, 0.3: 0.9, 1.0: 0.8, 10.0: 0.9, 100.0: 2.0}, 0.9, "not the learning rate"),
+        ({0.0: 1.0, 0.3: 1.0, 1.0: 1.0, 10.0: 0.99, 100.0: 0.9}, 0.9, "steps are too short"),
+        ({0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}, 0.1, "steps are too long"),
+        ({0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}, 0.9, "not the learning rate"),
+    ],
+)
+def test_the_learning_rate_is_acquitted_or_not(
+    curve: dict[float, float], kept: float, said: str
+) -> None:
+    """A step that keeps what it promised is not too long, whatever the next batch says."""
+    probes = [{"curve": curve, "kept": kept, "pace": 0.1}] * 4
+    assert (verdict(probes), verdict(probes[:2])) == (said, "")
+    detector = LossDetector()
+    detector.probes = probes
+    looks = [at(step, CHANCE) for step in (0, 1, 2, 10, 20, 30, 40, 50)]
+    found = told(detector, looks, "nothing_learned", planned(100))
+    assert bool(found) is (said == "not the learning rate")
+    assert all(said in one.message for one in found)
+
+
+# -- LOS105, LOS106
+
+
+def test_a_term_is_drowned_by_a_hundred_times_another() -> None:
+    """Unless it is solved, has no targets, or weight 0."""
+    detector = LossDetector()
+    list(detector.initial_loss_off_chance(at(0, CHANCE)))
+
+    def found(small: float, name: str = "ce") -> list[Any]:
+        other = Term("mse", None, norm=500.0, shared=500.0)
+        return list(
+            detector.dominated_loss(LossTerms((Term(name, None, small, small), other), step=5))
+        )
+
+    assert [one.where for one in found(1.0)] == ["ce"]
+    assert not found(10.0)
+    assert not found(0.0)
+    assert not found(1.0, name="")
+    for step in (1, 2, 3):
+        list(detector.initial_loss_off_chance(at(step, 0.1)))
+    assert not found(1.0)
+
+
+def test_regularization_dominates_only_where_nothing_is_learned() -> None:
+    """Strong at the start, and still there."""
+
+    def found(loss: float, ratios: list[float]) -> list[Any]:
+        detector = LossDetector()
+        told(detector, [at(s, loss) for s in (0, 10, 20, 30, 40, 50)], "initial_loss_off_chance")
+        for ratio in ratios:
+            pulls = Regularization(ratio, "Adam", 3.0, math.nan, step=50)
+            said = list(detector.regularization_dominates(pulls, planned(100)))
+        return said
+
+    assert [one.where for one in found(CHANCE, [9, 8, 7, 1, 0.5, 0.5])] == ["Adam(weight_decay=3)"]
+    assert not found(CHANCE / 2, [9, 8, 7, 1, 0.5, 0.5])
+    assert not found(CHANCE, [0.1] * 6)
+    assert not found(CHANCE, [9, 8, 7, 0.01, 0.01, 0.01])
+    assert not found(CHANCE, [9, 8])
+
+
+def test_a_sum_is_taken_apart() -> None:
+    """Sums, means of lists, and constant factors; not what is inside of a net."""
+    w = torch.randn(4, requires_grad=True)
+    a, b, c = (w * 2).sum(), w.square().mean(), w.abs().sum()
+    assert len(terms(a)) == 1
+    assert len(terms(a + 2 * b - c / 3)) == 3
+    assert len(terms((a + b + c) / 4 * 1024.0)) == 3
+    assert len(terms(torch.stack([a, b, c]).mean())) == 3
+    assert len(terms(sum([a, b, c]))) == 3
+    assert len(terms((w + w.square()).sum())) == 1
+    assert len(terms(a * b)) == 1
+
+
+# -- LOS108
+
+
+@pytest.mark.parametrize(
+    ("losses", "fires"),
+    [
+        ([1.4, 0.7, 0.4, 0.3, 0.3, 0.3, 1.6, 2.0, 2.5, 3.0, 4.0], True),
+        ([1.4, 0.7, 0.4, 0.3, 0.3, 0.3, 1.6, 0.4, 0.3, 0.3, 0.3], False),
+        ([1.4, 0.7, 0.4, 0.3, 0.1, 0.1, 0.4, 0.5, 0.5, 0.5, 0.5], False),
+        ([1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4], False),
+        ([1.4, 0.7, 0.4, 0.3, 0.3, 0.3, 9.0, 8.0, 6.0, 4.0, 2.0], False),
+    ],
+    ids=["gone", "spike", "worse, and better than none", "flat", "recovers"],
+)
+def test_diverging(losses: list[float], fires: bool) -> None:
+    """Above its own best and above a constant, to stay."""
+    looks = [at(10 * step, loss) for step, loss in enumerate(losses)]
+    assert bool(told(LossDetector(), looks, "diverging_loss")) is fires
+
+
+# -- what is measured
+
+
+def measured(step: Any, *batch: Any) -> Fit | None:
+    """The fit of the only call that a step makes."""
+    with Listener(batch) as listener:
+        step(*batch)
+    calls, _, _, differences = listener.heard()
+    return fit_of([*calls, *differences][0])
+
+
+X, Y = torch.randn(400, 5), torch.arange(400) % 4
+LAYER = nn.Linear(5, 4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"label_smoothing": 0.2},
+        {"weight": torch.tensor([1.0, 2.0, 3.0, 4.0])},
+        {"reduction": "sum"},
+        {"ignore_index": 3},
+    ],
+    ids=str,
+)
+def test_what_we_evaluate_is_what_torch_does(options: dict[str, Any]) -> None:
+    """With weights, smoothing, ignored labels; per sample, also of a sum."""
+    fit = measured(lambda x, y: F.cross_entropy(LAYER(x), y, **options), X, Y)
+    mean = F.cross_entropy(LAYER(X), Y, **{**options, "reduction": "mean"})
+    assert fit is not None
+    assert fit.loss == pytest.approx(mean.item(), rel=1e-4)
+
+
+def test_the_constant_is_the_best_that_there_is() -> None:
+    """Found by descent: the same weights, the same smoothing."""
+    weight, skewed = torch.tensor([1.0, 2.0, 3.0, 4.0]), Y.clamp(max=2)
+    options = {"weight": weight, "label_smoothing": 0.1}
+    scores = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scores], max_iter=100)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(scores.expand(400, 4), skewed, **options)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    fit = measured(lambda x, y: F.cross_entropy(LAYER(x), y, **options), X, skewed)
+    assert fit is not None
+    assert constant(fit.kind, fit.totals) == pytest.approx(loss().item(), rel=0.02)
+
+
+def test_answers_and_quantities() -> None:
+    """Several answers are columns; quantities have a variance and a correlation."""
+    many = (torch.rand(400, 4) < 0.25).float()
+    fit = measured(lambda x, y: F.binary_cross_entropy_with_logits(LAYER(x), y), X, many)
+    assert fit is not None
+    assert (fit.kind, fit.chance) == ("answers", pytest.approx(math.log(2)))
+    assert constant("answers", fit.totals) == pytest.approx(0.562, abs=0.03)
+    target = LAYER(X).detach() + torch.randn(400, 4)
+    fit = measured(lambda x, y: F.huber_loss(LAYER(x), y), X, target)
+    assert fit is not None
+    assert fit.loss == pytest.approx(1.0, abs=0.2)
+    assert fit.relation > 0.1
+
+
+def test_what_is_no_loss_on_targets_of_the_batch_is_not_judged() -> None:
+    """Targets made in the step, shapes that broadcast, predictions of the future."""
+    assert measured(lambda x: F.mse_loss(LAYER(x), torch.randn(400, 4)), X) is None
+    assert measured(lambda x, y: F.mse_loss(LAYER(x)[:, :1], y), X, torch.randn(400)) is None
+    assert measured(lambda x, y: F.smooth_l1_loss(LAYER(x), LAYER(y)), X, X + 1) is None
+
+
+# -- whole runs
+
+
+class Task(pl.LightningModule):
+    """A small net with any loss and any optimizer."""
+
+    def __init__(self, loss: Any, optimizer: Any, outputs: int = 10) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, outputs))
+        self.decoder = nn.Linear(10, 64)
+        self.loss, self.optimizer = loss, optimizer
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self, *batch)
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
+def adam(p: Any) -> Any:
+    return torch.optim.Adam(p, lr=3e-3)
+
+
+def penalized(weight: float) -> Any:
+    """Cross entropy and a penalty on all weights."""
+    return lambda task, x, y: (
+        F.cross_entropy(task.net(x), y) + weight * sum(p.square().sum() for p in task.parameters())
+    )
+
+
+def drowned_autoencoder(task: Task, x: Tensor, y: Tensor) -> Tensor:
+    """Its decoder is a part of the encoder's output: enough to see what the divergence does."""
+    code = task.net(x)
+    z = code[:, :10] + 0.1 * torch.randn_like(code[:, :10])
+    return F.mse_loss(task.decoder(z), x) + 100.0 * code.square().sum(1).mean()
+
+
+def shuffled(task: Task, x: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(task.net(x)[:, 0], y)
+
+
+def price(task: Task, x: Tensor, y: Tensor) -> Tensor:
+    return F.l1_loss(task.net(x)[:, 0], y)
+
+
+RUNS: dict[str, tuple[Any, Any, str]] = {
+    "penalty": (penalized(10.0), adam, "LOS106"),
+    "slight penalty": (penalized(1e-5), adam, ""),
+    "decay": (
+        penalized(0.0),
+        lambda p: torch.optim.AdamW(p, lr=3e-3, weight_decay=100.0),
+        "LOS106",
+    ),
+    "decay of sgd": (
+        penalized(0.0),
+        lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=3.0),
+        "LOS106",
+    ),
+    "usual decay": (penalized(0.0), lambda p: torch.optim.AdamW(p, lr=3e-3, weight_decay=0.1), ""),
+    "divergence of an autoencoder": (drowned_autoencoder, adam, "LOS106"),
+    "targets without a scale": (price, adam, "LOS101"),
+    "random quantities": (shuffled, adam, "LOS104"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_of_a_hundred_steps(name: str) -> None:
+    """The code that leads, if any."""
+    seed(0)
+    loss, optimizer, code = RUNS[name]
+    x, y = digits(1024)
+    if loss is price:
+        y = 200.0 + y
+    if loss is shuffled:
+        y = torch.randn(len(y))
+    data = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
+    detector = LossDetector()
+    fit(Program(Task(loss, optimizer), data, trainer={"max_epochs": 3}), detector)
+    assert [one.code for one in detector.findings] == ([code] if code else [])
