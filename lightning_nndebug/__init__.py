@@ -19,5 +19,6 @@ from .learning_rate import LearningRateDetector as LearningRateDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
 from .suite import NNDebug as NNDebug
+from .updates import UpdateDetector as UpdateDetector
 
 __version__ = "0.1.0"

@@ -11,6 +11,7 @@ from .gradients import GradientDetector
 from .learning_rate import LearningRateDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
+from .updates import UpdateDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,
@@ -18,6 +19,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ModeDetector,
     ClassBalanceDetector,
     LearningRateDetector,
+    UpdateDetector,
 )
 
 
