@@ -18,6 +18,7 @@ from .gradients import GradientDetector as GradientDetector
 from .learning_rate import LearningRateDetector as LearningRateDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
+from .structure import StructureDetector as StructureDetector
 from .suite import NNDebug as NNDebug
 from .updates import UpdateDetector as UpdateDetector
 

@@ -11,6 +11,7 @@ from .gradients import GradientDetector
 from .learning_rate import LearningRateDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
+from .structure import StructureDetector
 from .updates import UpdateDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
@@ -20,6 +21,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ClassBalanceDetector,
     LearningRateDetector,
     UpdateDetector,
+    StructureDetector,
 )
 
 

@@ -303,7 +303,7 @@ class UpdateDetector(Detector):
             - Leave ``eps`` and ``betas`` as they come
 
         When it is fine:
-            You have compared both.
+            You have compared both. A decay that an optimizer comes with is not reported.
 
         References:
             loshchilov2019decoupled
@@ -450,7 +450,7 @@ def _oddities(group: Settings) -> Iterator[tuple[str, str]]:
             f"{group.kind} divides its weight_decay={group.weight_decay:g} by the gradient's size",
             "Use ``AdamW``, which decays all weights alike",
         )
-    if group.weight_decay and 0 < group.decayed < group.parameters:
+    if group.weight_decay and not group.is_usual and 0 < group.decayed < group.parameters:
         yield (
             f"weight_decay={group.weight_decay:g} also pulls {group.decayed} biases and norms to 0",
             "Put them in a group with ``weight_decay=0``",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ class Settings:
         is_torchs: Whether that is one of torch's own.
         rate: Its learning rate; None if it finds its own.
         weight_decay: As set.
+        is_usual: Whether that is the default of the optimizer.
         decouples: Whether the decay is applied to the weights rather than added to the gradient.
         eps: As set; None if the optimizer has none.
         betas: Likewise.
@@ -34,6 +36,7 @@ class Settings:
     is_torchs: bool = True
     rate: float | None = None
     weight_decay: float = 0.0
+    is_usual: bool = False
     decouples: bool = False
     eps: float | None = None
     betas: tuple[float, ...] = ()
@@ -84,12 +87,15 @@ def _settings(trainer: Any, optimizer: Any, number: int, small: set[int]) -> Set
     name = optimizer_name(trainer, optimizer)
     betas = group.get("betas")
     eps = group.get("eps")
+    options = inspect.signature(type(optimizer)).parameters
+    usual = options["weight_decay"].default if "weight_decay" in options else None
     return Settings(
         name=name if len(optimizer.param_groups) == 1 else f"{name}.param_groups[{number}]",
         kind=kind,
         is_torchs=type(optimizer).__module__.startswith("torch.optim"),
         rate=learning_rate(group),
         weight_decay=float(group.get("weight_decay") or 0.0),
+        is_usual=group.get("weight_decay") == usual,
         decouples=kind == "AdamW" or bool(group.get("decoupled_weight_decay")),
         eps=float(eps) if isinstance(eps, (int, float)) else None,
         betas=tuple(map(float, betas)) if isinstance(betas, (tuple, list)) else (),
