@@ -117,7 +117,7 @@ class StructureDetector(Detector):
         When it is fine:
             A bottleneck, which is narrower than both its ends, factorizes on purpose and is never
             reported; neither are depthwise or pointwise convolutions, layers that are named after a
-            projection or a code, and outputs that more than one layer uses.
+            projection or a code, layers of two nets, and outputs that more than one layer uses.
 
         References:
             saxe2014exact
@@ -208,7 +208,9 @@ def _is(link: Link, source: str, target: str) -> bool:
 def _is_redundant(link: Link) -> bool:
     """Whether one layer could do what two do."""
     one, other = link.source, link.target
-    if one is other or not (one.is_trained and other.is_trained) or _is_on_purpose(one):
+    if one == other or not (one.is_trained and other.is_trained) or _is_on_purpose(one):
+        return False
+    if _home(one) != _home(other):  # a generator and its critic, an encoder and its decoder
         return False
     if _is(link, "linear", "linear"):
         return one.outputs == other.inputs and one.outputs >= min(one.inputs, other.outputs)
@@ -223,6 +225,14 @@ def _is_redundant(link: Link) -> bool:
 def _is_on_purpose(part: Part) -> bool:
     words = [word for word in part.name.lower().split(".") if not word.isdigit()]
     return bool(words) and _ON_PURPOSE.search(words[-1]) is not None
+
+
+def _home(part: Part) -> str:
+    """Returns the net that a layer is in: its parent, or what the parent is a numbered block of."""
+    words = part.name.split(".")[:-1]
+    while words and words[-1].isdigit():
+        words.pop()
+    return ".".join(words)
 
 
 def _these(names: Sequence[str]) -> str:

@@ -20,6 +20,8 @@ _STEPS = 10  # at least, in which a weight must have changed, or another one hav
 _LOOKS = 5  # looks in a row that an update must be out of its band, or weights must run
 _FIRST = 3  # steps in which units that are alike may still come apart
 _SHARE = 0.05  # of what weights are by now is no long step: they have run away before
+_UNITS = 8  # that are alike, at least, are no mean on purpose
+_EARLY = 1000  # steps in which nothing that is well grows so much
 _LAYERS = 2  # matrices, at least: a lone one may have to go wherever the targets are
 _SINGLE = 1e-6  # relative rounding that is finer than that is no half precision
 _DEPENDS = 0.5  # an update that grows so much with the weight, in logarithms, is driven by it
@@ -36,8 +38,8 @@ class UpdateDetector(Detector):
         smallest_update: and too short if it moves them by less than this share,
         stalled_factor: while it moves those of other layers by this many times more.
         largest_gain: Weights start too large if they amplify independent inputs by this factor.
-        running_factor: Weights run away if they are this many times what they were, and faster and
-            faster.
+        running_factor: Weights run away if they get this many times as large as they were, in the
+            first thousand steps of the whole net, or faster and faster.
     """
 
     largest_update: float = threshold(default=1.0, source=_SOURCE)
@@ -47,6 +49,7 @@ class UpdateDetector(Detector):
     running_factor: float = threshold(default=30.0, source=_SOURCE, minimum=1.0)
 
     races: dict[str, list[list[float]]] = state(dict)
+    grown: int = state(int)
 
     @rule("UPD101", severity=Severity.ERROR)
     def not_optimized(self, ownership: Ownership) -> Iterator[Evidence]:
@@ -214,9 +217,11 @@ class UpdateDetector(Detector):
         alike = [one for one in updates.updates if one.is_alike and one.rate != 0]
         same = [one for one in alike if one.age >= _FIRST and one.weight and one.gradient]
         zero = [one for one in alike if one.age >= _STEPS and not one.weight and one.gradient == 0]
-        huge = [one for one in initial.weights if _is_free(one) and one.gain > self.largest_gain]
-        even = [one for one in initial.weights if _is_free(one) and one.is_alike and one.size]
-        if same or len(even) > 1:
+        fresh = [one for one in initial.weights if one.kind == "matrix" and one.looks_random]
+        even = [one for one in fresh if one.is_alike and one.size]
+        huge = [one for one in fresh if not (one.is_constant or one.is_normalized)]
+        huge = [one for one in huge if one.gain > self.largest_gain]
+        if same or len(even) > 1 or any(one.units >= _UNITS for one in even):
             ones: Sequence[Update | Weight] = same or even
             yield Evidence(
                 where=ones[0].name,
@@ -241,7 +246,7 @@ class UpdateDetector(Detector):
                 where=huge[0].name,
                 measured=worst.gain,
                 limit=self.largest_gain,
-                message=f"{_are(huge)} so large that they amplify their input "
+                message=f"{_are(huge)} initialized so large that the input is amplified "
                 f"{_short(worst.gain)} times; the limit is {self.largest_gain:g} times",
                 causes=("``nn.init.normal_`` or ``uniform_`` is left at its default scale",),
                 details={"parameters": [one.name for one in huge]},
@@ -249,11 +254,11 @@ class UpdateDetector(Detector):
 
     @rule("UPD105", severity=Severity.WARNING)
     def diverging_weights(self, updates: SampledUpdates) -> Iterator[Evidence]:
-        """Weights grow, and the larger they are, the faster they grow.
+        """Weights grow without end.
 
         Why it matters:
-            Growth that feeds on itself does not end by itself: it ends in saturated units, in a
-            loss that is all noise, or in NaN.
+            Growth that feeds on itself ends in saturated units, in a loss that is all noise, or in
+            NaN.
 
         Likely causes:
             - The loss has no minimum: a term is maximized, or a penalty has the wrong sign
@@ -266,21 +271,26 @@ class UpdateDetector(Detector):
             - Add weight decay, a norm layer or a bound on the output
 
         When it is fine:
-            A lone layer on its way to targets that are large. What grows at a steady pace is not
-            reported.
+            A lone layer on its way to targets that are large: it is reported only if it grows
+            the faster the larger it is. Zeros grow from the size that they would usually have.
 
         References:
             goodfellow2016deep
         """
         wild = [one for one in updates.updates if self._runs(one)]
+        layers = [one for one in updates.updates if one.kind == "matrix" and 0 < one.age <= _EARLY]
+        is_grown = len(layers) >= _LAYERS and median(map(_growth, layers)) > self.running_factor
+        self.grown = self.grown + 1 if is_grown else 0
+        if self.grown >= _LOOKS:
+            wild = wild or layers
         if wild:
             worst = max(wild, key=_growth)
             yield Evidence(
                 where=wild[0].name,
                 measured=_growth(worst),
                 limit=self.running_factor,
-                message=f"{_are(wild)} up to {_short(_growth(worst))} times what they were, and "
-                f"grow faster and faster; the limit is {self.running_factor:g} times",
+                message=f"{_are(wild)} up to {_short(_growth(worst))} times as large as before, "
+                f"after {worst.age} steps; the limit is {self.running_factor:g} times",
                 details={"parameters": [one.name for one in wild]},
             )
 
@@ -422,11 +432,6 @@ def _stalling(one: Update) -> tuple[str, ...]:
     if one.weight > 10 * _default(one):
         return ("The layer is initialized far too large for its learning rate",)
     return (f"The learning rate of this group, {_rate(one)}, is wrong by orders of magnitude",)
-
-
-def _is_free(one: Weight) -> bool:
-    """Whether the size of a weight matters, and is not what an earlier training has made of it."""
-    return one.kind == "matrix" and not one.is_normalized and one.looks_random is True
 
 
 def _default(one: Update) -> float:

@@ -102,8 +102,9 @@ class Ownership(Measurement):
         if nursery.is_sharded:
             return None
         if moment.hook == "on_train_epoch_start":
-            nursery.admit(moment)
+            nursery.is_listed = False  # the module's own hook, which may unfreeze, comes later
         elif moment.hook == "on_before_optimizer_step":
+            nursery.admit(moment)
             ledger.note(moment)
         elif moment.hook != "on_train_start":
             has_stepped = ledger.turn(moment)
@@ -150,10 +151,13 @@ class _Nursery:
             if id(p) not in held
         }
         self._wards: dict[str, _Ward] = {}
+        self.is_listed = False
         self._steps = self._steps_of_epoch = 0
 
     def admit(self, moment: Moment) -> None:
-        """Lists them anew: they may have been unfrozen, or handed to an optimizer."""
+        """Lists them anew in each epoch: some may be unfrozen, or handed to an optimizer."""
+        if self.is_listed:
+            return
         held = {id(p) for p in _held(moment)}
         own = {id(p) for p in moment.module.parameters()}
         wards = {}
@@ -165,7 +169,7 @@ class _Nursery:
                     if known is not None and known.p is p
                     else _Ward(p, self._steps, entries(p), id(p) not in own)
                 )
-        self._wards, self._steps_of_epoch = wards, 0
+        self._wards, self._steps_of_epoch, self.is_listed = wards, 0, True
 
     def orphans(self, module: nn.Module) -> tuple[Orphans, ...]:
         """Counts a step, and returns who is an orphan, if it is time to look."""
@@ -279,7 +283,7 @@ class _Ledger:
     def _is_idle(self, moment: Moment) -> bool:
         if self._batches_with_step or moment.module.automatic_optimization or not self._accounts:
             return False
-        is_late = self._batches == _PATIENCE or moment.hook == "on_train_end"
+        is_late = self._batches >= _PATIENCE or moment.hook == "on_train_end"
         is_over = moment.trainer.current_epoch > 0 or moment.hook == "on_train_end"
         if not is_late or not is_over or self._batches < _SHORT:
             return False

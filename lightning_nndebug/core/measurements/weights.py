@@ -43,6 +43,7 @@ class Weight:
         kind: What it is for: a matrix multiplies, a bias is added, a norm's parameter scales or
             shifts, an embedding is looked up, and of others nothing is known.
         fan_in: How many inputs it sums over; 1 if it does not.
+        units: How many rows it has.
         size: Root mean square of its entries.
         is_constant: Whether all entries are equal.
         is_alike: Whether all units of the layer are equal, to the last bit.
@@ -55,6 +56,7 @@ class Weight:
     kind: Kind
     fan_in: int
     size: float
+    units: int = 1
     is_constant: bool = False
     is_alike: bool = False
     is_normalized: bool = False
@@ -97,6 +99,7 @@ class InitialWeights(Measurement):
                     name=plain_name(name),
                     kind=kind_of(owner, name, p),
                     fan_in=fan_in(owner, p),
+                    units=len(p) if p.dim() else 1,
                     size=float(row.square().mean().sqrt()),
                     is_constant=bool((row == row[0]).all()),
                     is_alike=has_units(owner, p) and are_alike(p),
