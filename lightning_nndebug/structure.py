@@ -210,7 +210,7 @@ def _is_redundant(link: Link) -> bool:
     one, other = link.source, link.target
     if one == other or not (one.is_trained and other.is_trained) or _is_on_purpose(one):
         return False
-    if _home(one) != _home(other):  # a generator and its critic, an encoder and its decoder
+    if not _are_one_net(one, other):
         return False
     if _is(link, "linear", "linear"):
         return one.outputs == other.inputs and one.outputs >= min(one.inputs, other.outputs)
@@ -227,12 +227,13 @@ def _is_on_purpose(part: Part) -> bool:
     return bool(words) and _ON_PURPOSE.search(words[-1]) is not None
 
 
-def _home(part: Part) -> str:
-    """Returns the net that a layer is in: its parent, or what the parent is a numbered block of."""
-    words = part.name.split(".")[:-1]
-    while words and words[-1].isdigit():
-        words.pop()
-    return ".".join(words)
+def _are_one_net(one: Part, other: Part) -> bool:
+    """Whether two layers have one parent, or the same place in two numbered blocks of one.
+
+    A generator and its critic, or an embedding and a classifier, are two nets.
+    """
+    first, second = (re.sub(r"\.\d+(?=\.[^.]+$)", ".*", part.name) for part in (one, other))
+    return one.name.rpartition(".")[0] == other.name.rpartition(".")[0] or first == second
 
 
 def _these(names: Sequence[str]) -> str:

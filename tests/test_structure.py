@@ -32,6 +32,7 @@ def test_two_layers_with_nothing_between_are_one() -> None:
     assert missing(linear(), linear("net.1"))
     assert missing(linear(), linear("net.2"), dropouts=("net.1",))
     assert missing(convolution(), convolution("net.1"))
+    assert missing(linear("net.0.layer"), linear("net.1.layer"))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ def test_two_layers_with_nothing_between_are_one() -> None:
         (linear(outputs=16), linear("net.1", inputs=16)),
         (linear("net.q_proj"), linear("net.head")),
         (linear("encoder.0"), linear("decoder.0")),
+        (linear("net.0.2"), linear("net.1")),
         (linear(is_trained=False), linear("net.1")),
         (convolution(is_dense=False), convolution("net.1")),
         (convolution(kernel=(1, 1)), convolution("net.1")),
