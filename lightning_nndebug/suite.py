@@ -12,6 +12,8 @@ from .learning_rate import LearningRateDetector
 from .losses import LossDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
+from .structure import StructureDetector
+from .updates import UpdateDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,
@@ -20,6 +22,8 @@ DETECTORS: tuple[type[Detector], ...] = (
     ClassBalanceDetector,
     LearningRateDetector,
     LossDetector,
+    UpdateDetector,
+    StructureDetector,
 )
 
 

@@ -148,7 +148,7 @@ class _Trial:
         self._is_fresh = True
         self.plain = self._watch(suspects)
         self.missing = {one.name: one for one in suspects if one.name not in self._arrived}
-        self.groups = _topmost(moment.module, self.missing)
+        self.groups = topmost(moment.module, self.missing)
 
     def run(
         self, moved: Sequence[nn.Parameter] = (), *, grad: bool = False
@@ -232,7 +232,7 @@ def _shape(module: nn.Module) -> tuple[Any, ...]:
     return type(module), *((name, p.shape) for name, p in module.named_parameters())
 
 
-def _topmost(module: nn.Module, missing: Iterable[str]) -> dict[str, list[str]]:
+def topmost(module: nn.Module, missing: Iterable[str]) -> dict[str, list[str]]:
     """Groups parameters by the topmost module that has none to be trained but such."""
     trained = [plain_name(name) for name, p in module.named_parameters() if p.requires_grad]
     total = Counter(place for name in trained for place in _places(name))

@@ -1,0 +1,345 @@
+"""Which parameters learn although no optimizer has them, and which optimizers get nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..trainer import plain_name
+from . import Measurement, Moment
+from .gradients import is_sharded, read_norms
+from .reach import topmost
+from .schedules import optimizer_name
+from .weights import entries, is_dense, looks_random
+
+_LOOKS = (3, 10, 30, 100, 300)  # batches with a step, in each epoch
+_STEPS = 5  # of each optimizer are watched, if there are several
+_PATIENCE = 100  # batches without any step, and more than an epoch
+_SHORT = 20  # batches, at least, of a run that ends without any
+_WITNESSES = 4  # parameters of an optimizer tell whether gradients come
+_LIGHTNING = ("lightning.", "pytorch_lightning.")
+
+Named = list[tuple[str, nn.Module, Tensor]]
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Parameters that get gradients, that nobody moves, and that no optimizer holds.
+
+    Attributes:
+        name: The topmost module all of whose parameters are so, or the parameter.
+        parameters: Their names.
+        steps: For how many optimizer steps.
+        is_hidden: Whether the module does not know of them: they are in a plain list, dict or
+            attribute.
+        is_fresh: Whether they have the look of a fresh initialization.
+        is_unfrozen: Whether they were frozen when the run began.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    steps: int = 1
+    is_hidden: bool = False
+    is_fresh: bool = True
+    is_unfrozen: bool = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An optimizer that does not do what an optimizer is for.
+
+    Attributes:
+        optimizer: Its name.
+        kind: ``"twice"``: it applies gradients that another optimizer has applied already.
+            ``"starved"``: there is no gradient when it steps, but there is when another one does.
+            ``"idle"``: there are gradients, and it never steps.
+        batches: In how many batches; in all that were watched.
+        other: The other optimizer.
+    """
+
+    optimizer: str
+    kind: Literal["twice", "starved", "idle"]
+    batches: int
+    other: str = ""
+
+
+@dataclass(frozen=True)
+class Ownership(Measurement):
+    """What the optimizers hold, beside what the gradients come to. Not known with shards.
+
+    Attributes:
+        orphans: Parameters that are in no optimizer.
+        faults: Optimizers that do not do what they are for.
+        stale: How many tensors the optimizers hold that are not part of the module, and get no
+            gradient.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_start",
+        "on_train_epoch_start",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "on_train_end",
+    )
+
+    orphans: tuple[Orphans, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    stale: int = 0
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Ownership | None:
+        """Lists them in each epoch, and looks a few times whether gradients come to them."""
+        if moment.hook == "on_train_start":
+            memory.nursery, memory.ledger = _Nursery(moment), _Ledger(moment)
+        nursery: _Nursery = memory.nursery
+        ledger: _Ledger = memory.ledger
+        if nursery.is_sharded:
+            return None
+        if moment.hook == "on_train_epoch_start":
+            nursery.is_listed = False  # the module's own hook, which may unfreeze, comes later
+        elif moment.hook == "on_before_optimizer_step":
+            nursery.admit(moment)
+            ledger.note(moment)
+        elif moment.hook != "on_train_start":
+            has_stepped = ledger.turn(moment)
+            orphans = nursery.orphans(moment.module) if has_stepped else ()
+            faults = tuple(ledger.faults(moment))
+            if orphans or faults:
+                return cls(orphans, faults, _stale(moment))
+        return None
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Lets go of the parameters."""
+        vars(memory).clear()
+
+
+@dataclass
+class _Ward:
+    """A trainable parameter that no optimizer holds."""
+
+    p: Tensor
+    since: int
+    before: Tensor
+    is_hidden: bool
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether it gets a gradient, and has not been moved by anybody."""
+        return _has_gradient([self.p]) and torch.equal(self.before, entries(self.p))
+
+
+class _Nursery:
+    """The trainable parameters that no optimizer holds."""
+
+    def __init__(self, moment: Moment) -> None:
+        named = list(moment.module.named_parameters())
+        self.is_sharded = is_sharded(moment.trainer, named)
+        self._frozen = {id(p) for _, p in named if not p.requires_grad}
+        everything = [] if self.is_sharded else _everything(moment.module)
+        # Judged before the first step; and only of those that may become orphans.
+        held = {id(p) for p in _held(moment)}
+        self._fresh = {
+            id(p): looks_random(owner, p, entries(p))
+            for _, owner, p in everything
+            if id(p) not in held
+        }
+        self._wards: dict[str, _Ward] = {}
+        self.is_listed = False
+        self._steps = self._steps_of_epoch = 0
+
+    def admit(self, moment: Moment) -> None:
+        """Lists them anew in each epoch: some may be unfrozen, or handed to an optimizer."""
+        if self.is_listed:
+            return
+        held = {id(p) for p in _held(moment)}
+        own = {id(p) for p in moment.module.parameters()}
+        wards = {}
+        for name, _, p in _everything(moment.module):
+            if p.requires_grad and id(p) not in held:
+                known = self._wards.get(name)
+                wards[name] = (
+                    known
+                    if known is not None and known.p is p
+                    else _Ward(p, self._steps, entries(p), id(p) not in own)
+                )
+        self._wards, self._steps_of_epoch, self.is_listed = wards, 0, True
+
+    def orphans(self, module: nn.Module) -> tuple[Orphans, ...]:
+        """Counts a step, and returns who is an orphan, if it is time to look."""
+        self._steps += 1
+        self._steps_of_epoch += 1
+        if self._steps_of_epoch not in _LOOKS:
+            return ()
+        found = {name: one for name, one in self._wards.items() if one.is_orphan}
+        own = topmost(module, [name for name, one in found.items() if not one.is_hidden])
+        for name in (name for name, one in found.items() if one.is_hidden):
+            own.setdefault(name.rpartition("]")[0] + "]" if "]" in name else name, []).append(name)
+        return tuple(
+            self._told(name, [(one, found[one]) for one in names]) for name, names in own.items()
+        )
+
+    def _told(self, name: str, members: Sequence[tuple[str, _Ward]]) -> Orphans:
+        looks = [self._fresh.get(id(one.p)) for _, one in members]
+        return Orphans(
+            name=name,
+            parameters=tuple(one for one, _ in members),
+            steps=min(self._steps - one.since for _, one in members),
+            is_hidden=any(one.is_hidden for _, one in members),
+            is_fresh=any(looks) and False not in looks,
+            is_unfrozen=all(id(one.p) in self._frozen for _, one in members),
+        )
+
+
+@dataclass
+class _Account:
+    """One of several optimizers, in its first steps."""
+
+    name: str
+    parameters: list[Tensor]
+    steps: int = 0
+    starved: int = 0
+    fed: Counter[str] = field(default_factory=Counter)
+    twice: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def witnesses(self) -> list[Tensor]:
+        return self.parameters[:_WITNESSES]
+
+
+class _Ledger:
+    """Which optimizer steps when, and with which gradients."""
+
+    def __init__(self, moment: Moment) -> None:
+        optimizers = [one for one in moment.trainer.optimizers if one.param_groups]
+        self._accounts = {
+            id(one): _Account(
+                optimizer_name(moment.trainer, one),
+                [p for group in one.param_groups for p in group["params"] if is_dense(p)],
+            )
+            for one in optimizers
+        }
+        holders = Counter(id(p) for one in self._accounts.values() for p in one.parameters)
+        self._shared = {key for key, count in holders.items() if count > 1}
+        self._applied: dict[int, tuple[str, Tensor]] = {}
+        self._batches = self._batches_with_step = 0
+        self._has_stepped = False
+        self._began = [entries(p) for one in self._accounts.values() for p in one.witnesses]
+
+    def note(self, moment: Moment) -> None:
+        """An optimizer is about to step."""
+        self._has_stepped = True
+        mine = self._accounts.get(id(moment.optimizer))
+        if len(self._accounts) == 1 or mine is None or mine.steps >= _STEPS:
+            return
+        mine.steps += 1
+        mine.starved += not _has_gradient(mine.witnesses)
+        for one in self._accounts.values():
+            if one is not mine and _has_gradient(one.witnesses):
+                one.fed[mine.name] += 1
+        self._compare(mine)
+
+    def turn(self, moment: Moment) -> bool:
+        """A batch is over: returns whether any optimizer has stepped in it."""
+        has_stepped, self._has_stepped = self._has_stepped, False
+        self._applied = {}
+        if moment.hook == "on_train_batch_end":
+            self._batches += 1
+            self._batches_with_step += has_stepped
+        return has_stepped
+
+    def faults(self, moment: Moment) -> Iterator[Fault]:
+        """Yields what is wrong with the optimizers."""
+        if self._is_idle(moment):
+            for one in self._accounts.values():
+                yield Fault(one.name, "idle", self._batches)
+        for one in self._accounts.values():
+            if one.steps < _STEPS:
+                continue
+            if one.starved == one.steps and one.fed.total() >= _STEPS:
+                yield Fault(one.name, "starved", one.steps, one.fed.most_common(1)[0][0])
+            for other, count in one.twice.items():
+                if count >= _STEPS:
+                    yield Fault(one.name, "twice", count, other)
+
+    def _compare(self, mine: _Account) -> None:
+        """Notes whether somebody has used the same gradient in this batch already."""
+        same = set()
+        for p in mine.parameters:
+            if id(p) in self._shared and p.grad is not None and is_dense(p.grad):
+                gradient = entries(p.grad)
+                name, before = self._applied.get(id(p), ("", gradient))
+                if name not in ("", mine.name) and gradient.any() and torch.equal(before, gradient):
+                    same.add(name)
+                self._applied[id(p)] = mine.name, gradient
+        mine.twice.update(same)
+
+    def _is_idle(self, moment: Moment) -> bool:
+        if self._batches_with_step or moment.module.automatic_optimization or not self._accounts:
+            return False
+        is_late = self._batches >= _PATIENCE or moment.hook == "on_train_end"
+        is_over = moment.trainer.current_epoch > 0 or moment.hook == "on_train_end"
+        if not is_late or not is_over or self._batches < _SHORT:
+            return False
+        witnesses = [p for one in self._accounts.values() for p in one.witnesses]
+        return _has_gradient(witnesses) and all(
+            torch.equal(before, entries(p))
+            for before, p in zip(self._began, witnesses, strict=True)
+        )
+
+
+def _held(moment: Moment) -> Iterator[Tensor]:
+    for optimizer in moment.trainer.optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
+
+
+def _stale(moment: Moment) -> int:
+    own = {id(p) for _, _, p in _everything(moment.module)}
+    return sum(id(p) not in own and p.grad is None for p in _held(moment))
+
+
+def _has_gradient(parameters: Sequence[Tensor]) -> bool:
+    present = [p.grad for p in parameters if p.grad is not None]
+    return any(read_norms(present))
+
+
+def _everything(module: nn.Module) -> Named:
+    """Lists the parameters of a module, and those that it holds without knowing of them."""
+    found: Named = []
+    known = {id(one) for one in module.modules()}
+    seen = set()
+    for path, owner in module.named_modules():
+        values = [(name, owner, p) for name, p in owner.named_parameters(recurse=False)]
+        if not f"{type(owner).__module__}.".startswith("torch."):
+            values += [(name, one, p) for name, one, p in _hidden(owner, known)]
+        for name, one, p in values:
+            if id(p) not in seen and is_dense(p):
+                seen.add(id(p))
+                found.append((plain_name(f"{path}.{name}" if path else name), one, p))
+    return found
+
+
+def _hidden(owner: nn.Module, known: set[int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Yields the trainable tensors in the plain attributes of a module."""
+    for name, value in vars(owner).items():
+        if name in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
+            continue
+        items: list[tuple[str, Any]] = [(name, value)]
+        if isinstance(value, Mapping):
+            items = [(f"{name}[{key!r}]", one) for key, one in value.items()]
+        elif isinstance(value, (list, tuple)):
+            items = [(f"{name}[{index}]", one) for index, one in enumerate(value)]
+        for place, one in items:
+            if isinstance(one, Tensor) and one.is_leaf and one.requires_grad:
+                yield place, owner, one
+            elif isinstance(one, nn.Module) and id(one) not in known:
+                for path, part in one.named_modules():
+                    for key, p in part.named_parameters(recurse=False):
+                        yield ".".join(filter(None, (place, path, key))), part, p

@@ -1,0 +1,178 @@
+"""Modules that nothing uses: not called, not reached by a gradient, and not named in the code."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..source import owner_of
+from ..trainer import plain_name
+from . import Measurement, Moment
+
+_STEPS = 20  # after which what has not been used, will not be
+_FEWEST = 3  # in a run that ends before
+# To be named in these is no use: they make the module, and hand it to the optimizer.
+_MAKERS = ("__init__", "setup", "configure_model", "configure_optimizers", "reset_parameters")
+
+
+@dataclass(frozen=True)
+class Unused(Measurement):
+    """Modules with trainable parameters that the user's code makes and never names again.
+
+    Known once, after the first steps: a module that is called, or that gets a gradient, is in use.
+    Not known where the source cannot be read, nor where a module is compiled.
+
+    Attributes:
+        modules: Their names, and how many parameters they have.
+        steps: After how many steps.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_start",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "on_train_end",
+    )
+
+    modules: tuple[tuple[str, int], ...]
+    steps: int = _STEPS
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Unused | None:
+        """Finds what the code does not name, and waits whether it is used all the same."""
+        if moment.hook == "on_train_start":
+            memory.watch = _Watch()
+            for name, module in _unnamed(moment):
+                memory.watch.add(name, module)
+        watch: _Watch | None = vars(memory).get("watch")
+        if watch is None or not watch.modules:
+            return None
+        if moment.hook == "on_before_optimizer_step":
+            watch.look()
+        elif moment.hook == "on_train_batch_end":
+            watch.steps += 1
+        is_over = watch.steps >= _FEWEST and moment.hook == "on_train_end"
+        if not is_over and watch.steps < _STEPS:
+            return None
+        found = tuple((name, _size(module)) for name, module in watch.modules.items())
+        cls.release(memory)
+        return cls(found, watch.steps)
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Removes the hooks."""
+        if hasattr(memory, "watch"):
+            memory.watch.close()
+            del memory.watch
+
+
+@dataclass
+class _Watch:
+    """The modules that have not been used so far."""
+
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    steps: int = 0
+    _handles: list[Any] = field(default_factory=list)
+
+    def add(self, name: str, module: nn.Module) -> None:
+        self.modules[name] = module
+
+        def called(*_: Any) -> None:
+            self.modules.pop(name, None)
+
+        for one in module.modules():  # a part of it may be called on its own
+            self._handles.append(one.register_forward_pre_hook(called))
+
+    def look(self) -> None:
+        """Strikes out what a gradient has come to: it need not be called to be used."""
+        for name, module in list(self.modules.items()):
+            if any(p.grad is not None for p in module.parameters()):
+                del self.modules[name]
+
+    def close(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+
+def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
+    """Yields the topmost modules of the user's own that no method but its maker names."""
+    root = moment.module
+    tree = dict(root.named_modules())
+    if any(_is_opaque(one) for one in tree.values()):
+        return
+    kinds: set[type] = {type(one) for one in (*tree.values(), *moment.trainer.callbacks)}
+    bases = {base for kind in kinds for base in kind.__mro__}
+    users = [base for base in bases if _is_users(base)]
+    named = [_names(kind) for kind in users]
+    if not named or None in named:
+        return
+    known = frozenset().union(*(one for one in named if one is not None))
+    found: list[str] = []
+    for name, module in tree.items():
+        parent, _, attribute = name.rpartition(".")
+        if not name or attribute in known or type(tree[parent]) not in users:
+            continue
+        is_inside = any(name.startswith(f"{one}.") for one in found)
+        is_shared = any(module is other for path, other in _all(root) if path != name)
+        if not is_inside and not is_shared and _size(module):
+            found.append(name)
+            yield plain_name(name), module
+
+
+def _all(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield from root.named_modules(remove_duplicate=False)
+
+
+def _is_opaque(module: nn.Module) -> bool:
+    """Whether calls of it, or in it, go past the hooks."""
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+@functools.cache
+def _is_users(kind: type) -> bool:
+    try:
+        file = inspect.getsourcefile(kind)
+    except (OSError, TypeError):
+        return False
+    return file is not None and owner_of(file) == "user"
+
+
+@functools.cache
+def _names(kind: type) -> frozenset[str] | None:
+    """Returns what the methods of a class name, in any way, but for those that make its parts.
+
+    None if there is no source, or if it gets at attributes in a way that names none of them.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    names: set[str] = set()
+    for method in tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else ():
+        if getattr(method, "name", "") in _MAKERS:
+            continue
+        for node in ast.walk(method):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                names.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names.update(node.value.replace(".", " ").split())
+            elif isinstance(node, ast.Name):
+                names.add(node.id)
+    return frozenset(names)

@@ -1,0 +1,403 @@
+"""Each truth about updates, without a Trainer where none is needed."""
+
+from __future__ import annotations
+
+import math
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from cases._parts import Classifier, loader
+from program import Program, fit, seed
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_nndebug import UpdateDetector
+from lightning_nndebug.core.measurements.ownership import Fault, Orphans, Ownership
+from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings
+from lightning_nndebug.core.measurements.updates import SampledUpdates, Update
+from lightning_nndebug.core.measurements.weights import (
+    InitialWeights,
+    Weight,
+    entries,
+    kind_of,
+    looks_random,
+)
+
+ADAM = {"eps": 1e-8, "betas": (0.9, 0.999), "rate": 1e-3}
+
+
+def update(name="net.0.weight", **changes) -> Update:
+    usual = {
+        "optimizer": "Adam", "kind": "matrix", "rate": 1e-3, "weight": 0.1, "update": 1e-3,
+        "gradient": 1e-2, "start": 0.1, "age": 20, "fan_in": 16,
+    }  # fmt: skip
+    return Update(name, **{**usual, **changes})
+
+
+def look(*updates: Update) -> SampledUpdates:
+    return SampledUpdates(updates)
+
+
+def weight(name="net.0.weight", **changes) -> Weight:
+    usual = {"kind": "matrix", "fan_in": 64, "size": 0.1, "units": 32, "looks_random": True}
+    return Weight(name, **{**usual, **changes})
+
+
+# -- UPD101
+
+
+def orphaned(stale: int = 0, **changes) -> list:
+    orphans = Orphans("head", ("head.weight", "head.bias"), 3, **changes)
+    return list(UpdateDetector().not_optimized(Ownership((orphans,), stale=stale)))
+
+
+def test_fresh_parameters_without_an_optimizer_are_told_by_name() -> None:
+    """They get gradients, and stay random."""
+    (found,) = orphaned()
+    assert found.where == "head"
+
+
+def test_trained_parameters_without_an_optimizer_are_a_choice() -> None:
+    """A backbone may be frozen by leaving it out."""
+    assert not orphaned(is_fresh=False)
+
+
+@pytest.mark.parametrize("changes", [{"is_unfrozen": True}, {"stale": 2}])
+def test_trained_parameters_are_told_when_they_were_meant_to_learn(changes) -> None:
+    """Who unfreezes or replaces a layer wants to train it."""
+    assert orphaned(is_fresh=False, **changes)
+
+
+@pytest.mark.parametrize("kind", ["twice", "starved", "idle"])
+def test_each_fault_of_an_optimizer_has_its_own_advice(kind) -> None:
+    """The cause is named, not guessed."""
+    fault = Fault("Adam[1]", kind, 5, "Adam[0]")
+    (found,) = UpdateDetector().not_optimized(Ownership(faults=(fault,)))
+    assert found.where == "Adam[1]"
+    assert len(found.causes) == len(found.fixes) == 1
+
+
+def findings(module: pl.LightningModule, epochs: int = 2) -> list[tuple[str, str]]:
+    seed(0)
+    detector = UpdateDetector(select=["UPD101"])
+    fit(Program(module, loader(), trainer={"max_epochs": epochs}), detector)
+    return [(one.where, one.message) for one in detector.findings]
+
+
+def layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def test_a_head_that_was_replaced_leaves_a_stale_optimizer() -> None:
+    """The optimizer was made in `__init__`, before the head was replaced."""
+
+    class Replaced(Classifier):
+        def __init__(self):
+            super().__init__(layers())
+            self.optimizer = torch.optim.Adam(self.net.parameters())
+            self.net[-1] = nn.Linear(64, 10)
+
+        def configure_optimizers(self):
+            return self.optimizer
+
+    ((where, message),) = findings(Replaced())
+    assert where == "net.2"
+    assert "not part of the module" in message
+
+
+def test_a_layer_that_is_unfrozen_must_be_handed_over() -> None:
+    """An optimizer of what was trainable at the start does not have it."""
+
+    class Thawed(Classifier):
+        def __init__(self):
+            super().__init__(layers())
+            self.net[0].requires_grad_(False)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(p for p in self.parameters() if p.requires_grad)
+
+        def on_train_epoch_start(self):
+            self.net[0].requires_grad_(self.current_epoch > 0)
+
+    ((where, message),) = findings(Thawed())
+    assert where == "net.0"
+    assert "unfrozen" in message
+
+
+def test_a_tensor_that_is_no_parameter_is_found() -> None:
+    """`requires_grad_()` does not make a parameter of a tensor."""
+
+    class Plain(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.ones(64).requires_grad_()
+
+        def forward(self, x):
+            return self.net(x * self.scale)
+
+    ((where, _),) = findings(Plain())
+    assert where == "scale"
+
+
+class GAN(pl.LightningModule):
+    def __init__(self, *, swapped: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.g = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 64))
+        self.d = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
+        self.swapped = swapped
+
+    def training_step(self, batch, batch_idx):
+        x, g, d = batch[0], *self.optimizers()
+        fake = self.g(torch.randn(len(x), 8))
+        d.zero_grad()
+        self.manual_backward(
+            F.softplus(-self.d(x)).mean() + F.softplus(self.d(fake.detach())).mean()
+        )
+        d.step()
+        g.zero_grad()
+        self.manual_backward(F.softplus(-self.d(fake)).mean())
+        g.step()
+
+    def configure_optimizers(self):
+        both = [torch.optim.Adam(part.parameters()) for part in (self.g, self.d)]
+        return both[::-1] if self.swapped else both
+
+
+def test_swapped_optimizers_are_starved() -> None:
+    """The one that holds the generator steps after the loss of the critic."""
+    ((where, message),) = findings(GAN(swapped=True), epochs=1)
+    assert where == "Adam[1]"
+    assert "no gradients" in message
+
+
+def test_optimizers_of_a_gan_are_well() -> None:
+    """Each has its part, and gets what the other one gets as well."""
+    assert not findings(GAN(swapped=False), epochs=1)
+
+
+# -- UPD102
+
+
+def unchanged(**changes) -> bool:
+    one = update(**{"moved": False, "update": 0.0, **changes})
+    return bool(list(UpdateDetector().unchanged_parameter(look(one))))
+
+
+def test_a_weight_that_is_put_back_is_unchanged() -> None:
+    """It moves in the step, and is where it was before the next."""
+    assert unchanged(update=1e-3)
+
+
+def test_half_precision_rounds_small_updates_away() -> None:
+    """A norm's weight of 1 needs steps of 0.4 % in bfloat16."""
+    assert unchanged(weight=1.0, rounding=2**-8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"age": 5},
+        {"gradient": 0.0},
+        {"gradient": None},
+        {"rate": 0.0},
+        {"rate": 1e-12},
+        {"numel": 1},
+        {"moved": True},
+    ],
+)
+def test_a_weight_may_have_its_reasons(changes) -> None:
+    """Too early, no gradient, a rate that is far too low, a number at its bound, or it did move."""
+    assert not unchanged(**changes)
+
+
+# -- UPD103
+
+
+def out_of_band(*changes) -> list:
+    updates = [update(f"net.{i}.weight", **one) for i, one in enumerate(changes)]
+    return list(UpdateDetector().update_ratio(look(*updates)))
+
+
+def test_a_step_of_the_size_of_the_weights_is_too_long() -> None:
+    """The layer forgets with every batch what it has learned."""
+    (found,) = out_of_band({"update": 0.5}, {})
+    assert found.where == "net.0.weight"
+    assert found.measured == pytest.approx(5.0)
+
+
+def test_a_layer_that_stands_still_beside_others_is_told() -> None:
+    """A millionth of its size, where others move by a hundredth."""
+    (found,) = out_of_band({"update": 1e-9, "rate": 1e-9}, {}, {})
+    assert found.where == "net.0.weight"
+    assert "1e-09" in found.causes[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ({"update": 0.5},),
+        ({"update": 1e-9}, {"update": 1e-9}),
+        ({"update": 0.5, "weight": 20.0}, {}),
+        ({"update": 0.5, "kind": "bias"}, {}, {}),
+        ({"update": 1e-9, "age": 3}, {}, {}),
+        ({"update": 0.05, "weight": 1e-3, "start": 0.0}, {}, {}),
+    ],
+)
+def test_steps_are_judged_where_they_mean_something(changes) -> None:
+    """Not of a lone layer, not where all crawl, not after running away, not of zeros."""
+    assert not out_of_band(*changes)
+
+
+# -- UPD104
+
+
+def badly_initialized(weights=(), updates=()) -> list:
+    rule = UpdateDetector().bad_initialization
+    return [one.measured for one in rule(InitialWeights(tuple(weights)), look(*updates))]
+
+
+def test_units_that_stay_alike_are_told() -> None:
+    """They get the same gradient for ever."""
+    assert badly_initialized(updates=[update(is_alike=True, age=5)]) == ["alike"]
+
+
+def test_a_lone_layer_of_zeros_comes_free() -> None:
+    """The last layer of a branch gets a gradient in the first step."""
+    still = update(is_alike=True, weight=0.0, start=0.0, gradient=0.0)
+    assert not badly_initialized(updates=[still])
+    assert badly_initialized(updates=[still, still]) == ["zero"]
+
+
+def test_an_idle_branch_of_zeros_is_not_stuck() -> None:
+    """No gradient is not a gradient of zero."""
+    idle = update(is_alike=True, weight=0.0, start=0.0, gradient=None)
+    assert not badly_initialized(updates=[idle, idle])
+
+
+def test_huge_weights_are_told() -> None:
+    """Drawn with the default scale of `nn.init.normal_`."""
+    assert badly_initialized([weight(size=1.0)]) == [8.0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 1.0, "is_normalized": True},
+        {"size": 1.0, "looks_random": False},
+        {"size": 1.0, "kind": "embedding"},
+        {"size": 1.0, "fan_in": 4},
+        {"is_alike": True, "size": 0.25, "units": 1},
+        {"is_alike": True, "size": 0.0},
+    ],
+)
+def test_large_or_even_weights_may_be_meant(changes) -> None:
+    """Before a norm, after training, in a table, of few inputs, a mean, a zero."""
+    assert not badly_initialized([weight(**changes)])
+
+
+def test_fresh_and_trained_layers_are_told_apart() -> None:
+    """Training moves a bias out of the bounds that it was drawn from."""
+    layer, norm = nn.Linear(64, 64), nn.LayerNorm(8)
+    fresh = [looks_random(layer, p, entries(p)) for p in layer.parameters()]
+    assert fresh == [True, True]
+    assert looks_random(norm, norm.bias, entries(norm.bias))
+    with torch.no_grad():
+        for p in (*layer.parameters(), norm.bias):
+            p.add_(0.05 * torch.randn(p.shape))
+    assert not looks_random(layer, layer.bias, entries(layer.bias))
+    assert not looks_random(norm, norm.bias, entries(norm.bias))
+
+
+def test_a_layer_with_a_forward_of_its_own_is_no_matrix() -> None:
+    """It may scale its weights as it likes."""
+
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, self.weight / 8, self.bias)
+
+    kinds = [kind_of(one, "weight", one.weight) for one in (Scaled(2, 2), nn.Linear(2, 2))]
+    assert kinds == ["other", "matrix"]
+
+
+def test_sampled_entries_meet_every_row_and_column() -> None:
+    """Of any memory format, without a copy of the tensor."""
+    x = torch.arange(4096.0).view(64, 64)
+    assert len((entries(x) // 64).unique()) == len((entries(x) % 64).unique()) == 64
+    assert entries(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)).all()
+
+
+# -- UPD105
+
+
+def runs(sizes, steps) -> bool:
+    detector = UpdateDetector()
+    looks = [
+        look(update(weight=w, update=u, age=10 * i))
+        for i, (w, u) in enumerate(zip(sizes, steps, strict=True))
+    ]
+    return any(list(detector.diverging_weights(one)) for one in looks)
+
+
+def test_growth_that_feeds_on_itself_is_told() -> None:
+    """Each update is a share of the weight."""
+    sizes = [0.1 * math.exp(0.5 * i) for i in range(14)]
+    assert runs(sizes, [0.05 * one for one in sizes])
+
+
+def test_a_lone_layer_may_go_far_at_a_steady_pace() -> None:
+    """Adam on its way to large targets."""
+    assert not runs([0.1 + i for i in range(30)], [0.1] * 30)
+
+
+def test_a_whole_net_may_not_grow_so_much_so_soon() -> None:
+    """At whatever pace."""
+    detector = UpdateDetector()
+    looks = [look(update("a", weight=5.0), update("b", weight=4.0))] * 5
+    assert any(list(detector.diverging_weights(one)) for one in looks)
+
+
+# -- UPD106
+
+
+def audited(**changes) -> str:
+    settings = OptimizerSettings((Settings("Adam", "Adam", **{**ADAM, **changes}),), trainable=1)
+    return "".join(one.message for one in UpdateDetector().optimizer_audit(settings))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weight_decay": 0.01},
+        {"weight_decay": 0.1, "decouples": True, "decayed": 2, "parameters": 4},
+        {"eps": 0.1},
+        {"betas": (0.999, 0.9)},
+        {"rate": 1.0},
+        {"momentum": 1.0},
+    ],
+)
+def test_an_odd_setting_is_told(changes) -> None:
+    """One sentence for each."""
+    assert audited(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"weight_decay": 0.01, "decouples": True, "decayed": 2, "parameters": 4, "is_usual": True},
+        {"eps": 1e-3},
+        {"rate": None},
+        {"weight_decay": 0.01, "is_torchs": False},
+    ],
+)
+def test_a_usual_setting_is_not(changes) -> None:
+    """Defaults, an eps that is large with care, and optimizers that we do not know."""
+    assert not audited(**changes)
+
+
+def test_nothing_to_train_is_told() -> None:
+    """All parameters are frozen."""
+    settings = OptimizerSettings((), trainable=0, frozen=4)
+    assert [one.where for one in UpdateDetector().optimizer_audit(settings)] == ["optimizer"]
