@@ -1,5 +1,6 @@
 """A linter for training runs: Lightning callbacks that name what makes a run sick."""
 
+from .activations import ActivationDetector as ActivationDetector
 from .class_balance import ClassBalanceDetector as ClassBalanceDetector
 from .core.detector import RULES as RULES
 from .core.detector import Detector as Detector

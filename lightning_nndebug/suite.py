@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .activations import ActivationDetector
 from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
 from .gradients import GradientDetector
@@ -18,6 +19,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ModeDetector,
     ClassBalanceDetector,
     LearningRateDetector,
+    ActivationDetector,
 )
 
 
