@@ -19,6 +19,7 @@ from .gradients import GradientDetector as GradientDetector
 from .learning_rate import LearningRateDetector as LearningRateDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
+from .outputs import OutputDetector as OutputDetector
 from .suite import NNDebug as NNDebug
 
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from .gradients import GradientDetector
 from .learning_rate import LearningRateDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
+from .outputs import OutputDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,
@@ -20,6 +21,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ClassBalanceDetector,
     LearningRateDetector,
     ActivationDetector,
+    OutputDetector,
 )
 
 

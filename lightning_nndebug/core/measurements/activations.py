@@ -24,8 +24,7 @@ from .batches import tensors
 
 log = logging.getLogger("lightning_nndebug")
 
-_FIRST = (3, 8, 14, 20, 27, 35, 44, 54)  # batches, and from there on every so many
-_EVERY = 50
+_FIRST = (3, 8, 14, 20, 27, 35, 44, 54)  # batches to look at, whatever it costs
 _WINDOW = 5  # looks that a unit must be idle in
 _CALLS = 512  # calls that are noted in a step: a recurrent net has one at every time step
 _HOPS = 12  # operations between a layer and its activation function, such as a norm
@@ -51,7 +50,7 @@ _NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
 _SOFT = {"softmax", "log_softmax"}
 _SHAPING = (
     "View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Permute",
-    "Slice", "Select", "Split", "Clone", "ToCopy", "Rsub", "NativeDropout", "T",
+    "Slice", "Select", "Split", "Clone", "ToCopy", "T",
 )  # fmt: skip
 
 
@@ -115,8 +114,8 @@ class Softmax:
     shape: tuple[int, ...]
 
 
-class _Looks(Cadence):
-    """Eight looks in the first batches, for the sake of short runs."""
+class Looks(Cadence):
+    """A cadence with eight looks in the first batches, for the sake of short runs."""
 
     def due(self, occasion: int, price: float, step_time: float) -> bool:
         """Returns whether to look."""
@@ -140,7 +139,7 @@ class Activations(Measurement):
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end")
     prepares: ClassVar[str | None] = "on_train_batch_start"
-    cadence: ClassVar[Cadence] = _Looks(every=_EVERY)
+    cadence: ClassVar[Cadence] = Looks(every=50)
 
     calls: tuple[Activation, ...]
     layers: tuple[Layer, ...] = ()
@@ -258,7 +257,7 @@ class _Listener(TorchFunctionMode):
         given = list(_operands((*args, *kwargs.values())))
         if name in _GATES:
             for one in given:
-                if call := self._by_node.get(_through(one.grad_fn)):
+                if call := self._by_node.get(through(one.grad_fn, ("Rsub", "NativeDropout"))):
                     call.gated = True
         elif name in _NORMS:
             self._normed += 1
@@ -319,7 +318,7 @@ class _Listener(TorchFunctionMode):
         """Marks everything that has gone into what a layer is given."""
         waiting = [one.grad_fn for one in given if one.grad_fn is not None]
         for one in waiting:
-            if call := self._by_node.get(_through(one)):
+            if call := self._by_node.get(through(one)):
                 call.consumers.add(where)
         while waiting:
             node = waiting.pop()
@@ -432,12 +431,12 @@ def _operands(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _operands(one.values())
 
 
-def _through(node: Any) -> Any:
-    """Goes back to what a tensor was before it was reshaped, sliced or subtracted from one."""
+def through(node: Any, also: tuple[str, ...] = ()) -> Any:
+    """Goes back to what a tensor was before it was reshaped, sliced or cast."""
     for _ in range(_HOPS):
         if node is None or not node.next_functions:
             return node
-        if node.name().partition("Backward")[0] not in _SHAPING:
+        if node.name().partition("Backward")[0] not in (*_SHAPING, *also):
             return node
         node = node.next_functions[0][0]
     return node
