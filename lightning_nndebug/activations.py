@@ -10,7 +10,6 @@ from .core.findings import Evidence, Severity
 from .core.measurements.activations import Activation, Activations, Layer
 
 _SOURCE = "benchmarks/thresholds#activations"
-_ROWS = 100  # samples, at least, before a unit that was idle for all of them is called dead
 _WIDTH = 16  # inputs from which on as many live units are room enough for them
 _DEPTH = 3  # layers, at least, for a scale to drift
 _AGE = 10  # steps in which a net may leave what it was initialized with
@@ -20,7 +19,7 @@ _ALL_FLAT = 0.9  # of the inputs, which learning alone does not come to
 class ActivationDetector(Detector):
     """Activations: do the units answer, can they still change, and does their scale hold?
 
-    Looks at eight of the first 55 batches, and rarely after. Modules (``nn.ReLU``) and calls
+    Looks at fourteen of the first 100 batches, and rarely later. Modules (``nn.ReLU``) and calls
     (``F.relu``) are the same to it. What is not being trained is not judged.
 
     Args:
@@ -191,7 +190,7 @@ class ActivationDetector(Detector):
         return place in self.well
 
     def _is_dead(self, one: Activation) -> bool:
-        if one.idle is None or one.rows < _ROWS or one.idle <= self.dead_share * one.units:
+        if one.idle is None or one.idle <= self.dead_share * one.units:
             return False
         return not _WIDTH <= one.inputs <= one.units - one.idle
 

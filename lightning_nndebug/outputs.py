@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from .core.detector import Detector, rule, state, threshold, vital
 from .core.findings import Evidence, Severity
 from .core.measurements.activations import Activations
-from .core.measurements.predictions import Prediction, Predictions
+from .core.measurements.predictions import Predictions
 from .core.measurements.sensitivity import Mixing, Sensitivity
 
 _SOURCE = "benchmarks/thresholds#outputs"
-_AGE = 20  # steps in which predictions may well be alike
-_LOOKS = 3  # looks in a row that they must be alike, and become no less so
+_AGE = 30  # steps in which predictions may well be alike
+_LOOKS = 5  # looks in a row that they must be alike, and become no less so
 _RISING = 1.2  # by which a spread grows from look to look where something is learned
+
+_LOGITS = "logits vary between samples by a standard deviation of {}"
+_VALUES = "predictions vary between samples by {} of the standard deviation of the targets"
+_FAKES = "what a net makes in the shape of the data varies between samples by {} of what they do"
+_EMBEDDINGS = "no more than {} of the embeddings varies between samples"
 
 
 class OutputDetector(Detector):
@@ -21,7 +26,8 @@ class OutputDetector(Detector):
 
     Args:
         least_spread: How much predictions must vary between samples: logits by this standard
-            deviation, values by this share of that of the targets.
+            deviation, values by this share of that of the targets, embeddings by this share of
+            their size.
         unreachable_share: The squared error that no net with such an output can avoid, as a share
             of the variance of the targets.
 
@@ -29,7 +35,7 @@ class OutputDetector(Detector):
         spread: How much the first predictions of the step vary between samples.
     """
 
-    least_spread: float = threshold(default=0.01, source=_SOURCE)
+    least_spread: float = threshold(default=0.003, source=_SOURCE)
     unreachable_share: float = threshold(default=0.05, source=_SOURCE)
 
     spreads: dict[str, list[float]] = state(dict)
@@ -40,7 +46,9 @@ class OutputDetector(Detector):
         return next((one.spread for one in predictions.pairs if one.spread is not None), None)
 
     @rule("OUT101", severity=Severity.WARNING)
-    def collapsed_predictions(self, predictions: Predictions) -> Iterator[Evidence]:
+    def collapsed_predictions(
+        self, predictions: Predictions, activations: Activations
+    ) -> Iterator[Evidence]:
         """The net gives (nearly) the same prediction for every sample.
 
         Why it matters:
@@ -51,11 +59,14 @@ class OutputDetector(Detector):
             - The last layers get nothing that varies: dead units, a norm over a single feature
             - One step was too long, and the net has not come back from it
             - What varies is averaged away, or cut off by a ``clamp``
+            - Equal embeddings are the best answer to a loss that only pulls them together
+            - A generator has found one sample that always passes (mode collapse)
 
         How to fix:
             - Look at what the last layers are given, from the input on: where does it become equal?
             - Normalize over the features, not over an axis of size 1
             - Lower the learning rate, or warm it up
+            - Add negatives, a stop-gradient with a predictor, or a term that keeps the variance
 
         When it is fine:
             Where the inputs tell nothing of the targets. Predictions that begin alike and come
@@ -64,21 +75,17 @@ class OutputDetector(Detector):
         References:
             jing2022understanding, lu2019dying
         """
-        for one in predictions.pairs:
-            named = one.lonely or one.beyond > self.unreachable_share  # a cause, by another rule
-            if one.spread is None or named:
-                continue
-            past = self.spreads.setdefault(one.place, [])
-            past[:] = [*past, one.spread][-_LOOKS:]
+        for where, spread, what in _spreads(predictions, activations, self.unreachable_share):
+            past = self.spreads.setdefault(where, [])
+            past[:] = [*past, spread][-_LOOKS:]
             rises = past[-1] > _RISING ** (len(past) - 1) * past[0]
             is_old = predictions.step >= _AGE and len(past) == _LOOKS
             if is_old and max(past) < self.least_spread and not rises:
                 yield Evidence(
-                    where=one.place,
-                    measured=one.spread,
+                    where=where,
+                    measured=spread,
                     limit=self.least_spread,
-                    message=f"predictions vary between samples by {_spread(one)}; "
-                    f"the limit is {self.least_spread:g}",
+                    message=f"{what.format(f'{spread:.2g}')}; the limit is {self.least_spread:g}",
                 )
 
     @rule("OUT102", severity=Severity.WARNING, patience=2)
@@ -228,10 +235,20 @@ class OutputDetector(Detector):
             )
 
 
-def _spread(one: Prediction) -> str:
-    if one.is_of_classes:
-        return f"a standard deviation of {one.spread:.2g} in their logits"
-    return f"{one.spread:.2g} of the standard deviation of the targets"
+def _spreads(
+    predictions: Predictions, activations: Activations, unreachable: float
+) -> Iterator[tuple[str, float, str]]:
+    """Yields where something should vary between samples, by how much it does, and what it is."""
+    for one in predictions.pairs:
+        named = one.lonely or one.beyond > unreachable  # by another rule, which tells the cause
+        if one.spread is not None and not named:
+            yield one.place, one.spread, _LOGITS if one.is_of_classes else _VALUES
+    for where, share in activations.fakes:
+        yield f"what {where} is given", share, _FAKES
+    last = [one for one in activations.layers if not one.is_hidden and one.varying is not None]
+    if last and not predictions.pairs and not predictions.centered:
+        widest = max(last, key=lambda one: one.varying or 0.0)
+        yield widest.where, widest.varying or 0.0, _EMBEDDINGS
 
 
 def _interval(low: float, high: float) -> str:

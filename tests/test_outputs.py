@@ -31,11 +31,11 @@ def prediction(spread: float | None = 1.0, **options: Any) -> Prediction:
     return Prediction(**{**defaults, **options})
 
 
-def collapsed(*spreads: float, start: int = 20) -> list[bool]:
+def collapsed(*spreads: float, start: int = 30) -> list[bool]:
     """Shows looks with these spreads, five steps apart; tells at which of them there is evidence."""
     detector = OutputDetector()
     looks = [Predictions((prediction(one),), step=start + 5 * i) for i, one in enumerate(spreads)]
-    return [bool(list(detector.collapsed_predictions(one))) for one in looks]
+    return [bool(list(detector.collapsed_predictions(one, Activations(())))) for one in looks]
 
 
 def sensitive(**options: Any) -> Sensitivity:
@@ -47,23 +47,23 @@ def sensitive(**options: Any) -> Sensitivity:
 
 
 def test_predictions_have_collapsed_if_they_stay_alike() -> None:
-    """Three looks in a row."""
-    assert collapsed(0.005, 0.004, 0.004) == [False, False, True]
+    """Five looks in a row."""
+    assert collapsed(0.002, 0.001, 0.002, 0.001, 0.001) == [False] * 4 + [True]
 
 
 def test_predictions_that_come_apart_have_not_collapsed() -> None:
     """A head that begins with zeros is slow, not sick."""
-    assert not any(collapsed(0.001, 0.002, 0.003, 0.005))
+    assert not any(collapsed(0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0029))
 
 
 def test_predictions_may_begin_alike() -> None:
     """The first steps are not judged."""
-    assert not any(collapsed(0.0, 0.0, 0.0, start=3))
+    assert not any(collapsed(0.0, 0.0, 0.0, 0.0, 0.0, start=5))
 
 
 def test_a_look_at_which_they_vary_begins_anew() -> None:
     """A batch of few targets is no collapse."""
-    assert not any(collapsed(0.005, 0.5, 0.004, 0.004))
+    assert not any(collapsed(0.0, 0.0, 0.5, 0.0, 0.0, 0.0))
 
 
 def test_targets_are_unreachable_if_an_error_must_remain() -> None:

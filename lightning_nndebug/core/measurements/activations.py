@@ -24,9 +24,12 @@ from .batches import tensors
 
 log = logging.getLogger("lightning_nndebug")
 
-_FIRST = (3, 8, 14, 20, 27, 35, 44, 54)  # batches to look at, whatever it costs
-_WINDOW = 5  # looks that a unit must be idle in
+# Batches to look at, whatever it costs.
+_FIRST = (2, 5, 9, 13, 18, 23, 29, 36, 44, 54, 64, 75, 87, 100)
+_WINDOW, _LONGEST = 5, 16  # looks that a unit must be idle in: so many, and more of small batches
+_SEEN = 100  # samples, at least, that they must have shown
 _CALLS = 512  # calls that are noted in a step: a recurrent net has one at every time step
+_ROWS = 8  # samples, and features, to see whether they vary
 _HOPS = 12  # operations between a layer and its activation function, such as a norm
 _SLOPE = 3.0  # where the slope of tanh is 1 % of its steepest
 
@@ -52,6 +55,7 @@ _SHAPING = (
     "View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Permute",
     "Slice", "Select", "Split", "Clone", "ToCopy", "T",
 )  # fmt: skip
+_SCALING = ("Rsub", "Add", "Sub", "Mul", "Div", "Neg", "NativeDropout")  # by a number
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ class Activation:
         where: The layer that it follows, else the module or line that calls it.
         line: The line of the user's code that made the call.
         units: Channels of a convolution, features of all else.
-        idle: How many of them had no slope for any sample, in all of the last five looks. None
-            until there were so many; of functions that have two flat ends, always.
+        idle: How many of them had no slope for any sample, in all of the last five looks, or in
+            more if batches are small. None until there were enough; of functions that have two flat
+            ends, always.
         inputs: How many numbers each unit is computed from; 0 if that is not known.
         rows: Samples, and positions in them, that have been seen in those looks.
         flat: The share of values of this look in the flat ends of a function that has two.
@@ -91,12 +96,15 @@ class Layer:
         std: Standard deviation of all its values.
         is_hidden: Whether they go into another layer.
         normed: How many norms have run before it in this step.
+        varying: The share of it that varies between samples; None if it is no row of features for
+            each of them.
     """
 
     where: str
     std: float
     is_hidden: bool
     normed: int
+    varying: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Softmax:
 
 
 class Looks(Cadence):
-    """A cadence with eight looks in the first batches, for the sake of short runs."""
+    """A cadence with fourteen looks in the first 100 batches, for the sake of short runs."""
 
     def due(self, occasion: int, price: float, step_time: float) -> bool:
         """Returns whether to look."""
@@ -134,6 +142,9 @@ class Activations(Measurement):
         calls: The activation functions; those that several calls of one layer share, once.
         layers: The layers.
         lonely: Softmax functions over a single unit whose result is an output.
+        fakes: For what one net hands to another in the shape of the data, as a generator does: how
+            much it varies between samples, as a share of what the data does. By the layer that
+            gets it.
         step: Where it was taken.
     """
 
@@ -144,6 +155,7 @@ class Activations(Measurement):
     calls: tuple[Activation, ...]
     layers: tuple[Layer, ...] = ()
     lonely: tuple[Softmax, ...] = ()
+    fakes: tuple[tuple[str, float], ...] = ()
     step: int = 0
 
     @classmethod
@@ -153,6 +165,7 @@ class Activations(Measurement):
         memory.eager = eagerly(moment.module)
         memory.eager.__enter__()
         memory.mode = _Listener(moment.module, moment.batch)
+        memory.mode.is_game = len(moment.trainer.optimizers) > 1
         memory.mode.__enter__()
 
     @classmethod
@@ -162,8 +175,8 @@ class Activations(Measurement):
         if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
             return None
         history = vars(memory).setdefault("history", {})
-        calls, layers, lonely = memory.mode.heard(history)
-        return cls(calls, layers, lonely, moment.step)
+        calls, layers, lonely, fakes = memory.mode.heard(history)
+        return cls(calls, layers, lonely, fakes, moment.step)
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -205,6 +218,15 @@ class _Answer:
     std: Tensor
     node: Any
     normed: int
+    varying: Tensor | None
+
+
+Heard = tuple[
+    tuple[Activation, ...],
+    tuple[Layer, ...],
+    tuple[Softmax, ...],
+    tuple[tuple[str, float], ...],
+]
 
 
 class _Listener(TorchFunctionMode):
@@ -216,7 +238,10 @@ class _Listener(TorchFunctionMode):
         self._builtin = {
             id(one) for one in module.modules() if type(one).__module__.startswith("torch.nn.")
         }
-        self._sizes = {one[0].numel() for _, one in tensors(batch) if one.dim() > 1 and len(one)}
+        self._data = [one for _, one in tensors(batch) if one.dim() > 1 and len(one)]
+        self._sizes = {one[0].numel() for one in self._data}
+        self._fakes: dict[str, Tensor] = {}
+        self.is_game = False  # between several nets, each with an optimizer
         self._calls: list[_Call] = []
         self._answers: list[_Answer] = []
         self._lonely: list[tuple[Softmax, Any]] = []
@@ -257,7 +282,7 @@ class _Listener(TorchFunctionMode):
         given = list(_operands((*args, *kwargs.values())))
         if name in _GATES:
             for one in given:
-                if call := self._by_node.get(through(one.grad_fn, ("Rsub", "NativeDropout"))):
+                if call := self._by_node.get(through(one.grad_fn, _SCALING)):
                     call.gated = True
         elif name in _NORMS:
             self._normed += 1
@@ -270,6 +295,7 @@ class _Listener(TorchFunctionMode):
     ) -> Any:
         x, where = given[0], place[0]
         if name in _LAYERS:
+            self._compare(given[0], where)
             self._feed(given if name in _PRODUCTS or name in _ATTENTION else given[:1], where)
             return functools.partial(self._answered, name, where, given)
         if not x.requires_grad:
@@ -312,7 +338,19 @@ class _Listener(TorchFunctionMode):
             axis = 1 if is_conv and result.dim() > 2 else -1  # noqa: PLR2004
             self._origins[result.grad_fn] = _Origin(where, axis, inputs)
             std = result.detach().float().std(unbiased=False)
-            self._answers.append(_Answer(where, std, result.grad_fn, self._normed))
+            is_row = result.dim() == 2 and min(result.shape) >= _ROWS  # noqa: PLR2004
+            size = result.detach().float().square().mean().sqrt()
+            varying = _deviation(result) / size if is_row else None
+            self._answers.append(_Answer(where, std, result.grad_fn, self._normed, varying))
+
+    def _compare(self, x: Tensor, where: str) -> None:
+        """Compares what is made in the shape of the data with the data."""
+        made_by = self._origin(x.grad_fn) if self.is_game and where not in self._fakes else None
+        if made_by is None or _top(made_by.where) == _top(where):
+            return
+        for one in self._data:
+            if one.shape == x.shape and one.is_floating_point() and len(x) >= _ROWS:
+                self._fakes[where] = _deviation(x) / _deviation(one).clamp_min(1e-12)
 
     def _feed(self, given: Iterable[Tensor], where: str) -> None:
         """Marks everything that has gone into what a layer is given."""
@@ -349,9 +387,7 @@ class _Listener(TorchFunctionMode):
                 return f"{name or line.function} (line {line.number})", line
         return (str(line) if line else "training_step"), line
 
-    def heard(
-        self, history: dict[Any, deque[tuple[Tensor, int]]]
-    ) -> tuple[tuple[Activation, ...], tuple[Layer, ...], tuple[Softmax, ...]]:
+    def heard(self, history: dict[Any, deque[tuple[Tensor, int]]]) -> Heard:
         """Reads everything with one copy from the device."""
         groups: dict[tuple[str, str, int], list[_Call]] = {}
         for call in self._calls:
@@ -360,50 +396,62 @@ class _Listener(TorchFunctionMode):
         for key, group in groups.items():
             busy = [one.busy for one in group if one.busy is not None]
             if busy:
-                looks = history.setdefault(key, deque(maxlen=_WINDOW))
+                looks = history.setdefault(key, deque(maxlen=_LONGEST))
                 looks.append((_any(busy), sum(one.rows for one in group)))
-                lazy.append((~_any([mask for mask, _ in looks])).sum())
+                lazy.append((~_any([mask for mask, _ in _enough(looks)])).sum())
             else:
                 flat = [one.flat for one in group if one.flat is not None]
                 lazy.append(torch.stack(flat).mean())
         answers: dict[str, _Answer] = {}
         for one in self._answers:
             answers.setdefault(one.where, one)
-        numbers = iter(_read([*lazy, *(one.std for one in answers.values())]))
+        lazy += [one.std for one in answers.values()]
+        lazy += [one.varying for one in answers.values() if one.varying is not None]
+        numbers = iter(_read([*lazy, *self._fakes.values()]))
         calls = tuple(
             self._digested(group, next(numbers), history.get(key)) for key, group in groups.items()
         )
+        stds = [next(numbers) for _ in answers]
         layers = tuple(
-            Layer(one.where, next(numbers), one.node in self._fed, one.normed)
-            for one in answers.values()
-        )
+            Layer(
+                one.where, std, one.node in self._fed, one.normed,
+                varying=None if one.varying is None else next(numbers),
+            )
+            for one, std in zip(answers.values(), stds, strict=True)
+        )  # fmt: skip
         lonely = tuple(one for one, node in self._lonely if node not in self._fed)
-        return calls, layers, lonely
+        return calls, layers, lonely, tuple(zip(self._fakes, numbers, strict=True))
 
     def _digested(
         self, group: list[_Call], value: float, looks: deque[tuple[Tensor, int]] | None
     ) -> Activation:
-        first = group[0]
+        first, shown = group[0], _enough(looks or ())
+        rows = sum(rows for _, rows in shown)
+        is_known = len(shown) >= _WINDOW and rows >= _SEEN
         return Activation(
             function=first.function,
             where=first.where,
             line=first.line,
             units=first.units,
-            idle=int(value) if looks is not None and len(looks) == _WINDOW else None,
+            idle=int(value) if is_known else None,
             inputs=first.origin.inputs if first.origin else 0,
-            rows=sum(rows for _, rows in looks or ()),
+            rows=rows,
             flat=value if first.busy is None else None,
             is_hidden=any(self._is_hidden(one) for one in group),
         )
 
     def _is_hidden(self, call: _Call) -> bool:
         # A generator's picture goes into a layer as well, that of another net.
-        top = call.where.partition(".")[0]
-        handed_on = call.imitates and all(one.partition(".")[0] != top for one in call.consumers)
+        elsewhere = all(_top(one) != _top(call.where) for one in call.consumers)
+        handed_on = call.imitates and elsewhere
         return call.node in self._fed and not call.gated and not handed_on
 
 
 _HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT}
+
+
+def _top(where: str) -> str:
+    return where.partition(".")[0]
 
 
 def _is_values(x: Tensor) -> bool:
@@ -432,14 +480,35 @@ def _operands(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def through(node: Any, also: tuple[str, ...] = ()) -> Any:
-    """Goes back to what a tensor was before it was reshaped, sliced or cast."""
+    """Goes back to what a tensor was before it was reshaped, sliced or cast.
+
+    Args:
+        node: The tensor's node in the graph.
+        also: Names of other operations to go through, where they have a single tensor.
+    """
     for _ in range(_HOPS):
-        if node is None or not node.next_functions:
-            return node
-        if node.name().partition("Backward")[0] not in (*_SHAPING, *also):
-            return node
-        node = node.next_functions[0][0]
+        made_of = [one for one, _ in node.next_functions if one is not None] if node else []
+        name = node.name().partition("Backward")[0] if len(made_of) == 1 else ""
+        if name not in _SHAPING and name not in also:
+            break
+        node = made_of[0]
     return node
+
+
+def _enough(looks: Sequence[tuple[Tensor, int]]) -> list[tuple[Tensor, int]]:
+    """Returns the last looks that have seen enough together, or all of them."""
+    taken: list[tuple[Tensor, int]] = []
+    for one in reversed(looks):
+        if len(taken) >= _WINDOW and sum(rows for _, rows in taken) >= _SEEN:
+            break
+        taken.append(one)
+    return taken
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Returns the standard deviation between samples, over all features."""
+    x = x.detach().float()
+    return (x - x.mean(0)).square().mean().sqrt()
 
 
 def _any(masks: Sequence[Tensor]) -> Tensor:

@@ -89,6 +89,7 @@ class Predictions(Measurement):
 
     Attributes:
         pairs: Those that were held against targets, in order.
+        centered: Whether something is pulled to a fixed point, as normal data are in Deep SVDD.
         step: Where they were taken.
     """
 
@@ -97,6 +98,7 @@ class Predictions(Measurement):
     cadence: ClassVar[Cadence] = Looks(every=50)
 
     pairs: tuple[Prediction, ...]
+    centered: bool = False
     step: int = 0
 
     @classmethod
@@ -114,7 +116,7 @@ class Predictions(Measurement):
         unfinished = not moment.module.automatic_optimization  # it may go on after a backward
         if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
             return None
-        return cls(memory.mode.heard(), moment.step)
+        return cls(memory.mode.heard(), memory.mode.centered, moment.step)
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -153,11 +155,9 @@ def pair_of(name: str, args: Sequence[Any], kwargs: Any, leaves: Sequence[Tensor
         return None
     x = args[0] if args else kwargs.get("input")
     y = args[1] if len(args) > 1 else kwargs.get("target", kwargs.get("other"))
-    if (
-        not isinstance(x, Tensor)
-        or not isinstance(y, Tensor)
-        or not (x.dim() and len(x) and len(y))
-    ):
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or not (x.dim() and y.dim()):
+        return None
+    if not x.numel() or not y.numel():
         return None
     if name in _DIFFERENCES:
         if y.requires_grad and not x.requires_grad:
@@ -188,6 +188,7 @@ class _Listener(TorchFunctionMode):
         super().__init__()
         self._leaves = [one for _, one in tensors(batch)]
         self._notes: list[_Note] = []
+        self.centered = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -204,6 +205,7 @@ class _Listener(TorchFunctionMode):
         try:
             with torch.no_grad(), torch._C.DisableTorchFunction():
                 pair = pair_of(name, args, kwargs, self._leaves)
+                self.centered |= pair is None and _is_centered(args)
                 if pair is not None and pair.prediction.requires_grad:
                     self._notes.append(_noted(pair, nearest_line(sys._getframe(2))))
         except Exception:  # an exotic tensor; this runs inside of the user's step
@@ -227,6 +229,13 @@ class _Listener(TorchFunctionMode):
             )
             for note, (spread, beyond, low, high) in zip(self._notes, rows, strict=True)
         )
+
+
+def _is_centered(args: Sequence[Any]) -> bool:
+    """Tells whether something learned is held against the same constant for every sample."""
+    learned = [one for one in args[:2] if isinstance(one, Tensor) and one.requires_grad]
+    fixed = [one for one in args[:2] if isinstance(one, Tensor) and not one.requires_grad]
+    return bool(learned and fixed) and fixed[0].dim() < learned[0].dim()
 
 
 def _noted(pair: Pair, line: Line | None) -> _Note:

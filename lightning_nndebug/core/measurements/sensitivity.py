@@ -57,7 +57,7 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """What the predictions depend on, in eval mode and with the same random numbers.
+    """What the predictions depend on, in eval mode if possible, and with the same random numbers.
 
     Only predictions that are held against a tensor of the batch, sample by sample, are looked at:
     by one of the usual loss functions, or by a difference.
@@ -106,7 +106,9 @@ class _Runs:
     def __init__(self, sandbox: Sandbox, moment: Moment) -> None:
         self._sandbox, self._moment = sandbox, moment
         self.leaves = tensors(moment.batch)
-        self._needs_graph = False
+        # Whether with a graph, as a gradient penalty needs it; whether in eval mode, in which some
+        # nets give other outputs than their training step takes.
+        self._ways = [(False, True), (True, True), (False, False), (True, False)]
 
     def pairs(self, change: Callable[[], None] | None = None) -> list[Pair]:
         """Returns what is predicted, after a change of the batch that the sandbox takes back."""
@@ -119,18 +121,20 @@ class _Runs:
     def _run(self, listener: Callable[[], L], change: Callable[[], None] | None) -> L:
         moment = self._moment
         while True:
+            grad, evaluating = self._ways[0]
             self._sandbox.rewind()
-            moment.module.eval()
+            if evaluating:
+                moment.module.eval()
             if change is not None:
                 change()
-            mode, grad = listener(), self._needs_graph
+            mode = listener()
             try:
                 with mode:
                     self._sandbox.training_step(moment.batch, moment.batch_idx, grad=grad)
             except Exception:
-                if grad:
+                if len(self._ways) == 1:
                     raise
-                self._needs_graph = True  # as a gradient penalty does
+                self._ways.pop(0)
             else:
                 return mode
 
