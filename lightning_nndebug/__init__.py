@@ -1,5 +1,6 @@
 """A linter for training runs: Lightning callbacks that name what makes a run sick."""
 
+from .activations import ActivationDetector as ActivationDetector
 from .class_balance import ClassBalanceDetector as ClassBalanceDetector
 from .core.detector import RULES as RULES
 from .core.detector import Detector as Detector
@@ -20,6 +21,7 @@ from .losses import LossDetector as LossDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
 from .structure import StructureDetector as StructureDetector
+from .outputs import OutputDetector as OutputDetector
 from .suite import NNDebug as NNDebug
 from .updates import UpdateDetector as UpdateDetector
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .activations import ActivationDetector
 from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
 from .gradients import GradientDetector
@@ -14,6 +15,7 @@ from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
 from .structure import StructureDetector
 from .updates import UpdateDetector
+from .outputs import OutputDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,
@@ -24,6 +26,8 @@ DETECTORS: tuple[type[Detector], ...] = (
     LossDetector,
     UpdateDetector,
     StructureDetector,
+    ActivationDetector,
+    OutputDetector,
 )
 
 

@@ -1,0 +1,234 @@
+"""Activations: do the units answer, can they still change, and does their scale hold with depth?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from .core.detector import Detector, rule, state, threshold, vital
+from .core.findings import Evidence, Severity
+from .core.measurements.activations import Activation, Activations, Layer
+
+_SOURCE = "benchmarks/thresholds#activations"
+_WIDTH = 16  # inputs from which on as many live units are room enough for them
+_DEPTH = 3  # layers, at least, for a scale to drift
+_AGE = 10  # steps in which a net may leave what it was initialized with
+_ALL_FLAT = 0.9  # of the inputs, which learning alone does not come to
+
+
+class ActivationDetector(Detector):
+    """Activations: do the units answer, can they still change, and does their scale hold?
+
+    Looks at fourteen of the first 100 batches, and rarely later. Modules (``nn.ReLU``) and calls
+    (``F.relu``) are the same to it. What is not being trained is not judged.
+
+    Args:
+        dead_share: The share of a layer's units that may be dead.
+        flat_share: The share of what goes into tanh, sigmoid and the like that may be where they
+            have lost 99 % of their slope.
+        drift_decades: By how many powers of ten the scale of layers may drift with depth,
+        smallest_std: if it ends below this standard deviation,
+        largest_std: or above this one.
+
+    Logged:
+        dead: The largest share of dead units of any layer.
+        flat: The largest share of flat inputs of any layer.
+    """
+
+    dead_share: float = threshold(default=0.7, source=_SOURCE, maximum=1.0)
+    flat_share: float = threshold(default=0.5, source=_SOURCE, maximum=1.0)
+    drift_decades: float = threshold(default=1.0, source=_SOURCE)
+    smallest_std: float = threshold(default=0.1, source="glorot2010understanding")
+    largest_std: float = threshold(default=10.0, source="glorot2010understanding")
+
+    well: list[str] = state(list)
+
+    @vital
+    def dead(self, activations: Activations) -> float | None:
+        """The largest share of dead units of any layer."""
+        shares = [one.idle / one.units for one in activations.calls if one.idle is not None]
+        return max(shares, default=None)
+
+    @vital
+    def flat(self, activations: Activations) -> float | None:
+        """The largest share of flat inputs of any layer."""
+        shares = [one.flat for one in _hidden(activations) if one.flat is not None]
+        return max(shares, default=None)
+
+    @rule("ACT101", severity=Severity.WARNING, patience=2)
+    def dead_units(self, activations: Activations) -> Iterator[Evidence]:
+        """Most units of a layer answer no sample, and so can never learn to.
+
+        Why it matters:
+            A unit whose input is negative for all samples gives 0 and gets no gradient. It stays
+            so for ever: the layer is as narrow as what is left of it.
+
+        Likely causes:
+            - One step was too long: the learning rate is too high, or there is no warm-up
+            - Biases are initialized far below 0
+            - The inputs are far from standardized, such as all positive or in the thousands
+
+        How to fix:
+            - Initialize biases with 0, and weights with ``kaiming_normal_``
+            - Lower the learning rate, or warm it up
+            - Standardize the inputs, or put a norm layer before the activation
+            - Replace ``ReLU`` by ``LeakyReLU`` or ``GELU``
+
+        When it is fine:
+            A few dead units are normal, and in a wide dictionary, such as that of a sparse
+            autoencoder, many: as long as more units live than each has inputs, nothing is told.
+
+        References:
+            maas2013rectifier, he2015delving, lu2019dying
+        """
+        sick = [one for one in _hidden(activations) if self._is_dead(one)]
+        for first in sick[:1]:  # those behind it get nothing to answer to
+            share = (first.idle or 0) / first.units
+            yield Evidence(
+                where=first.where,
+                measured=share,
+                limit=self.dead_share,
+                message=f"{first.idle} of {first.units} units are idle for each of the last "
+                f"{first.rows:,} samples and positions, before {_call(first)}; "
+                f"the limit is {self.dead_share:.0%}{_others(sick)}",
+                details={"dead": {one.where: one.idle for one in sick}},
+            )
+
+    @rule("ACT102", severity=Severity.WARNING, patience=4)
+    def saturated_units(self, activations: Activations) -> Iterator[Evidence]:
+        """Most of what goes into a layer's activation function is where it is flat.
+
+        Why it matters:
+            In the flat ends the slope is below 1 % of its steepest, so hardly any gradient comes
+            through: the layers before stay as they are, and the units act as switches.
+
+        Likely causes:
+            - The inputs are not scaled: raw pixels, or features in the hundreds
+            - Weights are initialized too large for the number of inputs
+            - One step was too long: the learning rate is too high
+
+        How to fix:
+            - Standardize the inputs to mean 0 and standard deviation 1
+            - Initialize with ``xavier_normal_``, whose scale goes with the number of inputs
+            - Put a norm layer before the activation, or replace it by ``ReLU`` or ``GELU``
+            - Lower the learning rate
+
+        When it is fine:
+            Where units are meant to be switches, as in hashing. Gates (a result that multiplies
+            something), attention and outputs are never judged, and what has become flat while it
+            learned only if nearly all of it has.
+
+        References:
+            glorot2010understanding, lecun2012efficient
+        """
+        limit = self.flat_share
+        sick = [one for one in _hidden(activations) if self._is_flat(one, activations.step)]
+        for first in sick[:1]:
+            yield Evidence(
+                where=first.where,
+                measured=first.flat or 0.0,
+                limit=limit,
+                message=f"{first.flat:.0%} of the values that {_call(first)} gets are where it is "
+                f"flat; the limit is {limit:.0%}{_others(sick)}",
+                details={"flat": {one.where: one.flat for one in sick}},
+            )
+
+    @rule("ACT103", severity=Severity.WARNING, patience=4)
+    def scale_drift(self, activations: Activations) -> Iterator[Evidence]:
+        """The scale of the layers' answers shrinks or grows with depth, far out of bounds.
+
+        Why it matters:
+            Each layer multiplies by the same wrong factor. Where the scale dies, the last layers
+            see nothing but their own biases; where it explodes, outputs and loss are huge, and no
+            learning rate suits all layers.
+
+        Likely causes:
+            - Weights are initialized with one fixed standard deviation, such as 0.01 or 1
+            - A gain that fits another activation function
+            - A deep net has neither norm layers nor shortcuts
+
+        How to fix:
+            - Initialize to keep the variance: ``kaiming_normal_`` for ReLU, ``xavier_normal_`` else
+            - Add batch or layer norm
+            - Remove the fixed factor between layers, if there is one
+
+        When it is fine:
+            Hardly ever, if it is so from the beginning and lasts. Outputs, whose scale is that of
+            the targets, and layers with norms between them are not compared.
+
+        References:
+            glorot2010understanding, he2015delving, mishkin2016all
+        """
+        for chain in _chains(activations.layers):
+            first, last, drift = _drift(chain)
+            out = last.std < self.smallest_std if drift < 0 else last.std > self.largest_std
+            out = out and abs(drift) > self.drift_decades
+            # What comes later was learned: large targets, for one, make the last layers grow.
+            if not self._was_well(f"ACT103 {chain[0].where}", not out):
+                yield Evidence(
+                    where=last.where,
+                    measured=last.std,
+                    limit=self.smallest_std if drift < 0 else self.largest_std,
+                    message=f"the standard deviation goes from {first.std:.2g} at {first.where} to "
+                    f"{last.std:.2g} here, {len(chain)} layers on; the limits are "
+                    f"{self.smallest_std:g} and {self.largest_std:g}",
+                    details={"std": {one.where: one.std for one in chain}},
+                )
+
+    def _is_flat(self, one: Activation, step: int) -> bool:
+        if one.flat is None:
+            return False
+        # A net may well learn to decide, and some of its units with it.
+        is_well = one.flat <= self.flat_share and step >= _AGE
+        learned = self._was_well(f"ACT102 {one.where}", is_well)
+        return one.flat > (max(_ALL_FLAT, self.flat_share) if learned else self.flat_share)
+
+    def _was_well(self, place: str, is_well: bool) -> bool:
+        """Returns whether a place was ever well, up to now."""
+        if is_well and place not in self.well:
+            self.well.append(place)
+        return place in self.well
+
+    def _is_dead(self, one: Activation) -> bool:
+        if one.idle is None or one.idle <= self.dead_share * one.units:
+            return False
+        return not _WIDTH <= one.inputs <= one.units - one.idle
+
+
+def _hidden(activations: Activations) -> list[Activation]:
+    return [one for one in activations.calls if one.is_hidden]
+
+
+def _chains(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Returns the runs of hidden layers that have no norm between them."""
+    chains: dict[int, list[Layer]] = {}
+    for one in layers:
+        if one.is_hidden:
+            chains.setdefault(one.normed, []).append(one)
+    return [one for one in chains.values() if len(one) >= _DEPTH]
+
+
+def _drift(chain: Sequence[Layer]) -> tuple[Layer, Layer, float]:
+    """Compares the last quarter of a chain with the first: where both agree that it drifts."""
+    quarter = max(1, len(chain) // 4)
+    first, last = chain[:quarter], chain[-quarter:]
+    ups = min(last, key=_std), max(first, key=_std)
+    downs = max(last, key=_std), min(first, key=_std)
+    up, down = (math.log10(_std(end) / _std(start)) for end, start in (ups, downs))
+    if up > 0:
+        return ups[1], ups[0], up
+    return downs[1], downs[0], min(down, 0.0)
+
+
+def _std(one: Layer) -> float:
+    return max(one.std, 1e-30) if math.isfinite(one.std) else 1e30
+
+
+def _call(one: Activation) -> str:
+    return f"{one.function} at {one.line}" if one.line is not None else one.function
+
+
+def _others(sick: Sequence[Activation]) -> str:
+    if len(sick) == 1:
+        return ""
+    return f"; and so it is after {', '.join(one.where for one in sick[1:4])}"

@@ -1,0 +1,521 @@
+"""What the activation functions of a step are given, and the scale of the layers before them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType, SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..sandbox import running
+from ..source import Line, nearest_line, outward
+from ..trainer import eagerly, plain_name
+from . import Cadence, Measurement, Moment
+from .batches import tensors
+
+log = logging.getLogger("lightning_nndebug")
+
+# Batches to look at, whatever it costs.
+_FIRST = (2, 5, 9, 13, 18, 23, 29, 36, 44, 54, 64, 75, 87, 100)
+_WINDOW, _LONGEST = 5, 16  # looks that a unit must be idle in: so many, and more of small batches
+_SEEN = 100  # samples, at least, that they must have shown
+_CALLS = 512  # calls that are noted in a step: a recurrent net has one at every time step
+_ROWS = 8  # samples, and features, to see whether they vary
+_HOPS = 12  # operations between a layer and its activation function, such as a norm
+_SLOPE = 3.0  # where the slope of tanh is 1 % of its steepest
+
+# Left of this a unit passes neither a signal nor a gradient.
+_IDLE_BELOW = {
+    "relu": 0.0, "relu_": 0.0, "relu6": 0.0, "threshold": 0.0, "threshold_": 0.0,
+    "hardswish": -3.0, "gelu": -4.0, "softplus": -8.0, "silu": -10.0, "mish": -10.0,
+}  # fmt: skip
+# Between these a unit has a slope.
+_STEEP = {
+    "tanh": _SLOPE, "tanh_": _SLOPE, "sigmoid": 2 * _SLOPE, "sigmoid_": 2 * _SLOPE,
+    "hardsigmoid": 3.0, "hardtanh": 1.0, "hardtanh_": 1.0,
+}  # fmt: skip
+_CONVOLUTIONS = {f"conv{mode}{n}d" for mode in ("", "_transpose") for n in (1, 2, 3)}
+_PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"}
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell"}
+_ATTENTION = {"multi_head_attention_forward", "scaled_dot_product_attention"}
+_LAYERS = {"linear", "bilinear", *_CONVOLUTIONS, *_PRODUCTS, *_RECURRENT, *_ATTENTION}
+_GATES = {"mul", "mul_", "__mul__", "__rmul__", "multiply", "addcmul", "lerp", "where"}
+_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize"}
+_SOFT = {"softmax", "log_softmax"}
+_SHAPING = (
+    "View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Permute",
+    "Slice", "Select", "Split", "Clone", "ToCopy", "T",
+)  # fmt: skip
+_SCALING = ("Rsub", "Add", "Sub", "Mul", "Div", "Neg", "NativeDropout")  # by a number
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One activation function of the net, after one layer.
+
+    Attributes:
+        function: Such as ``relu``; without the underscore of those that work in place.
+        where: The layer that it follows, else the module or line that calls it.
+        line: The line of the user's code that made the call.
+        units: Channels of a convolution, features of all else.
+        idle: How many of them had no slope for any sample, in all of the last five looks, or in
+            more if batches are small. None until there were enough; of functions that have two flat
+            ends, always.
+        inputs: How many numbers each unit is computed from; 0 if that is not known.
+        rows: Samples, and positions in them, that have been seen in those looks.
+        flat: The share of values of this look in the flat ends of a function that has two.
+        is_hidden: Whether the result goes into another layer, and not as a factor (a gate).
+    """
+
+    function: str
+    where: str
+    line: Line | None
+    units: int
+    idle: int | None
+    inputs: int
+    rows: int
+    flat: float | None
+    is_hidden: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The answer of one layer.
+
+    Attributes:
+        where: The module, or the line that calls it.
+        std: Standard deviation of all its values.
+        is_hidden: Whether they go into another layer.
+        normed: How many norms have run before it in this step.
+        varying: The share of it that varies between samples; None if it is no row of features for
+            each of them.
+    """
+
+    where: str
+    std: float
+    is_hidden: bool
+    normed: int
+    varying: float | None = None
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """A softmax over so few classes that it can only say one thing.
+
+    Attributes:
+        where: The module, or the line that calls it.
+        line: The line of the user's code that made the call.
+        shape: The shape of its input.
+    """
+
+    where: str
+    line: Line | None
+    shape: tuple[int, ...]
+
+
+class Looks(Cadence):
+    """A cadence with fourteen looks in the first 100 batches, for the sake of short runs."""
+
+    def due(self, occasion: int, price: float, step_time: float) -> bool:
+        """Returns whether to look."""
+        late = occasion - _FIRST[-1]
+        return occasion in _FIRST or (late > 0 and super().due(late, price, step_time))
+
+
+@dataclass(frozen=True)
+class Activations(Measurement):
+    """The activation functions and the layers of one step, in the order in which they ran.
+
+    Modules and calls such as ``F.relu(x)`` are the same to it, as are those that work in place.
+    What needs no gradient is left out: it is not being trained.
+
+    Attributes:
+        calls: The activation functions; those that several calls of one layer share, once.
+        layers: The layers.
+        lonely: Softmax functions over a single unit whose result is an output.
+        fakes: For what one net hands to another in the shape of the data, as a generator does: how
+            much it varies between samples, as a share of what the data does. By the layer that
+            gets it.
+        step: Where it was taken.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end")
+    prepares: ClassVar[str | None] = "on_train_batch_start"
+    cadence: ClassVar[Cadence] = Looks(every=50)
+
+    calls: tuple[Activation, ...]
+    layers: tuple[Layer, ...] = ()
+    lonely: tuple[Softmax, ...] = ()
+    fakes: tuple[tuple[str, float], ...] = ()
+    step: int = 0
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Listens to the step."""
+        cls.release(memory)
+        memory.eager = eagerly(moment.module)
+        memory.eager.__enter__()
+        memory.mode = _Listener(moment.module, moment.batch)
+        memory.mode.is_game = len(moment.trainer.optimizers) > 1
+        memory.mode.__enter__()
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Activations | None:
+        """Reads what was noted on the device as soon as the forward is complete."""
+        unfinished = not moment.module.automatic_optimization  # it may go on after a backward
+        if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
+            return None
+        history = vars(memory).setdefault("history", {})
+        calls, layers, lonely, fakes = memory.mode.heard(history)
+        return cls(calls, layers, lonely, fakes, moment.step)
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Stops listening."""
+        if mode := vars(memory).pop("mode", None):
+            mode.__exit__(None, None, None)
+        if eager := vars(memory).pop("eager", None):
+            eager.__exit__(None, None, None)
+
+
+@dataclass
+class _Origin:
+    """The layer that a tensor came out of."""
+
+    where: str
+    axis: int
+    inputs: int
+
+
+@dataclass
+class _Call:
+    function: str
+    where: str
+    line: Line | None
+    origin: _Origin | None
+    busy: Tensor | None
+    flat: Tensor | None
+    rows: int
+    units: int
+    node: Any = None
+    imitates: bool = False
+    gated: bool = False
+    consumers: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Answer:
+    where: str
+    std: Tensor
+    node: Any
+    normed: int
+    varying: Tensor | None
+
+
+Heard = tuple[
+    tuple[Activation, ...],
+    tuple[Layer, ...],
+    tuple[Softmax, ...],
+    tuple[tuple[str, float], ...],
+]
+
+
+class _Listener(TorchFunctionMode):
+    """Notes activation functions as they are called, and follows where their results go."""
+
+    def __init__(self, module: nn.Module, batch: Any) -> None:
+        super().__init__()
+        self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
+        self._builtin = {
+            id(one) for one in module.modules() if type(one).__module__.startswith("torch.nn.")
+        }
+        self._data = [one for _, one in tensors(batch) if one.dim() > 1 and len(one)]
+        self._sizes = {one[0].numel() for one in self._data}
+        self._fakes: dict[str, Tensor] = {}
+        self.is_game = False  # between several nets, each with an optimizer
+        self._calls: list[_Call] = []
+        self._answers: list[_Answer] = []
+        self._lonely: list[tuple[Softmax, Any]] = []
+        self._origins: dict[Any, _Origin] = {}
+        self._by_node: dict[Any, _Call] = {}
+        self._fed: set[Any] = set()
+        self._normed = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        after = self._listen(name, args, kwargs) if name in _HEARD else None
+        result = func(*args, **kwargs)
+        if after is not None:
+            self._guarded(after, result)
+        return result
+
+    def _listen(self, name: str, args: Any, kwargs: Any) -> Any:
+        """Looks at a call before it is made; returns what is to be done with its result."""
+        if running() or not torch.is_grad_enabled() or len(self._calls) >= _CALLS:
+            return None
+        # Checkpointed parts run for a second time in the backward; vmap has no values to show.
+        if torch._C._current_graph_task_id() != -1 or torch._C._functorch.maybe_current_level():
+            return None
+        return self._guarded(self._before, name, args, kwargs, sys._getframe(2))
+
+    def _guarded(self, call: Any, *args: Any) -> Any:
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                return call(*args)
+        except Exception:  # an exotic tensor; this runs inside of the user's step
+            log.debug("nndebug: a call could not be looked at.", exc_info=True)
+            return None
+
+    def _before(self, name: str, args: Any, kwargs: Any, frame: FrameType) -> Any:
+        given = list(_operands((*args, *kwargs.values())))
+        if name in _GATES:
+            for one in given:
+                if call := self._by_node.get(through(one.grad_fn, _SCALING)):
+                    call.gated = True
+        elif name in _NORMS:
+            self._normed += 1
+        elif given and _is_values(given[0]):
+            return self._plan(name, given, args, kwargs, self._place(frame))
+        return None
+
+    def _plan(
+        self, name: str, given: list[Tensor], args: Any, kwargs: Any, place: tuple[str, Line | None]
+    ) -> Any:
+        x, where = given[0], place[0]
+        if name in _LAYERS:
+            self._compare(given[0], where)
+            self._feed(given if name in _PRODUCTS or name in _ATTENTION else given[:1], where)
+            return functools.partial(self._answered, name, where, given)
+        if not x.requires_grad:
+            return None
+        if name in _SOFT:
+            axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if not isinstance(axis, int) or x.shape[axis] != 1:
+                return None
+            lonely = Softmax(where, place[1], tuple(x.shape))
+            return lambda result: self._lonely.append((lonely, result.grad_fn))
+        return functools.partial(self._finished, self._noted(name, x, args, kwargs, place))
+
+    def _noted(
+        self, name: str, x: Tensor, args: Any, kwargs: Any, place: tuple[str, Line | None]
+    ) -> _Call:
+        where, line = place
+        origin = self._origin(x.grad_fn)
+        axis = origin.axis if origin else (1 if x.dim() > 3 else -1)  # noqa: PLR2004
+        name, low, high = _ends(name, args, kwargs)
+        call = _Call(
+            function=name.rstrip("_"), where=origin.where if origin else where, line=line,
+            origin=origin, busy=None, flat=None, rows=x.numel() // x.shape[axis],
+            units=x.shape[axis], imitates=x[0].numel() in self._sizes,
+        )  # fmt: skip
+        if math.isinf(high):
+            others = [one for one in range(x.dim()) if one != axis % x.dim()]
+            call.busy = x.detach().amax(others) > low
+        else:
+            call.flat = ((x.detach() <= low) | (x.detach() >= high)).float().mean()
+        return call
+
+    def _finished(self, call: _Call, result: Any) -> None:
+        call.node = result.grad_fn
+        self._calls.append(call)
+        self._by_node[call.node] = call
+
+    def _answered(self, name: str, where: str, given: list[Tensor], result: Any) -> None:
+        if (name in _CONVOLUTIONS or name == "linear") and result.requires_grad:
+            is_conv, inputs = name in _CONVOLUTIONS, given[1][0].numel() if len(given) > 1 else 0
+            axis = 1 if is_conv and result.dim() > 2 else -1  # noqa: PLR2004
+            self._origins[result.grad_fn] = _Origin(where, axis, inputs)
+            std = result.detach().float().std(unbiased=False)
+            is_row = result.dim() == 2 and min(result.shape) >= _ROWS  # noqa: PLR2004
+            size = result.detach().float().square().mean().sqrt()
+            varying = _deviation(result) / size if is_row else None
+            self._answers.append(_Answer(where, std, result.grad_fn, self._normed, varying))
+
+    def _compare(self, x: Tensor, where: str) -> None:
+        """Compares what is made in the shape of the data with the data."""
+        made_by = self._origin(x.grad_fn) if self.is_game and where not in self._fakes else None
+        if made_by is None or _top(made_by.where) == _top(where):
+            return
+        for one in self._data:
+            if one.shape == x.shape and one.is_floating_point() and len(x) >= _ROWS:
+                self._fakes[where] = _deviation(x) / _deviation(one).clamp_min(1e-12)
+
+    def _feed(self, given: Iterable[Tensor], where: str) -> None:
+        """Marks everything that has gone into what a layer is given."""
+        waiting = [one.grad_fn for one in given if one.grad_fn is not None]
+        for one in waiting:
+            if call := self._by_node.get(through(one)):
+                call.consumers.add(where)
+        while waiting:
+            node = waiting.pop()
+            if node not in self._fed:
+                self._fed.add(node)
+                waiting += [one for one, _ in node.next_functions if one is not None]
+
+    def _origin(self, node: Any) -> _Origin | None:
+        """Goes back to the layer that alone has made a tensor: through norms, not through sums."""
+        for _ in range(_HOPS):
+            if node is None or node in self._origins:
+                return self._origins.get(node)
+            made_of = [one for one, _ in node.next_functions if one is not None]
+            made_of = [one for one in made_of if one.name() != "torch::autograd::AccumulateGrad"]
+            node = made_of[0] if len(made_of) == 1 else None
+        return None
+
+    def _place(self, frame: FrameType) -> tuple[str, Line | None]:
+        """Returns the module at work, with the line if it is one of the user's own."""
+        line = nearest_line(frame)
+        for one in outward(frame):
+            code = one.f_code
+            owner = one.f_locals.get("self") if code.co_varnames[:1] == ("self",) else None
+            if id(owner) in self._names:
+                name = self._names[id(owner)]
+                if id(owner) in self._builtin or line is None:
+                    return name or "training_step", line
+                return f"{name or line.function} (line {line.number})", line
+        return (str(line) if line else "training_step"), line
+
+    def heard(self, history: dict[Any, deque[tuple[Tensor, int]]]) -> Heard:
+        """Reads everything with one copy from the device."""
+        groups: dict[tuple[str, str, int], list[_Call]] = {}
+        for call in self._calls:
+            groups.setdefault((call.where, call.function, call.units), []).append(call)
+        lazy: list[Tensor] = []
+        for key, group in groups.items():
+            busy = [one.busy for one in group if one.busy is not None]
+            if busy:
+                looks = history.setdefault(key, deque(maxlen=_LONGEST))
+                looks.append((_any(busy), sum(one.rows for one in group)))
+                lazy.append((~_any([mask for mask, _ in _enough(looks)])).sum())
+            else:
+                flat = [one.flat for one in group if one.flat is not None]
+                lazy.append(torch.stack(flat).mean())
+        answers: dict[str, _Answer] = {}
+        for one in self._answers:
+            answers.setdefault(one.where, one)
+        lazy += [one.std for one in answers.values()]
+        lazy += [one.varying for one in answers.values() if one.varying is not None]
+        numbers = iter(_read([*lazy, *self._fakes.values()]))
+        calls = tuple(
+            self._digested(group, next(numbers), history.get(key)) for key, group in groups.items()
+        )
+        stds = [next(numbers) for _ in answers]
+        layers = tuple(
+            Layer(
+                one.where, std, one.node in self._fed, one.normed,
+                varying=None if one.varying is None else next(numbers),
+            )
+            for one, std in zip(answers.values(), stds, strict=True)
+        )  # fmt: skip
+        lonely = tuple(one for one, node in self._lonely if node not in self._fed)
+        return calls, layers, lonely, tuple(zip(self._fakes, numbers, strict=True))
+
+    def _digested(
+        self, group: list[_Call], value: float, looks: deque[tuple[Tensor, int]] | None
+    ) -> Activation:
+        first, shown = group[0], _enough(looks or ())
+        rows = sum(rows for _, rows in shown)
+        is_known = len(shown) >= _WINDOW and rows >= _SEEN
+        return Activation(
+            function=first.function,
+            where=first.where,
+            line=first.line,
+            units=first.units,
+            idle=int(value) if is_known else None,
+            inputs=first.origin.inputs if first.origin else 0,
+            rows=rows,
+            flat=value if first.busy is None else None,
+            is_hidden=any(self._is_hidden(one) for one in group),
+        )
+
+    def _is_hidden(self, call: _Call) -> bool:
+        # A generator's picture goes into a layer as well, that of another net.
+        elsewhere = all(_top(one) != _top(call.where) for one in call.consumers)
+        handed_on = call.imitates and elsewhere
+        return call.node in self._fed and not call.gated and not handed_on
+
+
+_HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT}
+
+
+def _top(where: str) -> str:
+    return where.partition(".")[0]
+
+
+def _is_values(x: Tensor) -> bool:
+    return x.is_floating_point() and x.numel() > 0 and x.dim() > 1
+
+
+def _ends(name: str, args: Any, kwargs: Any) -> tuple[str, float, float]:
+    """Returns a function's name, and between which inputs it has a slope."""
+    if name.startswith("hardtanh"):
+        low = kwargs.get("min_val", args[1] if len(args) > 1 else -1.0)
+        high = kwargs.get("max_val", args[2] if len(args) > 2 else 1.0)  # noqa: PLR2004
+        return ("relu6", 0.0, math.inf) if low == 0 else ("hardtanh", low, high)
+    if name in _STEEP:
+        return name, -_STEEP[name], _STEEP[name]
+    return name, _IDLE_BELOW[name], math.inf
+
+
+def _operands(values: Iterable[Any]) -> Iterator[Tensor]:
+    for one in values:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, (list, tuple)):
+            yield from _operands(one)
+        elif isinstance(one, Mapping):
+            yield from _operands(one.values())
+
+
+def through(node: Any, also: tuple[str, ...] = ()) -> Any:
+    """Goes back to what a tensor was before it was reshaped, sliced or cast.
+
+    Args:
+        node: The tensor's node in the graph.
+        also: Names of other operations to go through, where they have a single tensor.
+    """
+    for _ in range(_HOPS):
+        made_of = [one for one, _ in node.next_functions if one is not None] if node else []
+        name = node.name().partition("Backward")[0] if len(made_of) == 1 else ""
+        if name not in _SHAPING and name not in also:
+            break
+        node = made_of[0]
+    return node
+
+
+def _enough(looks: Sequence[tuple[Tensor, int]]) -> list[tuple[Tensor, int]]:
+    """Returns the last looks that have seen enough together, or all of them."""
+    taken: list[tuple[Tensor, int]] = []
+    for one in reversed(looks):
+        if len(taken) >= _WINDOW and sum(rows for _, rows in taken) >= _SEEN:
+            break
+        taken.append(one)
+    return taken
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Returns the standard deviation between samples, over all features."""
+    x = x.detach().float()
+    return (x - x.mean(0)).square().mean().sqrt()
+
+
+def _any(masks: Sequence[Tensor]) -> Tensor:
+    return torch.stack([one.to(masks[-1].device) for one in masks]).any(0)
+
+
+def _read(values: Sequence[Tensor]) -> list[float]:
+    if not values:
+        return []
+    return torch.stack([one.float().to(values[0].device) for one in values]).tolist()

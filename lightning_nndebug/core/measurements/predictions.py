@@ -1,0 +1,303 @@
+"""What a step predicts, beside what it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..sandbox import running
+from ..source import Line, nearest_line
+from ..trainer import eagerly
+from . import Cadence, Measurement, Moment
+from .activations import Looks, through
+from .batches import tensors
+
+log = logging.getLogger("lightning_nndebug")
+
+_SCORES = {"cross_entropy", "nll_loss"}
+_ANSWERS = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
+_VALUES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
+_DIFFERENCES = {"sub", "__sub__", "subtract", "rsub", "__rsub__"}  # of a loss written by hand
+_HEARD = {*_SCORES, *_ANSWERS, *_VALUES, *_DIFFERENCES}
+_CALLS = 32  # that are noted in a step
+_HELD = 2**20  # entries that are looked at
+_EPS = 1e-6
+
+# The least and the largest value that an operation can give, by the name of its backward.
+_ENDS = {
+    "Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0), "Hardsigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0),
+    "Sin": (-1.0, 1.0), "Cos": (-1.0, 1.0), "LogSoftmax": (-math.inf, 0.0),
+    "LogSigmoid": (-math.inf, 0.0), "Relu": (0.0, math.inf), "Softplus": (0.0, math.inf),
+    "Exp": (0.0, math.inf), "Abs": (0.0, math.inf), "Elu": (-1.76, math.inf),
+    "Gelu": (-0.17, math.inf), "Silu": (-0.279, math.inf), "Mish": (-0.309, math.inf),
+    "Hardswish": (-0.375, math.inf),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions, as a loss was given them together with their targets.
+
+    Attributes:
+        function: The loss function; ``sub`` for a difference, as of a loss written by hand.
+        line: The line of the user's code that made the call.
+        shape: The shape of the predictions.
+        spread: Standard deviation of the predictions between samples: of logits, for classes; else
+            as a share of that of the targets. None if the targets do not vary.
+        operation: The last operation that made them, such as ``Tanh``.
+        ends: The least and the largest value that it can give.
+        asked: The least and the largest target.
+        beyond: The squared error that no net with these ends can avoid, as a share of the variance
+            of the targets.
+        lonely: Whether they come out of a softmax over a single unit.
+    """
+
+    function: str
+    line: Line | None
+    shape: tuple[int, ...]
+    spread: float | None
+    operation: str
+    ends: tuple[float, float]
+    asked: tuple[float, float]
+    beyond: float
+    lonely: bool
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether classes are predicted, rather than values."""
+        return self.function in _SCORES or self.function in _ANSWERS
+
+    @property
+    def place(self) -> str:
+        """The call, as one that may be told of."""
+        where = f" in {self.line.function}" if self.line is not None else ""
+        return f"{'the difference' if self.function == 'sub' else self.function}{where}"
+
+
+@dataclass(frozen=True)
+class Predictions(Measurement):
+    """The predictions of one training step.
+
+    Attributes:
+        pairs: Those that were held against targets, in order.
+        centered: Whether something is pulled to a fixed point, as normal data are in Deep SVDD.
+        step: Where they were taken.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end")
+    prepares: ClassVar[str | None] = "on_train_batch_start"
+    cadence: ClassVar[Cadence] = Looks(every=50)
+
+    pairs: tuple[Prediction, ...]
+    centered: bool = False
+    step: int = 0
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Listens to the step."""
+        cls.release(memory)
+        memory.eager = eagerly(moment.module)
+        memory.eager.__enter__()
+        memory.mode = _Listener(moment.batch)
+        memory.mode.__enter__()
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Predictions | None:
+        """Reads what was noted on the device as soon as the forward is complete."""
+        unfinished = not moment.module.automatic_optimization  # it may go on after a backward
+        if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
+            return None
+        return cls(memory.mode.heard(), memory.mode.centered, moment.step)
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Stops listening."""
+        if mode := vars(memory).pop("mode", None):
+            mode.__exit__(None, None, None)
+        if eager := vars(memory).pop("eager", None):
+            eager.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Predictions and their targets.
+
+    Attributes:
+        function: The loss function, or ``sub``.
+        prediction: What is learned.
+        target: What it should be.
+    """
+
+    function: str
+    prediction: Tensor
+    target: Tensor
+
+
+def pair_of(name: str, args: Sequence[Any], kwargs: Any, leaves: Sequence[Tensor]) -> Pair | None:
+    """Returns what a call of a torch function compares; None if it is no prediction.
+
+    Args:
+        name: The name of the function.
+        args: Its arguments,
+        kwargs: and those by name.
+        leaves: The tensors of the batch: a difference counts only if one of them is in it.
+    """
+    if name not in _HEARD:
+        return None
+    x = args[0] if args else kwargs.get("input")
+    y = args[1] if len(args) > 1 else kwargs.get("target", kwargs.get("other"))
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or not (x.dim() and y.dim()):
+        return None
+    if not x.numel() or not y.numel():
+        return None
+    if name in _DIFFERENCES:
+        if y.requires_grad and not x.requires_grad:
+            x, y = y, x
+        storage = y.untyped_storage().data_ptr()
+        known = any(one.untyped_storage().data_ptr() == storage for one in leaves)
+        if not known or x.shape != y.shape or y.requires_grad:
+            return None
+        name = "sub"
+    return Pair(name, x, y) if x.is_floating_point() else None
+
+
+@dataclass(frozen=True)
+class _Note:
+    function: str
+    line: Line | None
+    shape: tuple[int, ...]
+    operation: str
+    ends: tuple[float, float]
+    lonely: bool
+    numbers: Tensor
+
+
+class _Listener(TorchFunctionMode):
+    """Notes what is compared as the calls are made."""
+
+    def __init__(self, batch: Any) -> None:
+        super().__init__()
+        self._leaves = [one for _, one in tensors(batch)]
+        self._notes: list[_Note] = []
+        self.centered = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _HEARD and not running() and len(self._notes) < _CALLS:
+            self._listen(name, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _listen(self, name: str, args: Any, kwargs: Any) -> None:
+        if torch._C._functorch.maybe_current_level():
+            return
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                pair = pair_of(name, args, kwargs, self._leaves)
+                self.centered |= pair is None and _is_centered(args)
+                if pair is not None and pair.prediction.requires_grad:
+                    self._notes.append(_noted(pair, nearest_line(sys._getframe(2))))
+        except Exception:  # an exotic tensor; this runs inside of the user's step
+            log.debug("nndebug: a call of %s could not be read.", name, exc_info=True)
+
+    def heard(self) -> tuple[Prediction, ...]:
+        if not self._notes:
+            return ()
+        rows = torch.stack([one.numbers for one in self._notes]).tolist()
+        return tuple(
+            Prediction(
+                function=note.function,
+                line=note.line,
+                shape=note.shape,
+                spread=None if math.isnan(spread) else spread,
+                operation=note.operation,
+                ends=note.ends,
+                asked=(low, high),
+                beyond=beyond,
+                lonely=note.lonely,
+            )
+            for note, (spread, beyond, low, high) in zip(self._notes, rows, strict=True)
+        )
+
+
+def _is_centered(args: Sequence[Any]) -> bool:
+    """Tells whether something learned is held against the same constant for every sample."""
+    learned = [one for one in args[:2] if isinstance(one, Tensor) and one.requires_grad]
+    fixed = [one for one in args[:2] if isinstance(one, Tensor) and not one.requires_grad]
+    return bool(learned and fixed) and fixed[0].dim() < learned[0].dim()
+
+
+def _noted(pair: Pair, line: Line | None) -> _Note:
+    node = through(pair.prediction.grad_fn)
+    operation = "" if node is None else node.name().partition("Backward")[0]
+    ends = _ENDS.get(operation, (-math.inf, math.inf))
+    if operation == "Hardtanh":
+        ends = node._saved_min_val, node._saved_max_val
+    x, y = _part(pair.prediction.detach()), _part(pair.target.detach())
+    # Three samples may well be alike.
+    varied = (y != y.flatten()[0]).any() & (len(x) > 3)  # noqa: PLR2004
+    spread = torch.where(varied, _spread(pair.function, x, y), math.nan)
+    return _Note(
+        function=pair.function,
+        line=line,
+        shape=tuple(pair.prediction.shape),
+        operation=operation,
+        ends=ends,
+        lonely=_is_lonely(pair),
+        numbers=torch.stack([spread, *_reach(y, ends)]),
+    )
+
+
+def _part(x: Tensor) -> Tensor:
+    """Returns the first rows of what is too large to be looked at in whole."""
+    return x if x.numel() <= _HELD else x[: max(4, _HELD // x[0].numel())]
+
+
+def _spread(function: str, x: Tensor, y: Tensor) -> Tensor:
+    if function in _SCORES:
+        scores = (x.movedim(1, -1).flatten(0, -2) if x.dim() > 1 else x[None]).float()
+        return _deviation(scores - scores.mean(-1, keepdim=True))
+    if function in _ANSWERS:
+        return _deviation(x.float() if function.endswith("logits") else x.float().logit(_EPS))
+    return _deviation(x.float()) / _deviation(y.float()).clamp_min(1e-12)
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Returns the standard deviation between samples, over all outputs."""
+    return (x - x.mean(0)).square().mean().sqrt()
+
+
+def _reach(y: Tensor, ends: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    y = y.float()
+    error = (y - y.clamp(*ends)).square().mean()
+    size = torch.maximum((y - y.mean()).square().mean(), _EPS * y.square().mean())
+    return error / size.clamp_min(1e-30), y.amin(), y.amax()
+
+
+def _is_lonely(pair: Pair) -> bool:
+    """Tells whether the predictions come out of a softmax over a single unit."""
+    shape, node = pair.prediction.shape, through(pair.prediction.grad_fn)
+    if pair.function == "cross_entropy" and len(shape) > 1:
+        return shape[1] == 1
+    while node is not None and node.name() in (
+        "LogBackward0",
+        "ClampBackward1",
+        "ClampMinBackward0",
+    ):
+        node = through(node.next_functions[0][0])
+    if node is None or node.name() not in ("SoftmaxBackward0", "LogSoftmaxBackward0"):
+        return False
+    result = node._saved_result
+    axis = node._saved_dim
+    return bool(result.shape[axis if axis < result.dim() else -1] == 1)

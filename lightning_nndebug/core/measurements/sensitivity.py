@@ -1,0 +1,291 @@
+"""What the predictions of a step depend on, found out by running it again with other inputs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..foreign import is_consumable
+from ..sandbox import Sandbox
+from ..source import Line, nearest_line
+from . import Measurement, Moment
+from .batches import Place, tensors
+from .predictions import Pair, pair_of
+from .repeatable import Repeatable, is_repeatable
+
+log = logging.getLogger("lightning_nndebug")
+
+L = TypeVar("L", bound=TorchFunctionMode)
+
+_STEPS = (5, 25, 60)
+_SAMPLES = 4  # at least
+_CHANGED = 1e-4  # of the size of the predictions: batched arithmetic differs by 1e-7
+_WHOLE = 1e-6  # likewise of a checksum
+# What mixes samples by mistake, if it does. Means, products and distances are mixed on purpose.
+_SUSPECTS = {
+    "softmax", "log_softmax", "softmin", "gumbel_softmax", "cumsum", "cumprod", "sort",
+    "view", "reshape", "view_as", "reshape_as", "unflatten",
+    "lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """An operation that makes one sample's answer depend on another sample.
+
+    Attributes:
+        function: Its name, such as ``softmax``.
+        line: The line of the user's code that called it.
+        shape: The shape of what it was given.
+        axis: The dimension of it that the samples are along.
+    """
+
+    function: str
+    line: Line | None
+    shape: tuple[int, ...]
+    axis: int
+
+
+@dataclass(frozen=True)
+class Sensitivity(Measurement):
+    """What the predictions depend on, in eval mode if possible, and with the same random numbers.
+
+    Only predictions that are held against a tensor of the batch, sample by sample, are looked at:
+    by one of the usual loss functions, or by a difference.
+
+    Attributes:
+        inputs: The tensors of the batch that are no targets.
+        ignored: Whether the predictions stay the same to the last bit when all samples are others.
+        samples: How many samples there are.
+        touched: How many other samples' predictions change with one sample.
+        mixing: The operation that is to blame; None if none of those that do so by mistake is.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start",)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable,)
+
+    inputs: tuple[str, ...]
+    ignored: bool
+    samples: int
+    touched: int
+    mixing: Mixing | None
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Sensitivity | None:
+        """Looks at the steps 5, 25 and 60; never where other processes would have to take part."""
+        if not hasattr(memory, "left"):
+            draws = "dataloader_iter" in inspect.signature(moment.module.training_step).parameters
+            alone = moment.trainer.world_size == 1
+            memory.left = list(_STEPS) if alone and not draws else []
+        if not memory.left or moment.step < memory.left[0]:
+            return None
+        memory.left.pop(0)
+        if not is_repeatable(moment) or is_consumable(moment.batch):
+            return None
+        try:
+            with Sandbox(moment.trainer, moment.module) as sandbox:
+                return _look(cls, _Runs(sandbox, moment))
+        except Exception as error:
+            memory.left = []
+            log.info("nndebug: what the predictions depend on is not known: %s", error)
+            return None
+
+
+class _Runs:
+    """Runs the step again, each time from the same state."""
+
+    def __init__(self, sandbox: Sandbox, moment: Moment) -> None:
+        self._sandbox, self._moment = sandbox, moment
+        self.leaves = tensors(moment.batch)
+        # Whether with a graph, as a gradient penalty needs it; whether in eval mode, in which some
+        # nets give other outputs than their training step takes.
+        self._ways = [(False, True), (True, True), (False, False), (True, False)]
+
+    def pairs(self, change: Callable[[], None] | None = None) -> list[Pair]:
+        """Returns what is predicted, after a change of the batch that the sandbox takes back."""
+        return self._run(lambda: _Ears([one for _, one in self.leaves]), change).pairs
+
+    def marks(self, samples: int, change: Callable[[], None] | None = None) -> list[_Marks]:
+        """Returns checksums of what suspicious operations get and give."""
+        return self._run(lambda: _Marker(samples), change).marks
+
+    def _run(self, listener: Callable[[], L], change: Callable[[], None] | None) -> L:
+        moment = self._moment
+        while True:
+            grad, evaluating = self._ways[0]
+            self._sandbox.rewind()
+            if evaluating:
+                moment.module.eval()
+            if change is not None:
+                change()
+            mode = listener()
+            try:
+                with mode:
+                    self._sandbox.training_step(moment.batch, moment.batch_idx, grad=grad)
+            except Exception:
+                if len(self._ways) == 1:
+                    raise
+                self._ways.pop(0)
+            else:
+                return mode
+
+
+def _look(cls: type[Sensitivity], runs: _Runs) -> Sensitivity | None:
+    usual = runs.pairs()
+    found = {i: one for i, pair in enumerate(usual) if (one := _target(pair, runs.leaves))}
+    samples = next((samples for _, samples in found.values()), 0)
+    answers = [i for i, (_, size) in found.items() if size == samples]
+    targets = {place for place, _ in found.values()}
+    rows = [(place, one) for place, one in runs.leaves if one.dim() and len(one) == samples]
+    # Where time has as many steps as there are samples, one cannot be told from the other.
+    if samples < _SAMPLES or any(one.dim() > 2 and one.shape[1] == samples for _, one in rows):  # noqa: PLR2004
+        return None
+    inputs = [(place, one.detach().clone()) for place, one in rows if place not in targets]
+    shown = samples // 2
+
+    def scramble() -> None:
+        for _, one in rows:
+            one.copy_(_scrambled(one))
+
+    def swap() -> None:
+        for _, one in rows:
+            one[shown] = one[0].clone()
+
+    def compare(changed: list[Pair]) -> list[tuple[Tensor, Tensor]]:
+        if len(changed) != len(usual):
+            raise ValueError("the step takes another way with other samples")
+        both = [(usual[i].prediction, changed[i].prediction) for i in answers]
+        return [(one.reshape(samples, -1), other.reshape(samples, -1)) for one, other in both]
+
+    ignored = all(torch.equal(*both) for both in compare(runs.pairs(scramble)))
+    ignored = ignored and any(not torch.equal(_scrambled(one), one) for _, one in inputs)
+    touched = {row for both in compare(runs.pairs(swap)) for row in _differing(*both)} - {shown}
+    mixing: Mixing | None = None
+    if touched:
+        marks = zip(runs.marks(samples), runs.marks(samples, swap), strict=False)
+        mixing = next((seen for pair in marks if (seen := _mixing(*pair, shown))), None)
+    return cls(tuple(str(place) for place, _ in inputs), ignored, samples, len(touched), mixing)
+
+
+def _differing(one: Tensor, other: Tensor) -> list[int]:
+    size = one.double().square().mean().sqrt().clamp_min(1e-30)
+    rows: list[int] = ((one - other).abs().amax(1) > _CHANGED * size).nonzero().flatten().tolist()
+    return rows
+
+
+def _target(pair: Pair, leaves: Sequence[tuple[Place, Tensor]]) -> tuple[Place, int] | None:
+    """Finds the tensor of the batch that holds the targets, one or more for every sample."""
+    prediction, target = pair.prediction, pair.target
+    if not target.dim() or not prediction.dim() or len(prediction) != len(target):
+        return None
+    for place, one in leaves:
+        if not one.dim() or not len(one) or len(target) % len(one) or one.device != target.device:
+            continue
+        if one.numel() == target.numel() and torch.equal(
+            one.reshape(-1).to(target.dtype), target.reshape(-1)
+        ):
+            return place, len(one)
+    return None
+
+
+def _scrambled(x: Tensor) -> Tensor:
+    """Returns other samples; of numbers, with their features in another order."""
+    x = x.roll(len(x) // 2, 0)
+    return x.flatten(1).flip(1).view_as(x) if x.is_floating_point() and x.dim() > 1 else x
+
+
+class _Ears(TorchFunctionMode):
+    """Keeps copies of what is predicted."""
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._leaves = leaves
+        self.pairs: list[Pair] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            pair = pair_of(name, args, kwargs, self._leaves)
+            if pair is not None:
+                one, other = pair.prediction.detach().clone(), pair.target.detach().clone()
+                self.pairs.append(Pair(pair.function, one, other))
+        return func(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Checksums of what went into an operation and came out, for every dimension of samples."""
+
+    function: str
+    line: Line | None
+    shape: tuple[int, ...]
+    given: dict[int, Tensor]
+    result: dict[int, Tensor]
+
+
+class _Marker(TorchFunctionMode):
+    """Keeps checksums of what suspicious operations get and give."""
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self._samples = samples
+        self.marks: list[_Marks] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name not in _SUSPECTS or not args or not isinstance(args[0], Tensor):
+            return func(*args, **kwargs)
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            given = self._sums(args[0])
+        result = func(*args, **kwargs)
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            first = result[0] if isinstance(result, (tuple, list)) else result
+            line = nearest_line(sys._getframe(1))
+            shape = tuple(args[0].shape)
+            self.marks.append(_Marks(name, line, shape, given, self._sums(first)))
+        return result
+
+    def _sums(self, x: Tensor) -> dict[int, Tensor]:
+        sums = {}
+        for axis in [axis for axis, size in enumerate(x.shape) if size == self._samples]:
+            rows = x.detach().movedim(axis, 0).reshape(self._samples, -1).double()
+            weights = torch.arange(rows.shape[1], device=rows.device, dtype=rows.dtype).cos()
+            sums[axis] = torch.stack([rows @ weights, rows.square().sum(1)])
+        return sums
+
+
+def _mixing(usual: _Marks, changed: _Marks, shown: int) -> Mixing | None:
+    """Tells whether one sample went into an operation, and came out in several."""
+    if usual.function != changed.function or usual.shape != changed.shape:
+        return None
+    recurrent = usual.function in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    attends = usual.function == "multi_head_attention_forward"
+    into = [axis for axis in usual.given if _moved(usual.given, changed.given, axis) == {shown}]
+    out_of = [_moved(usual.result, changed.result, axis) for axis in usual.result]
+    if not into or not out_of or any(one <= {shown} for one in out_of):
+        return None
+    # One sequence of all samples is attended to, or read in order, on purpose.
+    if (recurrent or attends) and (len(usual.shape) != 3 or usual.shape[1] == 1):  # noqa: PLR2004
+        return None
+    return Mixing(usual.function, usual.line, usual.shape, into[0])
+
+
+def _moved(usual: dict[int, Tensor], changed: dict[int, Tensor], axis: int) -> set[int]:
+    one, other = usual[axis], changed[axis]
+    size = one.abs().mean(1, keepdim=True).clamp_min(1e-30)
+    return set(((one - other).abs() > _WHOLE * size).any(0).nonzero().flatten().tolist())

@@ -1,0 +1,305 @@
+"""Outputs: what the rules make of hand-made measurements, and what the measurements see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from program import Program, digits, fit, seed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nndebug import Detector, OutputDetector, Severity, rule
+from lightning_nndebug.core.measurements.activations import Activations
+from lightning_nndebug.core.measurements.predictions import Prediction, Predictions
+from lightning_nndebug.core.measurements.sensitivity import Mixing, Sensitivity
+
+# -- hand-made measurements
+
+
+def prediction(spread: float | None = 1.0, **options: Any) -> Prediction:
+    """Predictions of a regression."""
+    defaults: dict[str, Any] = {
+        "function": "mse_loss", "line": None, "shape": (32, 1), "spread": spread, "operation": "",
+        "ends": (-math.inf, math.inf), "asked": (0.0, 1.0), "beyond": 0.0, "lonely": False,
+    }  # fmt: skip
+    return Prediction(**{**defaults, **options})
+
+
+def collapsed(*spreads: float, start: int = 30) -> list[bool]:
+    """Shows looks with these spreads, five steps apart; tells at which of them there is evidence."""
+    detector = OutputDetector()
+    looks = [Predictions((prediction(one),), step=start + 5 * i) for i, one in enumerate(spreads)]
+    return [bool(list(detector.collapsed_predictions(one, Activations(())))) for one in looks]
+
+
+def sensitive(**options: Any) -> Sensitivity:
+    """A net that uses its input, sample by sample."""
+    defaults: dict[str, Any] = {
+        "inputs": ("batch[0]",), "ignored": False, "samples": 32, "touched": 0, "mixing": None,
+    }  # fmt: skip
+    return Sensitivity(**{**defaults, **options})
+
+
+def test_predictions_have_collapsed_if_they_stay_alike() -> None:
+    """Five looks in a row."""
+    assert collapsed(0.002, 0.001, 0.002, 0.001, 0.001) == [False] * 4 + [True]
+
+
+def test_predictions_that_come_apart_have_not_collapsed() -> None:
+    """A head that begins with zeros is slow, not sick."""
+    assert not any(collapsed(0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0029))
+
+
+def test_predictions_may_begin_alike() -> None:
+    """The first steps are not judged."""
+    assert not any(collapsed(0.0, 0.0, 0.0, 0.0, 0.0, start=5))
+
+
+def test_a_look_at_which_they_vary_begins_anew() -> None:
+    """A batch of few targets is no collapse."""
+    assert not any(collapsed(0.0, 0.0, 0.5, 0.0, 0.0, 0.0))
+
+
+def test_targets_are_unreachable_if_an_error_must_remain() -> None:
+    """A little of it may be noise."""
+    rule_ = OutputDetector().unreachable_targets
+    shares = (0.0, 0.04, 0.06, 5.0)
+    seen = [Predictions((prediction(beyond=one, ends=(0.0, math.inf)),)) for one in shares]
+    assert [len(list(rule_(one))) for one in seen] == [0, 0, 1, 1]
+
+
+def test_an_input_is_ignored_if_no_bit_depends_on_it() -> None:
+    """Anything less is a matter of degree, which other rules judge."""
+    rule_ = OutputDetector().ignored_input
+    assert [len(list(rule_(sensitive(ignored=one)))) for one in (False, True)] == [0, 1]
+
+
+def test_a_batch_is_mixed_if_the_operation_is_known() -> None:
+    """What mixes samples otherwise may do so on purpose."""
+    rule_ = OutputDetector().mixed_batch
+    mixing = Mixing("softmax", None, (32, 10), 0)
+    seen = (sensitive(touched=31), sensitive(touched=31, mixing=mixing))
+    assert [len(list(rule_(one))) for one in seen] == [0, 1]
+
+
+# -- what is measured
+
+
+class Watch(Detector):
+    """Keeps what it sees."""
+
+    @rule("TST801", severity=Severity.INFO)
+    def predicted(self, predictions: Predictions) -> Any:
+        """Looks."""
+        self.seen.append(predictions)  # type: ignore[attr-defined]
+        yield from ()
+
+    @rule("TST802", severity=Severity.INFO)
+    def depends(self, sensitivity: Sensitivity) -> Any:
+        """Looks."""
+        self.seen.append(sensitivity)  # type: ignore[attr-defined]
+        yield from ()
+
+    @rule("TST803", severity=Severity.INFO)
+    def acts(self, activations: Activations) -> Any:
+        """Looks."""
+        self.seen.append(activations)  # type: ignore[attr-defined]
+        yield from ()
+
+
+class Learner(pl.LightningModule):
+    """Learns with a loss of a net, a batch of pictures and labels."""
+
+    def __init__(self, net: nn.Module, loss: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.loss = net, loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self.net, *batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def watch(
+    kind: type, net: nn.Module, loss: Any, targets: Any = None, *, image: bool = False
+) -> Any:
+    """Fits a net on digits for ten steps, and returns what was seen last."""
+    seed(0)
+    detector = Watch()
+    detector.seen = []  # type: ignore[attr-defined]
+    x, y = digits(image=image)
+    data = DataLoader(TensorDataset(x, y if targets is None else targets(y)), batch_size=32)
+    fit(Program(Learner(net, loss), data, trainer={"max_steps": 10}), detector)
+    return [one for one in detector.seen if isinstance(one, kind)][-1]  # type: ignore[attr-defined]
+
+
+def numbers(y: Tensor) -> Tensor:
+    """Targets from 0 to 9, in a column."""
+    return y.float()[:, None]
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "beyond"),
+    [
+        (nn.Tanh(), lambda net, x, y: F.mse_loss(net(x), y), True),
+        (nn.Sigmoid(), lambda net, x, y: F.l1_loss(net(x), y), True),
+        (nn.Sigmoid(), lambda net, x, y: F.smooth_l1_loss(net(x).squeeze(1), y.squeeze(1)), True),
+        (nn.Tanh(), lambda net, x, y: ((net(x) - y) ** 2).mean(), True),
+        (nn.Tanh(), lambda net, x, y: (y - net(x)).abs().mean(), True),
+        (nn.ReLU(), lambda net, x, y: F.mse_loss(net(x), -y), True),
+        (nn.Softplus(), lambda net, x, y: F.huber_loss(net(x), -y), True),
+        (nn.ReLU(), lambda net, x, y: F.mse_loss(net(x), y), False),
+        (nn.Tanh(), lambda net, x, y: F.mse_loss(net(x), y / 9), False),
+        (nn.Tanh(), lambda net, x, y: F.mse_loss(9 * net(x), y), False),
+        (nn.ReLU6(), lambda net, x, y: F.mse_loss(net(x), y), True),
+        (nn.ReLU6(), lambda net, x, y: F.mse_loss(net(x), y / 2), False),
+        (nn.Identity(), lambda net, x, y: F.mse_loss(net(x), y), False),
+    ],
+)
+def test_the_ends_of_the_output_are_held_against_the_targets(
+    last: nn.Module, loss: Any, beyond: bool
+) -> None:
+    """Whatever the loss, also one written by hand."""
+    net = nn.Sequential(nn.Linear(64, 1), last)
+    (one,) = watch(Predictions, net, loss, numbers).pairs
+    assert (one.beyond > 0.05) == beyond
+
+
+@pytest.mark.parametrize(
+    ("net", "loss", "lonely"),
+    [
+        (nn.Linear(64, 1), lambda net, x, y: F.cross_entropy(net(x), y), True),
+        (nn.Linear(64, 1), lambda net, x, y: F.mse_loss(net(x).softmax(1), y), True),
+        (nn.Linear(64, 1), lambda net, x, y: F.mse_loss(net(x).softmax(-1), y), True),
+        (nn.Linear(64, 1), lambda net, x, y: F.binary_cross_entropy(net(x).softmax(1), y), True),
+        (nn.Linear(64, 1), lambda net, x, y: (net(x).softmax(1) - y).square().mean(), True),
+        (nn.Linear(64, 2), lambda net, x, y: F.mse_loss(net(x).softmax(1)[:, :1], y), False),
+        (nn.Linear(64, 1), lambda net, x, y: F.mse_loss(net(x).softmax(0), y), False),
+        (nn.Linear(64, 2), lambda net, x, y: F.cross_entropy(net(x), y[:, 0].long()), False),
+    ],
+)
+def test_a_softmax_over_one_unit_is_seen(net: nn.Module, loss: Any, lonely: bool) -> None:
+    """It is one if the dimension of the classes has the size 1."""
+    (one,) = watch(Predictions, net, loss, lambda y: (y > 4).float()[:, None]).pairs
+    assert one.lonely == lonely
+
+
+def test_attention_to_a_single_token_is_no_output() -> None:
+    """It goes into another layer."""
+    net = nn.Sequential(nn.Linear(64, 1), nn.Linear(64, 10))
+
+    def loss(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        logits = net[1](net[0](x).softmax(1) * x)
+        return -(logits.log_softmax(1) * F.one_hot(y, 10)).sum(1).mean()
+
+    assert watch(Activations, net, loss).lonely == ()
+
+
+class Rows(nn.Module):
+    """Reads the rows of a picture with a layer that mixes samples, or does not."""
+
+    def __init__(self, layer: nn.Module, way: Any) -> None:
+        super().__init__()
+        self.layer, self.way, self.head = layer, way, nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.way(self.layer, x.squeeze(1)).mean(1))
+
+
+def attend(layer: Any, x: Tensor) -> Tensor:
+    return layer(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
+
+
+def cross_entropy(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(net(x), y)
+
+
+@pytest.mark.parametrize(
+    ("layer", "way", "function"),
+    [
+        (nn.GRU(8, 8), lambda layer, x: layer(x)[0], "gru"),
+        (nn.LSTM(8, 8), lambda layer, x: layer(x)[0], "lstm"),
+        (nn.MultiheadAttention(8, 2), attend, "multi_head_attention_forward"),
+        (nn.TransformerEncoderLayer(8, 2, 16), lambda layer, x: layer(x), "multi_head"),
+        (nn.Linear(8, 8), lambda layer, x: layer(x) * layer(x).softmax(0), "softmax"),
+        (nn.Linear(8, 8), lambda layer, x: layer(x).cumsum(0), "cumsum"),
+        (
+            nn.Linear(8, 8),
+            lambda layer, x: layer(x).view(8, len(x), 8).transpose(0, 1),
+            "view",
+        ),
+    ],
+)
+def test_the_operation_that_mixes_samples_is_named(layer: Any, way: Any, function: str) -> None:
+    """With the line of the user's code."""
+    seen = watch(Sensitivity, Rows(layer, way), cross_entropy, image=True)
+    assert seen.touched > 0
+    assert seen.mixing is not None
+    assert seen.mixing.function.startswith(function)
+    assert seen.mixing.line is None or seen.mixing.line.file == __file__
+
+
+def between(layer: Any, x: Tensor) -> Tensor:
+    """Attention between the samples, each as one token."""
+    return attend(layer, x.mean(1).unsqueeze(1))
+
+
+def discriminate(layer: Any, x: Tensor) -> Tensor:
+    """Minibatch discrimination: distances to all other samples."""
+    means = layer(x).mean(1)
+    near = (means[:, None] - means[None]).abs().sum(2).neg().exp().sum(1)
+    return x + near[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("layer", "way"),
+    [
+        (nn.GRU(8, 8, batch_first=True), lambda layer, x: layer(x)[0]),
+        (nn.GRU(8, 8), lambda layer, x: layer(x.transpose(0, 1))[0].transpose(0, 1)),
+        (nn.MultiheadAttention(8, 2, batch_first=True), attend),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), lambda layer, x: layer(x)),
+        (nn.MultiheadAttention(8, 2), between),
+        (nn.Linear(8, 8), discriminate),
+        (nn.Linear(8, 8), lambda layer, x: layer(x) - layer(x).mean(0)),
+        (nn.BatchNorm1d(8), lambda layer, x: layer(x)),
+        (nn.Linear(8, 8), lambda layer, x: layer(x.reshape(-1, 8)).view(-1, 8, 8)),
+        (nn.Linear(8, 8), lambda layer, x: layer(x).softmax(1)),
+        (nn.Conv1d(8, 8, 3), lambda layer, x: layer(x)[..., :1].expand(-1, 8, 8)),
+    ],
+)
+def test_what_keeps_samples_apart_or_mixes_them_on_purpose_is_fine(layer: Any, way: Any) -> None:
+    """Means, products and distances between samples are meant."""
+    assert watch(Sensitivity, Rows(layer, way), cross_entropy, image=True).mixing is None
+
+
+@pytest.mark.parametrize(
+    ("way", "ignored"),
+    [
+        (lambda x: x * 0, True),
+        (torch.randn_like, True),
+        (torch.ones_like, True),
+        (lambda x: x * 1e-3, False),
+        (lambda x: x + 10.0, False),
+        (lambda x: F.dropout(x, 0.9), False),
+    ],
+)
+def test_an_input_that_is_ignored_is_known(way: Any, ignored: bool) -> None:
+    """To the last bit, under the same random numbers."""
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    seen = watch(Sensitivity, net, lambda net, x, y: F.cross_entropy(net(way(x)), y))
+    assert (seen.ignored, seen.touched) == (ignored, 0)
+    assert seen.inputs == ("batch[0]",)
+
+
+def test_a_target_that_is_the_input_is_not_called_an_input() -> None:
+    """The labels of an autoencoder's batch may well be ignored."""
+    net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
+    seen = watch(Sensitivity, net, lambda net, x, y: F.mse_loss(net(x), x))
+    assert not seen.ignored
