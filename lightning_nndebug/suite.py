@@ -8,6 +8,7 @@ from typing import Any
 from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
 from .gradients import GradientDetector
+from .inputs import InputDetector
 from .learning_rate import LearningRateDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
@@ -18,6 +19,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ModeDetector,
     ClassBalanceDetector,
     LearningRateDetector,
+    InputDetector,
 )
 
 
