@@ -10,14 +10,27 @@ from typing import Any
 from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
 from ..core.measurements.first_layers import FirstLayer, FirstLayers
+from ..core.measurements.leaks import Leaks
 from ..core.measurements.loaders import TrainLoader
+from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Samples
+from ..core.measurements.succession import Succession
+from .relatedness import leak
+from .skew import skew
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
 _PAIRS = 8  # of batches that follow one another, likewise
 _SAME = 0.4  # of the batches equal to the one before: two workers with the same data make it a half
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
+_SEEN = 64  # samples, before copies are counted
+_UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
+_ONCE = 0.1  # and at least so many more
+_CHANCE = 1e-6  # of an order as clear as that in random data
+_BY_CLASS = 0.1  # of the variance of a class label lies between batches
+_DISTANCE = 10.0  # interquartile ranges between the medians of a column
+_FEW = 10  # samples of validation, at least
+_NATURAL = 3.0  # times as large as chance explains
 _TINY = 0.01  # the largest value of inputs that were scaled twice
 
 
@@ -35,6 +48,11 @@ class InputDetector(Detector):
         sample_id_key: What tells samples apart, if the batch has numbers for them. None takes the
             inputs, which augmentation makes new at every visit.
         scale_limit: The root mean square that the values of a column or channel may have.
+        copies_limit: Which share of the samples of an epoch may be copies of others.
+        overlap_limit: Which share of the samples of validation may be samples of training.
+        order_limit: Which share of the variance of a value may lie between batches.
+        shift_limit: By how many standard deviations the median column of validation may be off.
+        spread_limit: By what factor its standard deviation may be.
     """
 
     input_key: str | int | None = None
@@ -42,6 +60,13 @@ class InputDetector(Detector):
     target_fn: Callable[[Any], Any] | None = None
     sample_id_key: str | int | None = None
     scale_limit: float = threshold(default=30.0, source="benchmarks/thresholds#inputs")
+    copies_limit: float = threshold(default=0.2, source="benchmarks/thresholds#inputs", maximum=1.0)
+    overlap_limit: float = threshold(
+        default=0.01, source="benchmarks/thresholds#inputs", maximum=1.0
+    )
+    order_limit: float = threshold(default=0.25, source="benchmarks/thresholds#inputs", maximum=1.0)
+    shift_limit: float = threshold(default=1.0, source="benchmarks/thresholds#inputs")
+    spread_limit: float = threshold(default=3.0, source="benchmarks/thresholds#inputs", minimum=1.0)
 
     @rule("INP101", severity=Severity.ERROR)
     def constant_input(self, samples: Samples) -> Iterator[Evidence]:
@@ -157,6 +182,257 @@ class InputDetector(Detector):
                     message=f"{layer.name} ({layer.kind}) gets {message}",
                     details={"low": layer.low, "high": layer.high, "layer": layer.name},
                 )
+
+    @rule("INP106", severity=Severity.WARNING)
+    def duplicate_samples(self, samples: Samples, loader: TrainLoader) -> Iterator[Evidence]:
+        """Within one epoch, the same samples come more than once.
+
+        Why it matters:
+            They count for more than others without anybody having decided so, an epoch is shorter
+            than it seems, and a random split puts copies of training samples into validation.
+
+        Likely causes:
+            - The files were read twice, or a join has multiplied the rows
+            - ``__getitem__`` maps several indices to one sample
+            - An ``IterableDataset`` gives every worker all the data
+            - Several processes go through the same data, for want of a ``DistributedSampler``
+
+        How to fix:
+            - Remove the copies: ``torch.unique(dim=0)``, ``DataFrame.drop_duplicates()``
+            - Compare ``len(dataset)`` with the number of samples that you know of
+            - Split a stream between the workers: ``torch.utils.data.get_worker_info()``
+
+        When it is fine:
+            Samplers that draw with replacement, data sets that are concatenated with themselves,
+            and copies of rare classes are never reported. Rows of few categories repeat by nature:
+            raise ``copies_limit``.
+
+        References:
+            lee2022deduplicating
+        """
+        if samples.epoch or not samples.is_whole or samples.seen < _SEEN:
+            return
+        copies = 1 - samples.distinct / samples.seen
+        evenly = len(samples.often) == 1 and loader.workers > 1
+        several = loader.is_stream and evenly and samples.seen > samples.distinct
+        once = loader.replaces is False and not _is_oversampled(samples)
+        if samples.same > _SAME * samples.pairs or samples.alike >= _BATCHES:
+            return  # whole batches come again
+        if several or (once and copies > self.copies_limit):
+            times = max(samples.often)
+            yield Evidence(
+                where=samples.name,
+                measured=copies,
+                limit=self.copies_limit,
+                message=f"{copies:.0%} of the samples of the first epoch are copies of others, the "
+                f"limit is {self.copies_limit:.0%}; the most frequent one came {times} times",
+                causes=(f"Each of the {loader.workers} workers goes through all the data",)
+                if several
+                else (),
+                fixes=("Split the stream by ``torch.utils.data.get_worker_info()``",)
+                if several
+                else (),
+                details={"seen": samples.seen, "distinct": samples.distinct},
+            )
+
+    @rule("INP201", severity=Severity.WARNING)
+    def unshuffled_training(
+        self, succession: Succession, samples: Samples, loader: TrainLoader, first: FirstLayers
+    ) -> Iterator[Evidence]:
+        """Training data come in an order that means something, and nobody shuffles them.
+
+        Why it matters:
+            Each batch pulls the net towards its own corner of the data and away from the one
+            before; batch statistics are those of that corner.
+
+        Likely causes:
+            - ``shuffle=False``, the default of ``DataLoader``, and data sorted by a column, by the
+              target, by source or by time
+            - A sampler that goes through the data in order
+
+        How to fix:
+            - ``DataLoader(shuffle=True)``
+            - For streams: shuffle once when the data are written, and the files in every epoch
+
+        When it is fine:
+            The net carries its state from batch to batch (if a recurrent module gets a state, this
+            is known), or learns online. Data that were shuffled once and for all are never
+            reported. An order of the classes is a matter of CLS103.
+
+        References:
+            bottou2012stochastic
+        """
+        known = loader.shuffles is False and not loader.is_stream
+        is_target = succession.target > succession.inputs
+        value = succession.target if is_target else succession.inputs
+        chance = succession.target_p if is_target else succession.inputs_p
+        ordered = value > self.order_limit and chance < _CHANCE
+        if not (known and ordered) or first.carries_state or succession.labels > _BY_CLASS:
+            return
+        yield Evidence(
+            where=loader.sampler,
+            measured=value,
+            limit=self.order_limit,
+            message=f"{value:.0%} of the variance of {'the target' if is_target else 'an input'} "
+            f"lies between batches rather than within them, the limit is {self.order_limit:.0%}, "
+            f"and {loader.sampler} does not shuffle",
+            details={"batches": succession.batches, "p": chance},
+        )
+
+    @rule("INP202", severity=Severity.WARNING)
+    def train_val_skew(self, rows: Rows) -> Iterator[Evidence]:
+        """The inputs of validation have other values than those of training.
+
+        Why it matters:
+            The net is tested on what it has never seen: the validation loss is high from the start,
+            and no training will lower it.
+
+        Likely causes:
+            - The transforms of training and validation differ: one of them does not normalize
+            - Each set was normalized by its own statistics, or one of them twice
+            - A column has another unit, order or encoding in one of the files
+
+        How to fix:
+            - Use the same normalization for both, with the statistics of training
+            - Compare one row of each, column by column
+
+        When it is fine:
+            Validation asks how far the net extrapolates. Augmentation of the training data, which
+            changes values less than this, is not reported; of several sets, the first one counts.
+
+        References:
+            sculley2015hidden, breck2019data
+        """
+        if rows.validation is None:
+            return
+        found = skew(rows.train, rows.validation, is_image=rows.is_image)
+        if found is None:
+            return
+        factor = max(found.ratio, 1 / max(found.ratio, 1e-9))
+        told = ""
+        if found.shift > self.shift_limit:
+            measured, limit = found.shift, self.shift_limit
+            told = f"the median column is off by {measured:.3g} standard deviations"
+        elif factor > self.spread_limit:
+            measured, limit = factor, self.spread_limit
+            told = f"the median column spreads {found.ratio:.3g} times as wide as in training"
+        elif found.distance > _DISTANCE:
+            measured, limit = found.distance, _DISTANCE
+            told = (
+                f"column {found.column * rows.step} is off by {measured:.3g} interquartile ranges"
+            )
+        if told:
+            yield Evidence(
+                where=rows.name,
+                measured=measured,
+                limit=limit,
+                message=f"{told}, the limit is {limit:g} ({len(rows.train)} samples of training, "
+                f"{len(rows.validation)} of validation)",
+                details={"shift": found.shift, "ratio": found.ratio, "distance": found.distance},
+            )
+
+    @rule("INP203", severity=Severity.ERROR)
+    def train_val_overlap(self, leaks: Leaks) -> Iterator[Evidence]:
+        """The net is shown the answers: samples of validation, or the target itself.
+
+        Why it matters:
+            What looks like learning is looking up. The scores are excellent, and on new data, where
+            there is nothing to look up, the net fails.
+
+        Likely causes:
+            - The data were augmented, oversampled or windowed first, and split afterwards
+            - The same file is read for both, or the random split differs between two calls
+            - A column was made from the target, or the target was left in the table
+            - A language model has no causal mask, or its targets are not shifted
+
+        How to fix:
+            - Split first, then augment and oversample the training part
+            - Remove copies before the split; split by patient, user or document
+            - Drop the column that holds the target
+            - Attend with ``is_causal=True``; let position t predict token t + 1
+
+        When it is fine:
+            The training data are validated on purpose, to tell under- from overfitting: add them as
+            a second loader. Whole sequences are to be restored from a code. Rows of few categories,
+            which repeat by nature, are not reported.
+
+        References:
+            kaufman2012leakage, kapoor2023leakage
+        """
+        yield from self._seen_before(leaks)
+        yield from _given_away(leaks)
+        yield from _foreseen(leaks)
+
+    def _seen_before(self, leaks: Leaks) -> Iterator[Evidence]:
+        overlap = leaks.overlap
+        if overlap is None or overlap.seen < _FEW:
+            return
+        share = overlap.known / overlap.seen
+        # If two rows of validation are equal by nature, so are as many of training and validation.
+        pairs = 2 * (overlap.seen - overlap.distinct) / overlap.seen
+        natural = pairs * max(1.0, overlap.trained / overlap.seen)
+        if share > self.overlap_limit + _NATURAL * natural and overlap.known >= _FEW / 2:
+            yield Evidence(
+                where=leaks.name,
+                measured=share,
+                limit=self.overlap_limit,
+                message=f"{overlap.known} of {overlap.seen} samples of validation are equal to one "
+                f"of training ({share:.1%}), the limit is {self.overlap_limit:.1%}",
+                details={"known": overlap.known, "seen": overlap.seen, "trained": overlap.trained},
+            )
+
+
+def _given_away(leaks: Leaks) -> Iterator[Evidence]:
+    """A column of the input is the target."""
+    rows = leaks.rows
+    if rows is None or rows.labels is None or len(rows.train) < _SEEN:
+        return
+    columns = [one * rows.step for one in leak(rows.train, rows.labels, is_class=rows.is_class)]
+    if columns:
+        named = ", ".join(map(str, columns))
+        told = f"column{'s' * (len(columns) > 1)} {named} of the input "
+        told += (
+            f"{'are' if len(columns) > 1 else 'is'} the target, in all of {len(rows.train)} samples"
+        )
+        yield Evidence(
+            where=f"{rows.name} column {named}",
+            measured=told,
+            message=told,
+            causes=("The column was made from the target, or is the target",),
+            fixes=("Drop the column",),
+            details={"columns": columns},
+        )
+
+
+def _foreseen(leaks: Leaks) -> Iterator[Evidence]:
+    """A language model sees the token that it is to predict."""
+    seen = leaks.foresight
+    if seen is None or seen.sees != bool(seen.shift):
+        return
+    if seen.shift:
+        told = (
+            f"other tokens in the second half change the outputs of the first by {seen.change:.3g}"
+        )
+        told += " standard deviations: each position sees the token that it is to predict"
+        causes: tuple[str, ...] = (
+            "A causal mask is missing or inverted",
+            "The recurrent net runs both ways",
+        )
+        fixes: tuple[str, ...] = ("Attend with ``is_causal=True``", "Use ``bidirectional=False``")
+    else:
+        told = "the targets are the tokens of the input, place by place: nothing is to be predicted"
+        causes = ("The targets were not shifted",)
+        fixes = ("Let position t predict token t + 1: ``logits[:, :-1]`` against ``ids[:, 1:]``",)
+    yield Evidence(
+        where=seen.name, measured=told, message=told, causes=causes, fixes=fixes,
+        details={"change": seen.change, "shift": seen.shift},
+    )  # fmt: skip
+
+
+def _is_oversampled(samples: Samples) -> bool:
+    """Tells whether some classes have copies and others have none: rare ones, on purpose."""
+    times = samples.by_class.values()
+    return len(times) > 1 and max(times) - 1 > _UNEVEN * (min(times) - 1) + _ONCE
 
 
 def _scale(layer: FirstLayer, limit: float) -> tuple[float, str] | None:

@@ -121,6 +121,7 @@ class FirstLayers(Measurement):
     prepares: ClassVar[str | None] = "on_train_batch_start"
     cadence: ClassVar[Cadence] = Cadence(first=4, every=200)
     needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
+    lasting: ClassVar[bool] = True
 
     layers: tuple[FirstLayer, ...]
     norm: FirstNorm | None

@@ -114,6 +114,18 @@ class Inputs(Measurement):
         return torch.where(varied, total, -1)
 
 
+def is_first_call(moment: Moment, memory: SimpleNamespace) -> bool:
+    """Returns whether this is the first time that somebody asks at this moment.
+
+    A measurement that only adds up, and returns nothing yet, is taken by everyone who needs it.
+    """
+    total = moment.trainer.fit_loop.total_batch_idx
+    call = moment.hook, total, moment.batch_idx, moment.dataloader_idx
+    is_first = vars(memory).get("call") != call
+    memory.call = call
+    return is_first
+
+
 def new_weights() -> Tensor:
     """Returns the weights of the values in a fingerprint: always the same, whatever the seed."""
     own = torch.Generator().manual_seed(0)
@@ -125,8 +137,13 @@ def sampled(rows: Tensor, count: int = _VALUES) -> Tensor:
     # In the order of the memory: to flatten channels-last images otherwise would copy them.
     order = sorted(range(1, rows.dim()), key=rows.stride, reverse=True)
     flat = rows.permute(0, *order).flatten(1) if rows.dim() > 1 else rows.unsqueeze(1)
-    step = -(-flat.shape[1] // count)
-    return flat[:, :: step + (step > 1 and step % 2 == 0)]  # an odd one meets all columns of images
+    return flat[:, :: stride(flat.shape[1], count)]
+
+
+def stride(size: int, count: int) -> int:
+    """Returns the distance of so many values; an odd one meets all columns of an image."""
+    step = -(-size // count)
+    return step + (step > 1 and step % 2 == 0)
 
 
 def _described(
