@@ -11,11 +11,14 @@ from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
 from ..core.measurements.first_layers import FirstLayer, FirstLayers
 from ..core.measurements.leaks import Leaks
+from ..core.measurements.learned import Learned
 from ..core.measurements.loaders import TrainLoader
+from ..core.measurements.padding import Padding
 from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Samples
 from ..core.measurements.succession import Succession
-from .relatedness import leak
+from .axes import scrambled_images, scrambled_sequences
+from .relatedness import leak, relation
 from .skew import skew
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
@@ -26,8 +29,11 @@ _DOMINANT = 10.0  # times as large as the median column
 _SEEN = 64  # samples, before copies are counted
 _UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
 _ONCE = 0.1  # and at least so many more
+_STEADY = 0.85  # of the samples come as often in the next epoch: their copies are in the data
 _CHANCE = 1e-6  # of an order as clear as that in random data
 _BY_CLASS = 0.1  # of the variance of a class label lies between batches
+_RELATED = 200  # samples, before labels are called unrelated
+_UNRELATED = 2.0  # standard deviations of what random labels give
 _DISTANCE = 10.0  # interquartile ranges between the medians of a column
 _FEW = 10  # samples of validation, at least
 _NATURAL = 3.0  # times as large as chance explains
@@ -53,6 +59,11 @@ class InputDetector(Detector):
         order_limit: Which share of the variance of a value may lie between batches.
         shift_limit: By how many standard deviations the median column of validation may be off.
         spread_limit: By what factor its standard deviation may be.
+        mismatch_shift: By how many running standard deviations the mean of a channel may be off
+            where a pretrained net first normalizes, in the median,
+        mismatch_spread: and by what factor its standard deviation.
+        least_samples: How many different samples a class should have.
+        padding_limit: Which share of the positions may be padding.
     """
 
     input_key: str | int | None = None
@@ -67,6 +78,12 @@ class InputDetector(Detector):
     order_limit: float = threshold(default=0.25, source="benchmarks/thresholds#inputs", maximum=1.0)
     shift_limit: float = threshold(default=1.0, source="benchmarks/thresholds#inputs")
     spread_limit: float = threshold(default=3.0, source="benchmarks/thresholds#inputs", minimum=1.0)
+    mismatch_shift: float = threshold(default=1.5, source="benchmarks/thresholds#inputs")
+    mismatch_spread: float = threshold(
+        default=2.5, source="benchmarks/thresholds#inputs", minimum=1.0
+    )
+    least_samples: float = threshold(default=5.0, source="hestness2017deep")
+    padding_limit: float = threshold(default=0.5, source="krell2021efficient", maximum=1.0)
 
     @rule("INP101", severity=Severity.ERROR)
     def constant_input(self, samples: Samples) -> Iterator[Evidence]:
@@ -210,22 +227,24 @@ class InputDetector(Detector):
         References:
             lee2022deduplicating
         """
-        if samples.epoch or not samples.is_whole or samples.seen < _SEEN:
+        if not samples.is_whole or samples.seen < _SEEN or not loader.collates:
             return
-        copies = 1 - samples.distinct / samples.seen
-        evenly = len(samples.often) == 1 and loader.workers > 1
-        several = loader.is_stream and evenly and samples.seen > samples.distinct
-        once = loader.replaces is False and not _is_oversampled(samples)
         if samples.same > _SAME * samples.pairs or samples.alike >= _BATCHES:
             return  # whole batches come again
+        copies = 1 - samples.distinct / samples.seen
+        evenly = len(samples.often) == 1
+        several = loader.is_stream and loader.workers > 1 and evenly and copies > 0
+        # A data set that draws at random by itself has other copies in every epoch.
+        fixed = evenly or (samples.steady or 0.0) > _STEADY
+        once = loader.replaces is False and fixed and not _is_oversampled(samples)
         if several or (once and copies > self.copies_limit):
             times = max(samples.often)
             yield Evidence(
                 where=samples.name,
                 measured=copies,
                 limit=self.copies_limit,
-                message=f"{copies:.0%} of the samples of the first epoch are copies of others, the "
-                f"limit is {self.copies_limit:.0%}; the most frequent one came {times} times",
+                message=f"{copies:.0%} of the samples of an epoch are copies of others, the limit "
+                f"is {self.copies_limit:.0%}; the most frequent one came {times} times",
                 causes=(f"Each of the {loader.workers} workers goes through all the data",)
                 if several
                 else (),
@@ -362,6 +381,176 @@ class InputDetector(Detector):
         yield from self._seen_before(leaks)
         yield from _given_away(leaks)
         yield from _foreseen(leaks)
+
+    @rule("INP104", severity=Severity.WARNING, patience=2)
+    def swapped_axes(self, first: FirstLayers) -> Iterator[Evidence]:
+        """The dimensions of the input are in another order than the layer takes them.
+
+        Why it matters:
+            Nothing fails, since the sizes fit by chance or by ``view``. But channels are mixed with
+            pixels, or samples with time: the net reads across what belongs apart.
+
+        Likely causes:
+            - Images come as (N, H, W, C), and ``view`` made (N, C, H, W) of them
+            - ``batch_first=False``, the default of ``nn.LSTM`` and ``nn.TransformerEncoder``, and
+              samples come first
+
+        How to fix:
+            - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
+            - Say ``batch_first=True``, or transpose before and after
+
+        When it is fine:
+            Attention is meant to go from sample to sample.
+
+        References:
+            paszke2019pytorch
+        """
+        yield from scrambled_images(first)
+        yield from scrambled_sequences(first)
+
+    @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
+    def pretrained_mismatch(self, first: FirstLayers) -> Iterator[Evidence]:
+        """A pretrained net gets inputs of another scale than those it was trained on.
+
+        Why it matters:
+            Its filters answer to values that never come: much of what was learned is lost, and
+            frozen layers cannot make up for it.
+
+        Likely causes:
+            - The normalization of the pretrained weights was left out, or applied twice
+            - Images are 0..255 or 0..1 where the weights expect mean 0 and deviation 1
+            - The channels are in another order: BGR for RGB
+
+        How to fix:
+            - Use the transforms that come with the weights: ``weights.transforms()``,
+              ``AutoImageProcessor.from_pretrained``, ``timm.data.create_transform``
+
+        When it is fine:
+            The new data are of another kind, such as radiographs, and all layers are trained.
+
+        References:
+            ioffe2015batch
+        """
+        norm = first.norm
+        if norm is None or norm.was_fresh:
+            return
+        factor = max(norm.ratio, 1 / max(norm.ratio, 1e-9))
+        if norm.shift <= self.mismatch_shift and factor <= self.mismatch_spread:
+            return
+        by_shift = norm.shift > self.mismatch_shift
+        yield Evidence(
+            where=norm.name,
+            measured=norm.shift if by_shift else factor,
+            limit=self.mismatch_shift if by_shift else self.mismatch_spread,
+            message=f"in the median channel, what {norm.name} gets is off by {norm.shift:.3g} of "
+            f"its running standard deviations (the limit is {self.mismatch_shift:g}) and spreads "
+            f"{norm.ratio:.3g} times as wide (the limit is {self.mismatch_spread:g})",
+            details={"shift": norm.shift, "ratio": norm.ratio},
+        )
+
+    @rule("INP204", severity=Severity.WARNING)
+    def unrelated_labels(self, rows: Rows, learned: Learned) -> Iterator[Evidence]:
+        """The labels seem to have nothing to do with the inputs.
+
+        Why it matters:
+            No net and no learning rate can predict them; what the training loss gains is memory.
+
+        Likely causes:
+            - Inputs and labels were shuffled, sorted or filtered apart from each other
+            - Labels were joined by position instead of by key
+            - The images and the names of the labels are listed in different orders
+
+        How to fix:
+            - Look at ten samples with their labels
+            - Join by key; apply every permutation to both
+
+        When it is fine:
+            The task is hard: in a parity, near neighbours differ too, and it is learned late.
+            Self-supervised tasks, where the loss does not use the labels, are not reported.
+
+        References:
+            cover1967nearest, zhang2017understanding
+        """
+        if rows.labels is None or len(rows.train) < _RELATED or learned.samples < _RELATED:
+            return
+        if learned.z > _UNRELATED or learned.target != rows.target:
+            return
+        z = relation(rows.train, rows.labels, is_class=rows.is_class)
+        if z < _UNRELATED:
+            yield Evidence(
+                where=rows.target,
+                measured=z,
+                limit=_UNRELATED,
+                message=f"near neighbours have like labels no more often than others (z = {z:.2g} "
+                f"for {len(rows.train)} samples), and predictions hit them no more often than "
+                f"chance (z = {learned.z:.2g} for {learned.samples} samples new to the net)",
+                details={"neighbours": z, "predictions": learned.z},
+            )
+
+    @rule("INP205", severity=Severity.INFO)
+    def too_few_samples(self, samples: Samples) -> Iterator[Evidence]:
+        """There are very few samples of some class.
+
+        Why it matters:
+            A net can tell so few samples apart by anything, such as their background.
+
+        Likely causes:
+            - A debugging subset was left in place
+            - A filter has dropped most of the data
+
+        How to fix:
+            - Start from a pretrained net and train its head
+            - Augment; collect more; or take a simpler model
+
+        When it is fine:
+            Few-shot learning, and trials.
+
+        References:
+            hestness2017deep
+        """
+        if samples.epoch or not samples.is_whole or not samples.class_sizes:
+            return
+        fewest = min(samples.class_sizes, key=lambda one: samples.class_sizes[one])
+        count = samples.class_sizes[fewest]
+        if len(samples.class_sizes) < samples.distinct / 2 and count < self.least_samples:
+            yield Evidence(
+                where=f"class {fewest}",
+                measured=float(count),
+                limit=self.least_samples,
+                message=f"class {fewest} has {count} different samples, the limit is "
+                f"{self.least_samples:g}",
+            )
+
+    @rule("INP206", severity=Severity.INFO, patience=4)
+    def mostly_padding(self, padding: Padding) -> Iterator[Evidence]:
+        """Most of a batch is padding.
+
+        Why it matters:
+            Time and memory go into positions that say nothing, and a mean over all positions, such
+            as a loss without mask, is mostly one over padding.
+
+        Likely causes:
+            - Everything is padded to a fixed length: ``padding="max_length"``
+            - Long and short sequences share a batch
+
+        How to fix:
+            - Pad to the longest of the batch: ``padding=True``, ``DataCollatorWithPadding``
+            - Sort by length into buckets, or pack several sequences into one
+
+        When it is fine:
+            Shapes must not change, for a compiled model or an accelerator.
+
+        References:
+            krell2021efficient
+        """
+        if padding.share > self.padding_limit:
+            yield Evidence(
+                where=padding.name,
+                measured=padding.share,
+                limit=self.padding_limit,
+                message=f"{padding.share:.0%} of the positions are padding, the limit is "
+                f"{self.padding_limit:.0%}",
+            )
 
     def _seen_before(self, leaks: Leaks) -> Iterator[Evidence]:
         overlap = leaks.overlap

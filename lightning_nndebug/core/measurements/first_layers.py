@@ -21,6 +21,7 @@ from .batches import tensors
 from .inputs import Inputs
 
 _FEATURES = 1024  # channels or columns are told apart, at most,
+_EPS = 1e-5  # of the variance, as norms have it
 _SAMPLES = 256  # samples of a batch are looked at,
 _POSITIONS = 64  # and positions along each dimension of an image or a sequence
 # What multiplies its input by weights: for these, the scale of the input matters.
@@ -77,7 +78,8 @@ class FirstNorm:
     Attributes:
         name: The module.
         was_fresh: Whether it had no statistics when the run began.
-        shift: By how many running standard deviations the mean of a channel is off, in the median.
+        shift: By how many standard deviations, as they were running at the first look, the mean of
+            a channel is off, in the median.
         ratio: How many times as large the standard deviation of a channel is, in the median.
     """
 
@@ -133,7 +135,7 @@ class FirstLayers(Measurement):
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Hooks every module that computes something by itself."""
-        memory.watch = watch = _Watch(moment, vars(memory).setdefault("fresh", {}))
+        memory.watch = watch = _Watch(moment, vars(memory).setdefault("before", {}))
         watch.stack.enter_context(eagerly(moment.module))
         for name, module in moment.module.named_modules():
             if module is not moment.module and not isinstance(module, torch.jit.ScriptModule):
@@ -161,10 +163,10 @@ class FirstLayers(Measurement):
 class _Watch:
     """The hooks of one step. They run in the user's forward: they may not raise."""
 
-    def __init__(self, moment: Moment, fresh: dict[str, bool]) -> None:
+    def __init__(self, moment: Moment, before: dict[str, tuple[Tensor, Tensor]]) -> None:
         self.stack = ExitStack()
         self.error: Exception | None = None
-        self._fresh = fresh
+        self._before = before  # the statistics at the first look: in train mode they follow
         self._leaves = [(place, one) for place, one in tensors(moment.batch) if one.numel()]
         self._layers: list[tuple[FirstLayer, Tensor]] = []
         self._called: list[tuple[str, bool]] = []
@@ -192,8 +194,7 @@ class _Watch:
         norm = None
         if self._norm is not None:
             name, (fresh, shift, ratio) = self._norm[0], read[-1]
-            was_fresh = self._fresh.setdefault(name, bool(fresh))
-            norm = FirstNorm(name, was_fresh, shift, ratio)
+            norm = FirstNorm(name, bool(fresh), shift, ratio)
         recurrent = tuple(self._recurrent.values())
         return cls(tuple(layers), norm, recurrent, self._carries_state, samples, looks)
 
@@ -222,7 +223,10 @@ class _Watch:
             is_recurrent = isinstance(module, nn.RNNBase)
             self._carries_state |= is_recurrent and any(one is not None for one in state)
         if is_norm(module) and self._norm is None and given.dim() > 1:
-            self._norm = name, _against(module, given)
+            norm: Any = module
+            mean, variance = (one.detach().float() for one in (norm.running_mean, norm.running_var))
+            self._before.setdefault(name, (mean.clone(), variance.clone()))
+            self._norm = name, _against(*self._before[name], given)
         if not _computes(module) or name in dict(self._called):
             return
         place, leaf = next(
@@ -318,11 +322,10 @@ def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> Firs
     )
 
 
-def _against(norm: Any, x: Tensor) -> Tensor:
-    """Returns whether a norm has no statistics yet, and how far off what it is given is."""
+def _against(mean: Tensor, variance: Tensor, x: Tensor) -> Tensor:
+    """Returns whether a norm had no statistics yet, and how far off what it is given is."""
     rows = x.detach()[:_SAMPLES].transpose(0, 1).flatten(1).float()
-    mean, var = norm.running_mean.float(), norm.running_var.float()
-    fresh = (mean == 0).all() & (var == 1).all()
-    shift = (rows.mean(1) - mean).abs() / (var + norm.eps).sqrt()
-    ratio = ((rows.var(1, correction=0) + norm.eps) / (var + norm.eps)).sqrt()
+    fresh = (mean == 0).all() & (variance == 1).all()
+    shift = (rows.mean(1) - mean).abs() / (variance + _EPS).sqrt()
+    ratio = ((rows.var(1, correction=0) + _EPS) / (variance + _EPS)).sqrt()
     return torch.stack([fresh.float(), shift.median(), ratio.median()])

@@ -27,6 +27,7 @@ class Rows(Measurement):
 
     Attributes:
         name: Where the input is.
+        target: Where the labels are; empty if there are none.
         train: Rows of training, on the host.
         labels: A class number or value for each; None if there is none.
         is_class: Whether these are class numbers.
@@ -41,6 +42,7 @@ class Rows(Measurement):
     lasting: ClassVar[bool] = True
 
     name: str
+    target: str
     train: Tensor
     labels: Tensor | None = None
     is_class: bool = False
@@ -127,6 +129,7 @@ class _Pool:
         is_labelled = len(self.labels) == len(self.train)
         return Rows(
             name=str(self.inputs.main),
+            target=str(self.inputs.target or ""),
             train=torch.cat(self.train).cpu(),
             labels=torch.cat(self.labels).cpu() if is_labelled else None,
             is_class=self.is_class,

@@ -63,7 +63,9 @@ class Samples(Measurement):
             time in it: ``seen - distinct`` are copies.
         distinct: See there.
         often: How many of the distinct samples came how often in this epoch.
+        steady: Which share of the samples came as often as in the first epoch; None during it.
         by_class: For each class, how often its distinct samples came on average.
+        class_sizes: How many different samples each class has; empty if there are too many.
         ordered: Which share of the first samples of this epoch came in the order of the first
             epoch; None before the second one.
         overlap: What of it validation has; when one is over.
@@ -85,7 +87,9 @@ class Samples(Measurement):
     seen: int = 0
     distinct: int = 0
     often: dict[int, int] = field(default_factory=dict)
+    steady: float | None = None
     by_class: dict[int, float] = field(default_factory=dict)
+    class_sizes: dict[int, int] = field(default_factory=dict)
     ordered: float | None = None
     overlap: Overlap | None = None
 
@@ -115,6 +119,7 @@ class _Roll:
         self.batches = self.size = self.alike = self.blank = self.pairs = self.same = 0
         self.value, self.epoch = math.nan, 0
         self.first: list[int] = []
+        self.first_counts: Counter[int] = Counter()
         self.begin()
 
     def begin(self) -> None:
@@ -238,15 +243,24 @@ class _Roll:
             seen=self.counts.total(),
             distinct=len(self.counts),
             often=dict(Counter(self.counts.values())),
+            steady=self._steadiness(),
             by_class={label: sum(all_) / len(all_) for label, all_ in times.items()},
+            class_sizes={} if self.train.mask else dict(Counter(self.labels.values())),
             ordered=ordered,
             overlap=self.overlap if moment.hook.startswith("on_validation") else None,
         )
         if is_whole:
             self.first = self.first or self.order
+            self.first_counts = self.first_counts or self.counts
             self.epoch += 1
             self.begin()
         return told
+
+    def _steadiness(self) -> float | None:
+        both = [mark for mark in self.counts if mark in self.first_counts]
+        if not both:
+            return None
+        return sum(self.counts[mark] == self.first_counts[mark] for mark in both) / len(both)
 
     def _labels(self, moment: Moment) -> Tensor | None:
         place = self.inputs.target
