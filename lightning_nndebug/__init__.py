@@ -16,6 +16,7 @@ from .core.measurements import Cadence as Cadence
 from .core.measurements import Measurement as Measurement
 from .core.measurements import Moment as Moment
 from .gradients import GradientDetector as GradientDetector
+from .inputs import InputDetector as InputDetector
 from .learning_rate import LearningRateDetector as LearningRateDetector
 from .losses import LossDetector as LossDetector
 from .modes import ModeDetector as ModeDetector

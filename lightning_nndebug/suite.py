@@ -9,6 +9,7 @@ from .activations import ActivationDetector
 from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
 from .gradients import GradientDetector
+from .inputs import InputDetector
 from .learning_rate import LearningRateDetector
 from .losses import LossDetector
 from .modes import ModeDetector
@@ -28,6 +29,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     StructureDetector,
     ActivationDetector,
     OutputDetector,
+    InputDetector,
 )
 
 

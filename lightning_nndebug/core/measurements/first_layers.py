@@ -1,0 +1,331 @@
+"""The batch as the first layers of the net see it, after whatever the step does to it before."""
+
+from __future__ import annotations
+
+import functools
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..mode_effects import is_norm
+from ..sandbox import running
+from ..trainer import eagerly, plain_name
+from . import Cadence, Measurement, Moment
+from .batches import tensors
+from .inputs import Inputs
+
+_FEATURES = 1024  # channels or columns are told apart, at most,
+_EPS = 1e-5  # of the variance, as norms have it
+_SAMPLES = 256  # samples of a batch are looked at,
+_POSITIONS = 64  # and positions along each dimension of an image or a sequence
+# What multiplies its input by weights: for these, the scale of the input matters.
+_WEIGHING = (
+    nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """A layer that nothing trainable comes before, and what it was given.
+
+    Attributes:
+        name: The module.
+        kind: Its class.
+        is_weighing: Whether it multiplies its input by weights that are being trained.
+        is_normed: Whether a norm takes its output.
+        place: The tensor of the batch that it was given, as the user writes it; empty if the step
+            made something else of it.
+        shape: The shape of what it was given.
+        origin: The shape of that tensor in the batch.
+        is_reinterpreted: Whether the two differ while the numbers lie in the same order in memory.
+        features: The size of the input as the layer expects it: channels or columns.
+        low: The least value,
+        high: and the largest one.
+        means: Mean of each channel or column, evenly spaced ones of too many,
+        deviations: and standard deviation.
+    """
+
+    name: str
+    kind: str
+    is_weighing: bool
+    is_normed: bool
+    place: str
+    shape: tuple[int, ...]
+    origin: tuple[int, ...]
+    is_reinterpreted: bool
+    features: int
+    low: float
+    high: float
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """The root mean square of each channel or column."""
+        return tuple(math.hypot(*one) for one in zip(self.means, self.deviations, strict=True))
+
+
+@dataclass(frozen=True)
+class FirstNorm:
+    """The first norm with running statistics, and what it was given in train or eval mode.
+
+    Attributes:
+        name: The module.
+        was_fresh: Whether it had no statistics when the run began.
+        shift: By how many standard deviations, as they were running at the first look, the mean of
+            a channel is off, in the median.
+        ratio: How many times as large the standard deviation of a channel is, in the median.
+    """
+
+    name: str
+    was_fresh: bool
+    shift: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A recurrent or attention module, and the order of the dimensions of what it was given.
+
+    Attributes:
+        name: The module.
+        kind: Its class.
+        batch_first: Whether it takes samples first, and time second.
+        shape: What it was given.
+    """
+
+    name: str
+    kind: str
+    batch_first: bool
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FirstLayers(Measurement):
+    """What the first layers were given in one step.
+
+    Attributes:
+        layers: Layers that nothing trainable comes before.
+        norm: The first norm with running statistics, if there is one.
+        recurrent: Recurrent and attention modules, each in its first call.
+        carries_state: Whether a recurrent module was given a state to start from.
+        samples: How many samples the batch has; 0 if that is not known.
+        looks: How many looks there were, with this one.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
+    prepares: ClassVar[str | None] = "on_train_batch_start"
+    cadence: ClassVar[Cadence] = Cadence(first=4, every=200)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
+    lasting: ClassVar[bool] = True
+
+    layers: tuple[FirstLayer, ...]
+    norm: FirstNorm | None
+    recurrent: tuple[Recurrent, ...]
+    carries_state: bool
+    samples: int
+    looks: int
+
+    @classmethod
+    def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Hooks every module that computes something by itself."""
+        memory.watch = watch = _Watch(moment, vars(memory).setdefault("before", {}))
+        watch.stack.enter_context(eagerly(moment.module))
+        for name, module in moment.module.named_modules():
+            if module is not moment.module and not isinstance(module, torch.jit.ScriptModule):
+                watch.add(plain_name(name), module)
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> FirstLayers | None:
+        """Reads what was noted on the device."""
+        watch: _Watch = memory.watch
+        if watch.error is not None:
+            raise watch.error
+        inputs = moment.take(Inputs)
+        rows = inputs.read(moment.batch) if inputs is not None else []
+        memory.looks = vars(memory).get("looks", 0) + 1
+        return watch.read(cls, len(rows[0]) if rows else 0, memory.looks)
+
+    @classmethod
+    def release(cls, memory: SimpleNamespace) -> None:
+        """Removes the hooks."""
+        if hasattr(memory, "watch"):
+            memory.watch.stack.close()
+            del memory.watch
+
+
+class _Watch:
+    """The hooks of one step. They run in the user's forward: they may not raise."""
+
+    def __init__(self, moment: Moment, before: dict[str, tuple[Tensor, Tensor]]) -> None:
+        self.stack = ExitStack()
+        self.error: Exception | None = None
+        self._before = before  # the statistics at the first look: in train mode they follow
+        self._leaves = [(place, one) for place, one in tensors(moment.batch) if one.numel()]
+        self._layers: list[tuple[FirstLayer, Tensor]] = []
+        self._called: list[tuple[str, bool]] = []
+        self._norm: tuple[str, Tensor] | None = None
+        self._recurrent: dict[str, Recurrent] = {}
+        self._carries_state = False
+
+    def add(self, name: str, module: nn.Module) -> None:
+        """Listens to a module."""
+        hook = functools.partial(self._calling, name)
+        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+        self.stack.callback(handle.remove)
+
+    def read(self, cls: type[FirstLayers], samples: int, looks: int) -> FirstLayers:
+        """Copies all numbers at once."""
+        rows = [row for _, row in self._layers] + ([self._norm[1]] if self._norm else [])
+        device = rows[0].device if rows else None
+        lengths = [len(row) for row in rows]
+        numbers = torch.cat([row.to(device) for row in rows]).tolist() if rows else []
+        read = [numbers[sum(lengths[:i]) : sum(lengths[: i + 1])] for i in range(len(rows))]
+        layers = [
+            _completed(one, row, self._is_normed(one.name))
+            for (one, _), row in zip(self._layers, read, strict=False)
+        ]
+        norm = None
+        if self._norm is not None:
+            name, (fresh, shift, ratio) = self._norm[0], read[-1]
+            norm = FirstNorm(name, bool(fresh), shift, ratio)
+        recurrent = tuple(self._recurrent.values())
+        return cls(tuple(layers), norm, recurrent, self._carries_state, samples, looks)
+
+    def _is_normed(self, name: str) -> bool:
+        names = [one for one, _ in self._called]
+        after = names.index(name) + 1
+        return self._called[after - 1][1] or (after < len(names) and self._called[after][1])
+
+    def _calling(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        # Checkpointed modules are called for a second time in the backward.
+        if self.error or running() or torch._C._current_graph_task_id() != -1:
+            return
+        try:
+            with torch.no_grad():
+                self._note(name, module, args, kwargs)
+        except Exception as error:
+            self.error = error
+
+    def _note(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
+        if given is None or not given.numel() or given.layout is not torch.strided:
+            return
+        if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+            self._note_order(name, module, given)
+            state = [*args[1:2], kwargs.get("hx")]
+            is_recurrent = isinstance(module, nn.RNNBase)
+            self._carries_state |= is_recurrent and any(one is not None for one in state)
+        if is_norm(module) and self._norm is None and given.dim() > 1:
+            norm: Any = module
+            mean, variance = (one.detach().float() for one in (norm.running_mean, norm.running_var))
+            self._before.setdefault(name, (mean.clone(), variance.clone()))
+            self._norm = name, _against(*self._before[name], given)
+        if not _computes(module) or name in dict(self._called):
+            return
+        place, leaf = next(
+            ((place, one) for place, one in self._leaves if _is_view(given, one)), (None, None)
+        )
+        if given.grad_fn is None and (place is not None or not self._called):
+            origin = () if leaf is None else tuple(leaf.shape)
+            layer = FirstLayer(
+                name=name,
+                kind=type(module).__name__,
+                is_weighing=isinstance(module, _WEIGHING)
+                and any(p.requires_grad for p in module.parameters(recurse=False)),
+                is_normed=False,
+                place="" if place is None else str(place),
+                shape=tuple(given.shape),
+                origin=origin,
+                is_reinterpreted=leaf is not None and _is_reinterpreted(given, leaf),
+                features=_expected(module),
+                low=math.nan,
+                high=math.nan,
+                means=(),
+                deviations=(),
+            )
+            if not given.is_complex():
+                self._layers.append((layer, _statistics(module, given)))
+        self._called.append((name, _normalizes(module)))
+
+    def _note_order(self, name: str, module: Any, given: Tensor) -> None:
+        if given.dim() == 3:  # noqa: PLR2004
+            kind, shape = type(module).__name__, tuple(given.shape)
+            self._recurrent.setdefault(name, Recurrent(name, kind, module.batch_first, shape))
+
+
+def _computes(module: nn.Module) -> bool:
+    """Tells whether a module works on its input by itself, rather than by its children."""
+    if type(module).__module__.startswith("torch.nn.utils"):  # computes a weight
+        return False
+    if isinstance(module, nn.MultiheadAttention) or _normalizes(module):
+        return True
+    parts = [
+        one for one in module.children() if not type(one).__module__.startswith("torch.nn.utils")
+    ]
+    return not any(True for one in parts for _ in one.parameters()) and any(
+        True for _ in module.parameters()
+    )
+
+
+def _normalizes(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) or "norm" in type(module).__name__.lower()
+
+
+def _expected(module: Any) -> int:
+    """Returns the number of channels or columns that a layer was made for; 0 if nobody knows."""
+    names = ("in_channels", "in_features", "input_size", "embed_dim", "num_features")
+    return next((int(getattr(module, one)) for one in names if hasattr(module, one)), 0)
+
+
+def _is_view(one: Tensor, of: Tensor) -> bool:
+    if one.device != of.device:
+        return False
+    return one.untyped_storage().data_ptr() == of.untyped_storage().data_ptr()
+
+
+def _is_reinterpreted(one: Tensor, of: Tensor) -> bool:
+    """Tells whether a tensor is another one that was cut into rows anew, as by ``view``."""
+    plain = one.is_contiguous() and of.is_contiguous() and one.numel() == of.numel()
+    return plain and one.shape != of.shape and one.data_ptr() == of.data_ptr()
+
+
+def _statistics(module: nn.Module, x: Tensor) -> Tensor:
+    """Returns the least and largest value, then means and deviations of the features."""
+    spatial = isinstance(module, (nn.modules.conv._ConvNd, _NormBase, nn.GroupNorm))
+    axis = 1 if spatial and x.dim() > 1 else -1
+    x = x.detach()[:_SAMPLES].movedim(axis, -1)
+    for inner in range(1, x.dim() - 1):
+        x = x[(slice(None),) * inner + (slice(None, None, -(-x.shape[inner] // _POSITIONS)),)]
+    x = x[..., :: -(-x.shape[-1] // _FEATURES)]
+    x = x.reshape(-1, x.shape[-1]).float()
+    ends = torch.stack([x.amin(), x.amax()])
+    return torch.cat([ends, x.mean(0), x.std(0, correction=0)])
+
+
+def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> FirstLayer:
+    low, high, *rest = numbers
+    half = len(rest) // 2
+    return replace(
+        layer,
+        low=low,
+        high=high,
+        means=tuple(rest[:half]),
+        deviations=tuple(rest[half:]),
+        is_normed=is_normed,
+    )
+
+
+def _against(mean: Tensor, variance: Tensor, x: Tensor) -> Tensor:
+    """Returns whether a norm had no statistics yet, and how far off what it is given is."""
+    rows = x.detach()[:_SAMPLES].transpose(0, 1).flatten(1).float()
+    fresh = (mean == 0).all() & (variance == 1).all()
+    shift = (rows.mean(1) - mean).abs() / (variance + _EPS).sqrt()
+    ratio = ((rows.var(1, correction=0) + _EPS) / (variance + _EPS)).sqrt()
+    return torch.stack([fresh.float(), shift.median(), ratio.median()])

@@ -1,0 +1,110 @@
+"""Whether predictions for samples that are new to the net have anything to do with their labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from . import Measurement, Moment
+from .loss_calls import LossCall, LossCalls, ValidationLossCalls
+from .schedules import planned_steps
+
+_LATE = 0.9  # of the planned steps are over
+
+
+@dataclass(frozen=True)
+class Learned(Measurement):
+    """How well the net predicts labels that it has not seen, late in the run.
+
+    Attributes:
+        z: By how many standard deviations predictions and labels go together more often than they
+            would in random order: in the last validation, or else in the first epoch.
+        samples: How many samples that is known of.
+        target: Where the labels are.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_batch_end",
+        "on_validation_batch_end",
+        "on_validation_epoch_end",
+        "on_train_end",
+    )
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, ValidationLossCalls)
+
+    z: float
+    samples: int
+    target: str
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Learned | None:
+        """Adds up what the loss functions were given; speaks when the run is nearly over."""
+        if not hasattr(memory, "train"):
+            memory.train, memory.validation, memory.last, memory.target = [], [], [], ""
+        if moment.hook == "on_train_batch_end":
+            heard = moment.take(LossCalls)
+            if heard is not None and moment.trainer.current_epoch == 0:
+                memory.train += _agreements(heard.calls, memory)
+        elif moment.hook == "on_validation_batch_end":
+            checked = moment.take(ValidationLossCalls)
+            if checked is not None and not moment.dataloader_idx:
+                memory.validation += _agreements(checked.calls, memory)
+        elif moment.hook == "on_validation_epoch_end":
+            memory.last, memory.validation = memory.validation or memory.last, []
+        if not moment.hook.endswith(("epoch_end", "train_end")):
+            return None
+        is_late = moment.step >= _LATE * planned_steps(moment.trainer)
+        chosen = memory.last or memory.train
+        if not chosen or not (is_late or moment.hook == "on_train_end"):
+            return None
+        excess, variance, samples = torch.stack(chosen).sum(0).tolist()
+        return cls(
+            excess / math.sqrt(variance) if variance > 0 else 0.0, int(samples), memory.target
+        )
+
+
+def _agreements(calls: tuple[LossCall, ...], memory: SimpleNamespace) -> list[Tensor]:
+    """Returns the excess of agreement over chance in each call, its variance, and the samples."""
+    found = []
+    for call in calls:
+        if call.failed or call.place is None or call.target is None:
+            continue
+        pair = _pair(call, call.target)
+        if pair is not None:
+            memory.target = str(call.place)
+            found.append(pair)
+    return found
+
+
+def _pair(call: LossCall, target: Tensor) -> Tensor | None:
+    """Returns what classes or values that were predicted have in common with the true ones."""
+    count = len(target) if target.dim() else 0
+    if count < 2 or call.shape[0] != count or len(call.input) != count:  # noqa: PLR2004
+        return None
+    one = call.input.detach().float()
+    if call.has_indices and target.numel() == count and one.dim() == 2:  # noqa: PLR2004
+        predicted, true = one.argmax(1), target.flatten()
+        classes = torch.arange(one.shape[1], device=one.device)
+        a, b = (predicted.unsqueeze(1) == classes).float(), (true.unsqueeze(1) == classes).float()
+        return _cross(a - a.mean(0), b - b.mean(0))
+    if one.numel() == count and target.numel() == count and not call.has_indices:
+        a, b = one.reshape(-1, 1), target.float().reshape(-1, 1)
+        a, b = a - a.mean(), b - b.mean()
+        scale = (a.norm() * b.norm()).clamp_min(1e-20) / count
+        return _cross(a / scale.sqrt(), b / scale.sqrt())
+    return None
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Returns the sum of products of rows that belong together, and its variance if none do.
+
+    Under a random order of one of the two, it is the squared norm of their cross product over
+    ``n - 1`` (the mean is 0, since both are centred).
+    """
+    count = len(a)
+    variance = (a.mT @ a * (b.mT @ b)).sum() / (count - 1)
+    return torch.stack([(a * b).sum(), variance, variance.new_tensor(float(count))])

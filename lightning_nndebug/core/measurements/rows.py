@@ -1,0 +1,153 @@
+"""A bounded random part of the samples, with their labels: what can be asked of the data alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from . import Measurement, Moment
+from .inputs import Inputs, is_first_call, sampled, stride
+
+_ROWS = 512  # samples of training, and as many of validation,
+_FEATURES = 512  # and so many values of each: 1 MB each
+_VALIDATIONS = 3  # that are looked at
+
+
+@dataclass(frozen=True)
+class Rows(Measurement):
+    """Samples from all over the first epoch, as rows of the main input's values.
+
+    They are taken evenly from all batches, since the data may be sorted. Not known of tokens, whose
+    numbers mean nothing.
+
+    Attributes:
+        name: Where the input is.
+        target: Where the labels are; empty if there are none.
+        train: Rows of training, on the host.
+        labels: A class number or value for each; None if there is none.
+        is_class: Whether these are class numbers.
+        validation: Rows of validation; None unless one is just over.
+        is_image: Whether the values of a row are in a grid.
+        step: Of which only every so many-th is in the row.
+        look: How often this was read, counted from 1.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = Inputs.hooks
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
+    lasting: ClassVar[bool] = True
+
+    name: str
+    target: str
+    train: Tensor
+    labels: Tensor | None = None
+    is_class: bool = False
+    validation: Tensor | None = None
+    is_image: bool = False
+    step: int = 1
+    look: int = 1
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Rows | None:
+        """Keeps a few rows of each batch on their device, and reads them once they are complete."""
+        inputs = moment.take(Inputs)
+        if inputs is None or inputs.tokens or not is_first_call(moment, memory):
+            return None
+        pool: _Pool = vars(memory).setdefault("pool", _Pool(inputs))
+        if moment.hook == "on_train_batch_end" and pool.train:
+            return None  # only of the first batch did the step have to show what is what
+        if moment.hook.startswith("on_train_batch"):
+            return pool.told() if pool.hear(moment) else None
+        if moment.hook == "on_validation_batch_start":
+            pool.hear_validation(moment)
+            return None
+        return pool.told_of_validation() if "validation" in moment.hook else pool.told_once()
+
+
+class _Pool:
+    """The rows so far."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.train: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self.validation: list[Tensor] = []
+        self.shape: torch.Size | None = None
+        self.is_class = False
+        self.count = self.looks = self.validations = 0
+        self.is_told = False
+
+    def hear(self, moment: Moment) -> bool:
+        """Notes a batch of training; returns whether that completes the rows."""
+        if self.count >= _ROWS:
+            return False
+        rows = self.inputs.read_main(moment.batch)
+        chosen = self._chosen(rows, moment.trainer.num_training_batches)
+        if rows is None or chosen is None:
+            return False
+        self.train.append(_values(rows[chosen]))
+        place = self.inputs.target
+        labels = None if place is None else place.read(moment.batch)
+        if labels is not None and labels.numel() == len(labels) == len(rows):
+            self.is_class = not labels.is_floating_point()
+            self.labels.append(labels.detach().flatten()[chosen].double())
+        self.count += len(self.train[-1])
+        return self.count >= _ROWS
+
+    def hear_validation(self, moment: Moment) -> None:
+        """Notes a batch of the first set to validate on."""
+        if self.validations >= _VALIDATIONS or moment.dataloader_idx:
+            return
+        batches = moment.trainer.num_val_batches
+        rows = self.inputs.read_main(moment.batch)
+        chosen = self._chosen(rows, batches[0] if isinstance(batches, list) else batches)
+        if rows is not None and chosen is not None and len(self.validation) < _ROWS:
+            self.validation.append(_values(rows[chosen]))
+
+    def told_of_validation(self) -> Rows | None:
+        """Returns the rows of both, when a validation is over."""
+        if not self.validation or not self.train:
+            return None
+        self.validations += 1
+        validation = torch.cat(self.validation).cpu()
+        self.validation.clear()
+        return self.told(validation)
+
+    def told_once(self) -> Rows | None:
+        """Returns the rows at the end of the first epoch, if they were not complete before."""
+        return self.told() if self.train and not self.is_told else None
+
+    def told(self, validation: Tensor | None = None) -> Rows:
+        """Returns the rows."""
+        self.looks += 1
+        self.is_told |= validation is None
+        shape = self.shape or ()
+        is_labelled = len(self.labels) == len(self.train)
+        return Rows(
+            name=str(self.inputs.main),
+            target=str(self.inputs.target or ""),
+            train=torch.cat(self.train).cpu(),
+            labels=torch.cat(self.labels).cpu() if is_labelled else None,
+            is_class=self.is_class,
+            validation=validation,
+            is_image=len(shape) > 1,
+            step=stride(math.prod(shape), _FEATURES),
+            look=self.looks,
+        )
+
+    def _chosen(self, rows: Tensor | None, batches: float) -> Tensor | None:
+        """Returns which rows to take of a batch: as many of each, evenly spaced."""
+        if rows is None or rows.is_complex() or self.shape not in (None, rows.shape[1:]):
+            return None
+        self.shape = rows.shape[1:]
+        count = math.ceil(_ROWS / batches) if batches and math.isfinite(batches) else 16
+        step = max(1, len(rows) // count)
+        return torch.arange(0, len(rows), step, device=rows.device)[:count]
+
+
+def _values(rows: Tensor) -> Tensor:
+    return sampled(rows, _FEATURES).float().clone()

@@ -1,0 +1,124 @@
+"""How much alike the samples of a batch are, compared with those of the whole epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import Measurement, Moment
+from .inputs import Inputs, sampled
+
+_VALUES = 64  # of a sample, evenly spaced
+_BATCHES = 2**14  # of the first epoch, at most
+_CLASSES = 32  # more are not told apart
+_FEW = 8  # batches of equal size, at least
+
+
+@dataclass(frozen=True)
+class Succession(Measurement):
+    """How much of the variance in the first epoch lies between batches, not within them.
+
+    The intraclass correlation: 0 if each batch is a random draw, 1 if all samples of a batch are
+    the same. Not known of tokens.
+
+    Attributes:
+        name: Where the input is.
+        batches: How many batches there were.
+        inputs: The largest correlation among the values of the input,
+        inputs_p: and the chance of so much in random order, corrected for their number.
+        target: Likewise of a continuous target,
+        target_p: and its chance.
+        labels: Likewise of the class labels; 0 if there are none.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_batch_start",
+        "on_train_batch_end",
+        "on_train_epoch_end",
+    )
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
+
+    name: str
+    batches: int
+    inputs: float
+    inputs_p: float
+    target: float = 0.0
+    target_p: float = 1.0
+    labels: float = 0.0
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Succession | None:
+        """Gathers means and variances of each batch on its device, and reads them once."""
+        inputs = moment.take(Inputs)
+        if inputs is None or inputs.tokens or vars(memory).get("is_over", False):
+            return None
+        batches: list[tuple[Tensor, Tensor]] = vars(memory).setdefault("batches", [])
+        if moment.hook == "on_train_epoch_end":
+            memory.is_over = True
+            found = _judged(str(inputs.main), batches) if len(batches) >= _FEW else None
+            batches.clear()
+            return found
+        if (moment.hook == "on_train_batch_end" and batches) or len(batches) >= _BATCHES:
+            return None
+        rows = inputs.read_main(moment.batch)
+        if rows is not None and not rows.is_complex() and len(rows) > 1:
+            target = None if inputs.target is None else inputs.target.read(moment.batch)
+            batches.append(_moments(rows, target))
+        return None
+
+
+def _moments(rows: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns the size of a batch and the kinds of its columns, then their means and variances."""
+    values = sampled(rows, _VALUES).float()
+    columns = [values, values.mean(1, keepdim=True)]
+    count = columns[0].shape[1] + 1
+    kinds = [count, 0, 0]
+    if target is not None and target.numel() == len(target) == len(rows):
+        flat = target.detach().flatten()
+        if flat.is_floating_point():
+            kinds[1] = 1
+            columns.append(flat.float().unsqueeze(1))
+        else:
+            kinds[2] = _CLASSES
+            columns.append(functional.one_hot(flat.long().remainder(_CLASSES), _CLASSES).float())
+    table = torch.cat(columns, dim=1)
+    size = torch.tensor([len(rows), *kinds])
+    return size, torch.stack([table.mean(0), table.var(0, correction=0)]).double()
+
+
+def _judged(name: str, batches: list[tuple[Tensor, Tensor]]) -> Succession | None:
+    sizes = [tuple(size.tolist()) for size, _ in batches]
+    usual = max(set(sizes), key=sizes.count)
+    chosen = [table for size, (_, table) in zip(sizes, batches, strict=True) if size == usual]
+    if len(chosen) < _FEW:
+        return None
+    size, inputs, target, _ = usual
+    tables = torch.stack(chosen).cpu()
+    excess, chance = _correlation(tables[:, 0], tables[:, 1], size)
+    parts = [slice(0, inputs), slice(inputs, inputs + target), slice(inputs + target, None)]
+    worst = [float(excess[part].max()) if excess[part].numel() else 0.0 for part in parts]
+    chances = [
+        float(chance[part].min() * inputs) if excess[part].numel() else 1.0 for part in parts
+    ]
+    return Succession(
+        name=name, batches=len(chosen), inputs=worst[0], inputs_p=min(1.0, chances[0]),
+        target=worst[1], target_p=chances[1], labels=worst[2],
+    )  # fmt: skip
+
+
+def _correlation(means: Tensor, variances: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Returns intraclass correlations, and the chance of each if all batches are random draws."""
+    between = size * means.var(0)
+    within = variances.mean(0) * size / (size - 1)
+    total = (between + (size - 1) * within).clamp_min(1e-30)
+    # What varies by less than a rounding error does not vary.
+    is_constant = total <= size * 1e-12 * (means**2).mean(0)
+    excess = torch.where(is_constant, 0.0, (between - within) / total)
+    freedom = torch.tensor((len(means) - 1) / 2, dtype=means.dtype)
+    ratio = torch.where(is_constant, 1.0, between / within.clamp_min(1e-30))
+    return excess, torch.special.gammaincc(freedom, (freedom * ratio).clamp_max(1e6))

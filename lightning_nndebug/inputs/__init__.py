@@ -1,0 +1,646 @@
+"""Inputs: do the data get to the net, and are they what the net is meant to learn from?"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..core.detector import Detector, rule, threshold
+from ..core.findings import Evidence, Severity
+from ..core.measurements.first_layers import FirstLayer, FirstLayers
+from ..core.measurements.leaks import Leaks
+from ..core.measurements.learned import Learned
+from ..core.measurements.loaders import TrainLoader
+from ..core.measurements.padding import Padding
+from ..core.measurements.rows import Rows
+from ..core.measurements.samples import Samples
+from ..core.measurements.succession import Succession
+from .axes import scrambled_images, scrambled_sequences
+from .relatedness import leak, relation
+from .skew import skew
+
+_BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
+_PAIRS = 8  # of batches that follow one another, likewise
+_SAME = 0.4  # of the batches equal to the one before: two workers with the same data make it a half
+_LOOKS = 3  # at the first layers
+_DOMINANT = 10.0  # times as large as the median column
+_SEEN = 64  # samples, before copies are counted
+_UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
+_ONCE = 0.1  # and at least so many more
+_STEADY = 0.85  # of the samples come as often in the next epoch: their copies are in the data
+_CHANCE = 1e-6  # of an order as clear as that in random data
+_BY_CLASS = 0.1  # of the variance of a class label lies between batches
+_RELATED = 200  # samples, before labels are called unrelated
+_UNRELATED = 2.0  # standard deviations of what random labels give
+_DISTANCE = 10.0  # interquartile ranges between the medians of a column
+_FEW = 10  # samples of validation, at least
+_NATURAL = 3.0  # times as large as chance explains
+_TINY = 0.01  # the largest value of inputs that were scaled twice
+
+
+class InputDetector(Detector):
+    """Inputs: do the data get to the net, and are they what the net is meant to learn from?
+
+    Inputs are found by themselves: the tensors of a batch that are neither target, mask, length nor
+    number of a sample. Samples are told apart by fingerprints of 8 bytes, of which some 65,000 are
+    kept; no loader is ever iterated.
+
+    Args:
+        input_key: Where the inputs are in a batch, such as ``"image"`` or ``0``. None finds them.
+        target_key: Where the targets are, likewise.
+        target_fn: A function from a batch to its targets, for batches that no key describes.
+        sample_id_key: What tells samples apart, if the batch has numbers for them. None takes the
+            inputs, which augmentation makes new at every visit.
+        scale_limit: The root mean square that the values of a column or channel may have.
+        copies_limit: Which share of the samples of an epoch may be copies of others.
+        overlap_limit: Which share of the samples of validation may be samples of training.
+        order_limit: Which share of the variance of a value may lie between batches.
+        shift_limit: By how many standard deviations the median column of validation may be off.
+        spread_limit: By what factor its standard deviation may be.
+        mismatch_shift: By how many running standard deviations the mean of a channel may be off
+            where a pretrained net first normalizes, in the median,
+        mismatch_spread: and by what factor its standard deviation.
+        least_samples: How many different samples a class should have.
+        padding_limit: Which share of the positions may be padding.
+    """
+
+    input_key: str | int | None = None
+    target_key: str | int | None = None
+    target_fn: Callable[[Any], Any] | None = None
+    sample_id_key: str | int | None = None
+    scale_limit: float = threshold(default=30.0, source="benchmarks/thresholds#inputs")
+    copies_limit: float = threshold(default=0.2, source="benchmarks/thresholds#inputs", maximum=1.0)
+    overlap_limit: float = threshold(
+        default=0.01, source="benchmarks/thresholds#inputs", maximum=1.0
+    )
+    order_limit: float = threshold(default=0.25, source="benchmarks/thresholds#inputs", maximum=1.0)
+    shift_limit: float = threshold(default=1.0, source="benchmarks/thresholds#inputs")
+    spread_limit: float = threshold(default=3.0, source="benchmarks/thresholds#inputs", minimum=1.0)
+    mismatch_shift: float = threshold(default=1.5, source="benchmarks/thresholds#inputs")
+    mismatch_spread: float = threshold(
+        default=2.5, source="benchmarks/thresholds#inputs", minimum=1.0
+    )
+    least_samples: float = threshold(default=5.0, source="hestness2017deep")
+    padding_limit: float = threshold(default=0.5, source="krell2021efficient", maximum=1.0)
+
+    @rule("INP101", severity=Severity.ERROR)
+    def constant_input(self, samples: Samples) -> Iterator[Evidence]:
+        """Every sample of every batch has the same input: there is nothing to tell them apart by.
+
+        Why it matters:
+            The best that the net can do is to answer with the mean of the targets.
+
+        Likely causes:
+            - The file was not found or not decoded, and a blank stands in for it
+            - ``__getitem__`` does not use its index
+            - A mask, a crop or a normalization turns everything into a constant
+            - The tensor was allocated and never filled
+
+        How to fix:
+            - Look at a few samples as the loader returns them
+            - Check the path, the index and the last transform before the batch
+
+        When it is fine:
+            The net is meant to learn a constant. Constant columns and border pixels, masks and
+            batches of fewer than four samples are never reported.
+
+        References:
+            goodfellow2016deep
+        """
+        if samples.alike < _BATCHES:
+            return
+        what = f"in {samples.alike} batches in a row, all {samples.size} samples are the same"
+        if samples.blank >= _BATCHES:
+            value = "one value" if math.isnan(samples.value) else f"{samples.value:g}"
+            what = f"in {samples.blank} batches in a row, every value is {value}"
+        yield Evidence(where=samples.name, measured=what, message=what)
+
+    @rule("INP102", severity=Severity.ERROR)
+    def repeated_batch(self, samples: Samples, loader: TrainLoader) -> Iterator[Evidence]:
+        """The loader gives the same batch again and again.
+
+        Why it matters:
+            The net learns these few samples by heart and never sees the others, while the training
+            loss looks excellent.
+
+        Likely causes:
+            - A sampler, a cache or ``collate_fn`` returns what it returned before
+            - The random generator is seeded again for every batch
+            - An ``IterableDataset`` gives every worker all the data
+            - All workers draw from the same seed
+
+        How to fix:
+            - Check the indices that the sampler yields
+            - Split a stream between the workers: ``torch.utils.data.get_worker_info()``
+            - Seed once, and each worker differently: ``worker_init_fn``
+
+        When it is fine:
+            One batch holds all the data, or ``overfit_batches`` asks for it: both are known.
+
+        References:
+            paszke2019pytorch
+        """
+        is_meant = not loader.collates or (loader.samples or math.inf) <= samples.size
+        if is_meant or samples.pairs < _PAIRS or samples.alike >= _BATCHES:
+            return
+        share = samples.same / samples.pairs
+        if share > _SAME and samples.same >= _PAIRS / 2:
+            several = loader.workers > 1 and loader.is_stream
+            yield Evidence(
+                where=samples.name,
+                measured=share,
+                limit=_SAME,
+                message=f"{samples.same} of {samples.pairs} batches are equal to the one before",
+                causes=(f"Each of the {loader.workers} workers goes through all the data",)
+                if several
+                else (),
+                fixes=("Split the stream by ``torch.utils.data.get_worker_info()``",)
+                if several
+                else (),
+                details={"same": samples.same, "pairs": samples.pairs, "sampler": loader.sampler},
+            )
+
+    @rule("INP103", severity=Severity.WARNING, patience=_LOOKS)
+    def unscaled_input(self, first: FirstLayers) -> Iterator[Evidence]:
+        """The first layer gets values of a size that its weights were not initialized for.
+
+        Why it matters:
+            Initialization and learning rates assume values around 1. With larger ones the first
+            updates are wild, activations saturate, and a dominant column hides all others.
+
+        Likely causes:
+            - Images are 0..255
+            - Columns of a table are in their own units
+            - The data are scaled twice, or the scaling was forgotten in this loader
+
+        How to fix:
+            - Images: divide by 255, subtract the mean and divide by the standard deviation
+            - Tables: ``StandardScaler``, fitted on the training data alone
+            - Or let ``nn.BatchNorm1d`` take the raw columns
+
+        When it is fine:
+            The weights of the first layer were made for this scale. Inputs that a norm or an
+            embedding takes and what the step scales by itself are never reported.
+
+        References:
+            lecun2012efficient
+        """
+        for layer in first.layers:
+            if not layer.is_weighing or layer.is_normed or not layer.means:
+                continue
+            if found := _scale(layer, self.scale_limit):
+                size, message = found
+                yield Evidence(
+                    where=layer.place or layer.name,
+                    measured=size,
+                    limit=self.scale_limit,
+                    message=f"{layer.name} ({layer.kind}) gets {message}",
+                    details={"low": layer.low, "high": layer.high, "layer": layer.name},
+                )
+
+    @rule("INP106", severity=Severity.WARNING)
+    def duplicate_samples(self, samples: Samples, loader: TrainLoader) -> Iterator[Evidence]:
+        """Within one epoch, the same samples come more than once.
+
+        Why it matters:
+            They count for more than others without anybody having decided so, an epoch is shorter
+            than it seems, and a random split puts copies of training samples into validation.
+
+        Likely causes:
+            - The files were read twice, or a join has multiplied the rows
+            - ``__getitem__`` maps several indices to one sample
+            - An ``IterableDataset`` gives every worker all the data
+            - Several processes go through the same data, for want of a ``DistributedSampler``
+
+        How to fix:
+            - Remove the copies: ``torch.unique(dim=0)``, ``DataFrame.drop_duplicates()``
+            - Compare ``len(dataset)`` with the number of samples that you know of
+            - Split a stream between the workers: ``torch.utils.data.get_worker_info()``
+
+        When it is fine:
+            Samplers that draw with replacement, data sets that are concatenated with themselves,
+            and copies of rare classes are never reported. Rows of few categories repeat by nature:
+            raise ``copies_limit``.
+
+        References:
+            lee2022deduplicating
+        """
+        if not samples.is_whole or samples.seen < _SEEN or not loader.collates:
+            return
+        if samples.same > _SAME * samples.pairs or samples.alike >= _BATCHES:
+            return  # whole batches come again
+        copies = 1 - samples.distinct / samples.seen
+        evenly = len(samples.often) == 1
+        several = loader.is_stream and loader.workers > 1 and evenly and copies > 0
+        # A data set that draws at random by itself has other copies in every epoch.
+        fixed = evenly or (samples.steady or 0.0) > _STEADY
+        once = loader.replaces is False and fixed and not _is_oversampled(samples)
+        if several or (once and copies > self.copies_limit):
+            times = max(samples.often)
+            yield Evidence(
+                where=samples.name,
+                measured=copies,
+                limit=self.copies_limit,
+                message=f"{copies:.0%} of the samples of an epoch are copies of others, the limit "
+                f"is {self.copies_limit:.0%}; the most frequent one came {times} times",
+                causes=(f"Each of the {loader.workers} workers goes through all the data",)
+                if several
+                else (),
+                fixes=("Split the stream by ``torch.utils.data.get_worker_info()``",)
+                if several
+                else (),
+                details={"seen": samples.seen, "distinct": samples.distinct},
+            )
+
+    @rule("INP201", severity=Severity.WARNING)
+    def unshuffled_training(
+        self, succession: Succession, samples: Samples, loader: TrainLoader, first: FirstLayers
+    ) -> Iterator[Evidence]:
+        """Training data come in an order that means something, and nobody shuffles them.
+
+        Why it matters:
+            Each batch pulls the net towards its own corner of the data and away from the one
+            before; batch statistics are those of that corner.
+
+        Likely causes:
+            - ``shuffle=False``, the default of ``DataLoader``, and data sorted by a column, by the
+              target, by source or by time
+            - A sampler that goes through the data in order
+
+        How to fix:
+            - ``DataLoader(shuffle=True)``
+            - For streams: shuffle once when the data are written, and the files in every epoch
+
+        When it is fine:
+            The net carries its state from batch to batch (if a recurrent module gets a state, this
+            is known), or learns online. Data that were shuffled once and for all are never
+            reported. An order of the classes is a matter of CLS103.
+
+        References:
+            bottou2012stochastic
+        """
+        known = loader.shuffles is False and not loader.is_stream
+        is_target = succession.target > succession.inputs
+        value = succession.target if is_target else succession.inputs
+        chance = succession.target_p if is_target else succession.inputs_p
+        ordered = value > self.order_limit and chance < _CHANCE
+        if not (known and ordered) or first.carries_state or succession.labels > _BY_CLASS:
+            return
+        yield Evidence(
+            where=loader.sampler,
+            measured=value,
+            limit=self.order_limit,
+            message=f"{value:.0%} of the variance of {'the target' if is_target else 'an input'} "
+            f"lies between batches rather than within them, the limit is {self.order_limit:.0%}, "
+            f"and {loader.sampler} does not shuffle",
+            details={"batches": succession.batches, "p": chance},
+        )
+
+    @rule("INP202", severity=Severity.WARNING)
+    def train_val_skew(self, rows: Rows) -> Iterator[Evidence]:
+        """The inputs of validation have other values than those of training.
+
+        Why it matters:
+            The net is tested on what it has never seen: the validation loss is high from the start,
+            and no training will lower it.
+
+        Likely causes:
+            - The transforms of training and validation differ: one of them does not normalize
+            - Each set was normalized by its own statistics, or one of them twice
+            - A column has another unit, order or encoding in one of the files
+
+        How to fix:
+            - Use the same normalization for both, with the statistics of training
+            - Compare one row of each, column by column
+
+        When it is fine:
+            Validation asks how far the net extrapolates. Augmentation of the training data, which
+            changes values less than this, is not reported; of several sets, the first one counts.
+
+        References:
+            sculley2015hidden, breck2019data
+        """
+        if rows.validation is None:
+            return
+        found = skew(rows.train, rows.validation, is_image=rows.is_image)
+        if found is None:
+            return
+        factor = max(found.ratio, 1 / max(found.ratio, 1e-9))
+        told = ""
+        if found.shift > self.shift_limit:
+            measured, limit = found.shift, self.shift_limit
+            told = f"the median column is off by {measured:.3g} standard deviations"
+        elif factor > self.spread_limit:
+            measured, limit = factor, self.spread_limit
+            told = f"the median column spreads {found.ratio:.3g} times as wide as in training"
+        elif found.distance > _DISTANCE:
+            measured, limit = found.distance, _DISTANCE
+            told = (
+                f"column {found.column * rows.step} is off by {measured:.3g} interquartile ranges"
+            )
+        if told:
+            yield Evidence(
+                where=rows.name,
+                measured=measured,
+                limit=limit,
+                message=f"{told}, the limit is {limit:g} ({len(rows.train)} samples of training, "
+                f"{len(rows.validation)} of validation)",
+                details={"shift": found.shift, "ratio": found.ratio, "distance": found.distance},
+            )
+
+    @rule("INP203", severity=Severity.ERROR)
+    def train_val_overlap(self, leaks: Leaks) -> Iterator[Evidence]:
+        """The net is shown the answers: samples of validation, or the target itself.
+
+        Why it matters:
+            What looks like learning is looking up. The scores are excellent, and on new data, where
+            there is nothing to look up, the net fails.
+
+        Likely causes:
+            - The data were augmented, oversampled or windowed first, and split afterwards
+            - The same file is read for both, or the random split differs between two calls
+            - A column was made from the target, or the target was left in the table
+            - A language model has no causal mask, or its targets are not shifted
+
+        How to fix:
+            - Split first, then augment and oversample the training part
+            - Remove copies before the split; split by patient, user or document
+            - Drop the column that holds the target
+            - Attend with ``is_causal=True``; let position t predict token t + 1
+
+        When it is fine:
+            The training data are validated on purpose, to tell under- from overfitting: add them as
+            a second loader. Whole sequences are to be restored from a code. Rows of few categories,
+            which repeat by nature, are not reported.
+
+        References:
+            kaufman2012leakage, kapoor2023leakage
+        """
+        yield from self._seen_before(leaks)
+        yield from _given_away(leaks)
+        yield from _foreseen(leaks)
+
+    @rule("INP104", severity=Severity.WARNING, patience=2)
+    def swapped_axes(self, first: FirstLayers) -> Iterator[Evidence]:
+        """The dimensions of the input are in another order than the layer takes them.
+
+        Why it matters:
+            Nothing fails, since the sizes fit by chance or by ``view``. But channels are mixed with
+            pixels, or samples with time: the net reads across what belongs apart.
+
+        Likely causes:
+            - Images come as (N, H, W, C), and ``view`` made (N, C, H, W) of them
+            - ``batch_first=False``, the default of ``nn.LSTM`` and ``nn.TransformerEncoder``, and
+              samples come first
+
+        How to fix:
+            - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
+            - Say ``batch_first=True``, or transpose before and after
+
+        When it is fine:
+            Attention is meant to go from sample to sample.
+
+        References:
+            paszke2019pytorch
+        """
+        yield from scrambled_images(first)
+        yield from scrambled_sequences(first)
+
+    @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
+    def pretrained_mismatch(self, first: FirstLayers) -> Iterator[Evidence]:
+        """A pretrained net gets inputs of another scale than those it was trained on.
+
+        Why it matters:
+            Its filters answer to values that never come: much of what was learned is lost, and
+            frozen layers cannot make up for it.
+
+        Likely causes:
+            - The normalization of the pretrained weights was left out, or applied twice
+            - Images are 0..255 or 0..1 where the weights expect mean 0 and deviation 1
+            - The channels are in another order: BGR for RGB
+
+        How to fix:
+            - Use the transforms that come with the weights: ``weights.transforms()``,
+              ``AutoImageProcessor.from_pretrained``, ``timm.data.create_transform``
+
+        When it is fine:
+            The new data are of another kind, such as radiographs, and all layers are trained.
+
+        References:
+            ioffe2015batch
+        """
+        norm = first.norm
+        if norm is None or norm.was_fresh:
+            return
+        factor = max(norm.ratio, 1 / max(norm.ratio, 1e-9))
+        if norm.shift <= self.mismatch_shift and factor <= self.mismatch_spread:
+            return
+        by_shift = norm.shift > self.mismatch_shift
+        yield Evidence(
+            where=norm.name,
+            measured=norm.shift if by_shift else factor,
+            limit=self.mismatch_shift if by_shift else self.mismatch_spread,
+            message=f"in the median channel, what {norm.name} gets is off by {norm.shift:.3g} of "
+            f"its running standard deviations (the limit is {self.mismatch_shift:g}) and spreads "
+            f"{norm.ratio:.3g} times as wide (the limit is {self.mismatch_spread:g})",
+            details={"shift": norm.shift, "ratio": norm.ratio},
+        )
+
+    @rule("INP204", severity=Severity.WARNING)
+    def unrelated_labels(self, rows: Rows, learned: Learned) -> Iterator[Evidence]:
+        """The labels seem to have nothing to do with the inputs.
+
+        Why it matters:
+            No net and no learning rate can predict them; what the training loss gains is memory.
+
+        Likely causes:
+            - Inputs and labels were shuffled, sorted or filtered apart from each other
+            - Labels were joined by position instead of by key
+            - The images and the names of the labels are listed in different orders
+
+        How to fix:
+            - Look at ten samples with their labels
+            - Join by key; apply every permutation to both
+
+        When it is fine:
+            The task is hard: in a parity, near neighbours differ too, and it is learned late.
+            Self-supervised tasks, where the loss does not use the labels, are not reported.
+
+        References:
+            cover1967nearest, zhang2017understanding
+        """
+        if rows.labels is None or len(rows.train) < _RELATED or learned.samples < _RELATED:
+            return
+        if learned.z > _UNRELATED or learned.target != rows.target:
+            return
+        z = relation(rows.train, rows.labels, is_class=rows.is_class)
+        if z < _UNRELATED:
+            yield Evidence(
+                where=rows.target,
+                measured=z,
+                limit=_UNRELATED,
+                message=f"near neighbours have like labels no more often than others (z = {z:.2g} "
+                f"for {len(rows.train)} samples), and predictions hit them no more often than "
+                f"chance (z = {learned.z:.2g} for {learned.samples} samples new to the net)",
+                details={"neighbours": z, "predictions": learned.z},
+            )
+
+    @rule("INP205", severity=Severity.INFO)
+    def too_few_samples(self, samples: Samples) -> Iterator[Evidence]:
+        """There are very few samples of some class.
+
+        Why it matters:
+            A net can tell so few samples apart by anything, such as their background.
+
+        Likely causes:
+            - A debugging subset was left in place
+            - A filter has dropped most of the data
+
+        How to fix:
+            - Start from a pretrained net and train its head
+            - Augment; collect more; or take a simpler model
+
+        When it is fine:
+            Few-shot learning, and trials.
+
+        References:
+            hestness2017deep
+        """
+        if samples.epoch or not samples.is_whole or not samples.class_sizes:
+            return
+        fewest = min(samples.class_sizes, key=lambda one: samples.class_sizes[one])
+        count = samples.class_sizes[fewest]
+        if len(samples.class_sizes) < samples.distinct / 2 and count < self.least_samples:
+            yield Evidence(
+                where=f"class {fewest}",
+                measured=float(count),
+                limit=self.least_samples,
+                message=f"class {fewest} has {count} different samples, the limit is "
+                f"{self.least_samples:g}",
+            )
+
+    @rule("INP206", severity=Severity.INFO, patience=4)
+    def mostly_padding(self, padding: Padding) -> Iterator[Evidence]:
+        """Most of a batch is padding.
+
+        Why it matters:
+            Time and memory go into positions that say nothing, and a mean over all positions, such
+            as a loss without mask, is mostly one over padding.
+
+        Likely causes:
+            - Everything is padded to a fixed length: ``padding="max_length"``
+            - Long and short sequences share a batch
+
+        How to fix:
+            - Pad to the longest of the batch: ``padding=True``, ``DataCollatorWithPadding``
+            - Sort by length into buckets, or pack several sequences into one
+
+        When it is fine:
+            Shapes must not change, for a compiled model or an accelerator.
+
+        References:
+            krell2021efficient
+        """
+        if padding.share > self.padding_limit:
+            yield Evidence(
+                where=padding.name,
+                measured=padding.share,
+                limit=self.padding_limit,
+                message=f"{padding.share:.0%} of the positions are padding, the limit is "
+                f"{self.padding_limit:.0%}",
+            )
+
+    def _seen_before(self, leaks: Leaks) -> Iterator[Evidence]:
+        overlap = leaks.overlap
+        if overlap is None or overlap.seen < _FEW:
+            return
+        share = overlap.known / overlap.seen
+        # If two rows of validation are equal by nature, so are as many of training and validation.
+        pairs = 2 * (overlap.seen - overlap.distinct) / overlap.seen
+        natural = pairs * max(1.0, overlap.trained / overlap.seen)
+        if share > self.overlap_limit + _NATURAL * natural and overlap.known >= _FEW / 2:
+            yield Evidence(
+                where=leaks.name,
+                measured=share,
+                limit=self.overlap_limit,
+                message=f"{overlap.known} of {overlap.seen} samples of validation are equal to one "
+                f"of training ({share:.1%}), the limit is {self.overlap_limit:.1%}",
+                details={"known": overlap.known, "seen": overlap.seen, "trained": overlap.trained},
+            )
+
+
+def _given_away(leaks: Leaks) -> Iterator[Evidence]:
+    """A column of the input is the target."""
+    rows = leaks.rows
+    if rows is None or rows.labels is None or len(rows.train) < _SEEN:
+        return
+    columns = [one * rows.step for one in leak(rows.train, rows.labels, is_class=rows.is_class)]
+    if columns:
+        named = ", ".join(map(str, columns))
+        told = f"column{'s' * (len(columns) > 1)} {named} of the input "
+        told += (
+            f"{'are' if len(columns) > 1 else 'is'} the target, in all of {len(rows.train)} samples"
+        )
+        yield Evidence(
+            where=f"{rows.name} column {named}",
+            measured=told,
+            message=told,
+            causes=("The column was made from the target, or is the target",),
+            fixes=("Drop the column",),
+            details={"columns": columns},
+        )
+
+
+def _foreseen(leaks: Leaks) -> Iterator[Evidence]:
+    """A language model sees the token that it is to predict."""
+    seen = leaks.foresight
+    if seen is None or seen.sees != bool(seen.shift):
+        return
+    if seen.shift:
+        told = (
+            f"other tokens in the second half change the outputs of the first by {seen.change:.3g}"
+        )
+        told += " standard deviations: each position sees the token that it is to predict"
+        causes: tuple[str, ...] = (
+            "A causal mask is missing or inverted",
+            "The recurrent net runs both ways",
+        )
+        fixes: tuple[str, ...] = ("Attend with ``is_causal=True``", "Use ``bidirectional=False``")
+    else:
+        told = "the targets are the tokens of the input, place by place: nothing is to be predicted"
+        causes = ("The targets were not shifted",)
+        fixes = ("Let position t predict token t + 1: ``logits[:, :-1]`` against ``ids[:, 1:]``",)
+    yield Evidence(
+        where=seen.name, measured=told, message=told, causes=causes, fixes=fixes,
+        details={"change": seen.change, "shift": seen.shift},
+    )  # fmt: skip
+
+
+def _is_oversampled(samples: Samples) -> bool:
+    """Tells whether some classes have copies and others have none: rare ones, on purpose."""
+    times = samples.by_class.values()
+    return len(times) > 1 and max(times) - 1 > _UNEVEN * (min(times) - 1) + _ONCE
+
+
+def _scale(layer: FirstLayer, limit: float) -> tuple[float, str] | None:
+    """Returns by how much the input is too large or too small, and says so."""
+    sizes = layer.sizes
+    largest = max(sizes)
+    span = f"values from {layer.low:.4g} to {layer.high:.4g}"
+    if not math.isfinite(largest):
+        return None
+    if largest > limit:
+        typical = statistics.median(sizes)
+        column = sizes.index(largest)
+        if len(sizes) > 1 and largest > _DOMINANT * typical:
+            return largest, (
+                f"{span}; column {column} has a root mean square of {largest:.3g}, the median "
+                f"column one of {typical:.3g}, the limit is {limit:g}"
+            )
+        return largest, f"{span}: a root mean square of {largest:.3g}, the limit is {limit:g}"
+    top = max(abs(layer.low), abs(layer.high))
+    if 0 < top < _TINY:
+        return top, f"{span}: none reaches {_TINY:g}"
+    return None

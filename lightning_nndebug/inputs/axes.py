@@ -1,0 +1,77 @@
+"""Dimensions in another order than a layer takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..core.findings import Evidence
+from ..core.measurements.first_layers import FirstLayers
+
+_COLOURS = (1, 3, 4)  # channels of an image
+_SIDE = 6  # pixels of the shorter side of an image, at least
+
+
+def scrambled_images(first: FirstLayers) -> Iterator[Evidence]:
+    """Images whose last dimension is the colour, at a layer that takes the colour first."""
+    for layer in first.layers:
+        if not layer.kind.startswith("Conv2d"):
+            continue
+        if layer.is_reinterpreted and _is_cut_anew(layer.origin, layer.shape):
+            told = f"{layer.place} is {_size(layer.origin)}, with the channels last, and ``view`` "
+            told += f"made {_size(layer.shape)} of it for {layer.name}, without moving anything"
+        elif layer.shape == layer.origin and _has_colours_last(layer.shape):
+            told = (
+                f"{layer.place} is {_size(layer.shape)}, with the channels last, and {layer.name} "
+            )
+            told += f"takes its {layer.features} rows for channels"
+        else:
+            continue
+        yield Evidence(
+            where=layer.place,
+            measured=told,
+            message=told,
+            causes=("Images come as (N, H, W, C)",),
+            fixes=("Move the channels: ``x.permute(0, 3, 1, 2)``",),
+            details={"shape": list(layer.shape), "origin": list(layer.origin)},
+        )
+
+
+def scrambled_sequences(first: FirstLayers) -> Iterator[Evidence]:
+    """Samples where a recurrent or attention module has its time, and the reverse."""
+    for one in first.recurrent:
+        time, samples = (1, 0) if one.batch_first else (0, 1)
+        if first.samples < 2 or one.shape[time] != first.samples:  # noqa: PLR2004
+            continue
+        others = one.shape[samples]
+        if others == 1 or others % first.samples == 0:  # views of the samples, as long as many
+            continue
+        told = (
+            f"{one.name} ({one.kind}, batch_first={one.batch_first}) gets {_size(one.shape)}: it "
+        )
+        told += f"takes the {first.samples} samples of the batch for {first.samples} points in time"
+        yield Evidence(
+            where=one.name,
+            measured=told,
+            message=told,
+            causes=("``batch_first=False`` is the default",) if not one.batch_first else (),
+            fixes=(f"``batch_first={not one.batch_first}``, or transpose before and after",),
+            details={"shape": list(one.shape), "samples": first.samples},
+        )
+
+
+def _is_cut_anew(origin: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Tells whether colours were first and are last now; a single one may stand anywhere."""
+    if len(origin) != 4 or len(shape) != 4 or origin[3] not in (3, 4):  # noqa: PLR2004
+        return False
+    return shape[1] == origin[3] and sorted(shape) == sorted(origin) and min(origin[1:3]) >= _SIDE
+
+
+def _has_colours_last(shape: tuple[int, ...]) -> bool:
+    if len(shape) != 4:  # noqa: PLR2004
+        return False
+    _, rows, columns, colours = shape
+    return colours in _COLOURS and rows == columns >= _SIDE
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"

@@ -1,0 +1,66 @@
+"""What labels have to do with inputs: nothing, as they should, or everything."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_NEIGHBOURS = 5
+_SHUFFLES = 200
+_EQUAL = 1e-6  # of the variance is left between a label and a column that is the label
+_ODD = 8  # samples with another label than the most frequent one, at least
+_CLASSES = 32  # whose columns are looked for, at most
+
+
+def relation(rows: Tensor, labels: Tensor, *, is_class: bool) -> float:
+    """Returns how much more alike the labels of near neighbours are than those of any others.
+
+    In standard deviations of what random labels would give, found by shuffling them; the share of
+    equal ones for classes, the product of ranks for values.
+    """
+    x = rows.double()
+    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
+    apart = torch.cdist(x, x).fill_diagonal_(math.inf)
+    near = apart.topk(_NEIGHBOURS, largest=False).indices
+    y = labels if is_class else _ranks(labels)
+
+    def agreement(one: Tensor) -> Tensor:
+        mine, theirs = one.unsqueeze(1), one[near]
+        return (mine == theirs).double().mean() if is_class else (mine * theirs).mean()
+
+    own = torch.Generator().manual_seed(0)
+    shuffled = [agreement(y[torch.randperm(len(y), generator=own)]) for _ in range(_SHUFFLES)]
+    chance = torch.stack(shuffled)
+    return float((agreement(y) - chance.mean()) / chance.std().clamp_min(1e-12))
+
+
+def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
+    """Returns the columns that are the label: one that equals it, or one for each class."""
+    values, counts = torch.unique(labels, return_counts=True)
+    if rows.shape[1] < 2 or len(labels) - int(counts.max()) < _ODD:  # noqa: PLR2004
+        return []
+    if not is_class:
+        close = (rows.double() - labels.unsqueeze(1)).abs().amax(0)
+        return [int(one) for one in (close <= _EQUAL * labels.std()).nonzero().flatten()[:1]]
+    whole = _same(rows, labels)
+    if whole or not 2 < len(counts) <= _CLASSES:  # noqa: PLR2004
+        return whole[:1]
+    frequent = values[counts >= _ODD]
+    found = [_same(rows, (labels == value).double()) for value in frequent]
+    return [one[0] for one in found] if len(found) > 1 and all(found) else []
+
+
+def _same(rows: Tensor, labels: Tensor) -> list[int]:
+    """Returns the columns that are the label, up to scale and offset."""
+    x = rows.double() - rows.double().mean(0)
+    y = labels - labels.mean()
+    size = (x**2).sum(0)
+    left = 1 - (y @ x) ** 2 / (size * (y @ y)).clamp_min(1e-300)
+    return [int(one) for one in ((left < _EQUAL) & (size > 0)).nonzero().flatten()]
+
+
+def _ranks(values: Tensor) -> Tensor:
+    ranks = values.argsort().argsort().double()
+    return (ranks - ranks.mean()) / ranks.std()
