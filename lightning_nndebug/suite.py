@@ -7,6 +7,7 @@ from typing import Any
 
 from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
+from .generalization import GeneralizationDetector
 from .gradients import GradientDetector
 from .learning_rate import LearningRateDetector
 from .modes import ModeDetector
@@ -18,6 +19,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ModeDetector,
     ClassBalanceDetector,
     LearningRateDetector,
+    GeneralizationDetector,
 )
 
 
