@@ -7,6 +7,7 @@ from typing import Any
 
 from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
+from .crashes import CrashDetector
 from .generalization import GeneralizationDetector
 from .gradients import GradientDetector
 from .learning_rate import LearningRateDetector
@@ -20,6 +21,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ClassBalanceDetector,
     LearningRateDetector,
     GeneralizationDetector,
+    CrashDetector,
 )
 
 

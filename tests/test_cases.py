@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from cases import CASES
 from program import fit, seed
@@ -19,7 +21,9 @@ def test_a_sick_case_fires_its_code_and_no_other(name: str) -> None:
     """The illness is named, and nothing else is, at WARNING or above."""
     seed(0)
     suite = NNDebug()
-    fit(CASES[name].sick(), suite)
+    crashes = code_of(name).startswith("ERR")
+    with pytest.raises(Exception) if crashes else nullcontext():  # noqa: PT011 -- torch's
+        fit(CASES[name].sick(), suite)
     codes = {one.code for one in suite.findings if one.severity != "info"} or {
         one.code for one in suite.findings
     }

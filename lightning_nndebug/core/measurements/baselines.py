@@ -22,6 +22,10 @@ _LEAST = 96
 _STEPS = 64  # before the first look
 _ENTRIES = 4096  # of a sample
 _MOST_CLASSES = 100
+_VIEWS = 5  # that may come between a layer and the loss
+_LAYERS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
+_RESHAPED = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose",
+             "TBackward", "ToCopy", "LogSoftmax", "Flatten", "Mean", "Select", "Slice")  # fmt: skip
 _PENALTIES = (1e-3, 1e-2, 1e-1)  # relative to the mean eigenvalue of the kernel times its size
 _SHARE = 0.25  # of the run, in which the loss is held against as much of it before
 _SETTLED = 0.1  # of all that was gained, gained in that
@@ -66,6 +70,7 @@ class Baselines(Measurement):
         if not hasattr(memory, "parts"):
             memory.inputs, memory.targets, memory.kept = [], [], 0
             memory.parts, memory.function, memory.validation = [], "", math.inf
+            memory.direct = False
         if moment.hook == "on_validation_end":
             skill = moment.take(Skill)
             seen = None if skill is None else skill.looks[-1].validation
@@ -84,7 +89,7 @@ class Baselines(Measurement):
             return None
         late = [sums for step, sums in memory.parts if step > curve.step / 2]
         net = tally(memory.function, late)
-        if net is None:
+        if net is None or not (memory.direct or math.isfinite(memory.validation)):
             return None
         linear, kernel, constant = errors(torch.cat(memory.inputs), torch.cat(memory.targets))
         groups = [group for one in moment.trainer.optimizers for group in one.param_groups]
@@ -148,7 +153,7 @@ def _keep(moment: Moment, call: LossCall, memory: SimpleNamespace) -> None:
     sums = sums_of(call)
     if sums is None or call.target is None:
         return
-    memory.function = call.function
+    memory.function, memory.direct = call.function, _is_plain(call.input)
     memory.parts = [*memory.parts[-63:], (moment.step, sums)]
     single = call.target.numel() == len(call.input) and (call.classes or 0) <= _MOST_CLASSES
     if memory.kept >= _KEPT or not (single or not call.tells_classes):
@@ -174,7 +179,22 @@ def _inputs(batch: Any, call: LossCall) -> Tensor | None:
     if not all(one.is_floating_point() for one in given):
         return None
     whole = torch.cat([one.detach().reshape(rows, -1).float() for one in given], 1)
+    if not bool(whole.isfinite().all()):  # missing values, which the net may know to handle
+        return None
     return whole[:, :: math.ceil(whole.shape[1] / _ENTRIES)].cpu().clone()
+
+
+def _is_plain(output: Tensor) -> bool:
+    """Tells whether these are scores as a layer gives them, to which no margin was added."""
+    node = output.grad_fn
+    for _ in range(_VIEWS):
+        name = node.name() if node is not None else ""
+        if name.startswith(_LAYERS):
+            return True
+        if node is None or not name.startswith(_RESHAPED):
+            return False
+        node = node.next_functions[0][0]
+    return False
 
 
 def _targets(call: LossCall) -> Tensor:

@@ -113,7 +113,7 @@ class Skill(Measurement):
         """Adds up what was heard, on its device; reads it once after each validation."""
         if not hasattr(memory, "looks"):
             memory.looks, memory.train, memory.validation, memory.odd = (), [], [], False
-            memory.inputs = [[], []]
+            memory.inputs, memory.shapes = [[], []], [set(), set()]
         if memory.odd:
             return None
         if moment.hook == "on_validation_end":
@@ -128,6 +128,7 @@ class Skill(Measurement):
             memory.odd = bool(heard.calls) or not validates
             return None
         (memory.validation if validates else memory.train).append((call.function, sums))
+        memory.shapes[validates] |= _shapes(moment.batch, call)
         if (texture := _texture(moment.batch, call)) is not None:
             memory.inputs[validates] = [*memory.inputs[validates][-31:], texture]
         return None
@@ -213,9 +214,10 @@ def _of_classes(rows: Tensor, labels: Tensor, ignored: int | None) -> Tensor | N
 def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill | None:
     parts, memory.train, heard, memory.validation = memory.train, [], memory.validation, []
     functions = {function for function, _ in (*parts, *heard)}
-    if len(functions) != 1:
+    sizes, memory.shapes = memory.shapes, [set(), set()]
+    if len(functions) != 1 or (all(sizes) and sizes[0].isdisjoint(sizes[1])):
         memory.odd = memory.odd or len(functions) > 1
-        return None
+        return None  # as while images grow from epoch to epoch
     (function,) = functions
     late = [one for _, one in parts[len(parts) // 2 if len(parts) > 3 else 0 :]]  # noqa: PLR2004
     train, validation = tally(function, late), tally(function, [one for _, one in heard])
@@ -223,6 +225,11 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
         return None
     memory.looks = (*memory.looks, Look(moment.step, train, validation))
     return cls(memory.looks, noises(moment.module), _shift(*memory.inputs))
+
+
+def _shapes(batch: Any, call: LossCall) -> set[tuple[int, ...]]:
+    given = [one for place, one in tensors(batch) if place != call.place]
+    return {tuple(one.shape[1:]) for one in given[:1] if one.is_floating_point()}
 
 
 def _texture(batch: Any, call: LossCall) -> Tensor | None:
