@@ -15,6 +15,8 @@ from .core.findings import TrainingHalted as TrainingHalted
 from .core.measurements import Cadence as Cadence
 from .core.measurements import Measurement as Measurement
 from .core.measurements import Moment as Moment
+from .crashes import CrashDetector as CrashDetector
+from .generalization import GeneralizationDetector as GeneralizationDetector
 from .gradients import GradientDetector as GradientDetector
 from .inputs import InputDetector as InputDetector
 from .learning_rate import LearningRateDetector as LearningRateDetector

@@ -8,6 +8,8 @@ from typing import Any
 from .activations import ActivationDetector
 from .class_balance import ClassBalanceDetector
 from .core.detector import Detector
+from .crashes import CrashDetector
+from .generalization import GeneralizationDetector
 from .gradients import GradientDetector
 from .inputs import InputDetector
 from .learning_rate import LearningRateDetector
@@ -30,6 +32,8 @@ DETECTORS: tuple[type[Detector], ...] = (
     ActivationDetector,
     OutputDetector,
     InputDetector,
+    GeneralizationDetector,
+    CrashDetector,
 )
 
 

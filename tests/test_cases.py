@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from cases import CASES
 from program import fit, seed
@@ -19,8 +21,9 @@ def test_a_sick_case_leads_with_its_code(name: str) -> None:
     """The illness is named, and all else that is told, at WARNING or above, follows from it."""
     seed(0)
     suite = NNDebug()
-    fit(CASES[name].sick(), suite)
     code = code_of(name)
+    with pytest.raises(Exception) if code.startswith("ERR") else nullcontext():  # noqa: PT011 -- torch's
+        fit(CASES[name].sick(), suite)
     leading = {one.code for one in suite.findings if one.severity != "info" and not one.caused_by}
     is_advice = RULES[code][1].severity == Severity.INFO
     assert leading == (set() if is_advice else {code}), "\n".join(map(str, suite.findings))

@@ -318,6 +318,8 @@ class Detector(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """The run ends here: Lightning calls neither ``on_train_end`` nor ``teardown``."""
+        if self._session is None and _is_crash_before_training(trainer, exception):
+            self._session = Session.open(self, trainer, pl_module)
         self._pass("on_exception")
         self._close(exception)
 
@@ -333,6 +335,12 @@ class Detector(Callback):
         if self._session is not None:
             self._session.close(exception)
             self._session = None
+
+
+def _is_crash_before_training(trainer: Any, exception: BaseException) -> bool:
+    """Returns whether a fit has failed early, as in its sanity check; ranks may differ in that."""
+    alone = getattr(trainer, "world_size", 0) == 1
+    return alone and isinstance(exception, Exception) and trainer.state.fn == "fit"
 
 
 def _kinds(method: Callable[..., Any]) -> tuple[type[Measurement], ...]:

@@ -133,9 +133,9 @@ class Session:
 
     def pass_on(self, hook: str, **context: Any) -> None:
         """Takes the measurements of this hook and asks the rules that they complete."""
-        began = time.perf_counter()
-        if self.trainer.sanity_checking or hook not in self._awake:
+        if hook not in self._awake or (self.trainer.sanity_checking and hook != "on_exception"):
             return
+        began = time.perf_counter()
         if hook in ("on_train_batch_start", "on_validation_batch_start"):
             self._begin_batch(hook, began)
         moment = self._moment = Moment(

@@ -1,0 +1,213 @@
+"""What simple models make of the same data: the best constant, a linear one, one with kernels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import Measurement, Moment
+from .batches import tensors
+from .loss_calls import LossCall, LossCalls
+from .loss_curve import LossCurve
+from .schedules import planned_steps
+from .skill import Skill, only, sums_of, tally
+
+_KEPT = 512  # samples
+_LEAST = 96
+_STEPS = 64  # before the first look
+_ENTRIES = 4096  # of a sample
+_MOST_CLASSES = 100
+_VIEWS = 5  # that may come between a layer and the loss
+_LAYERS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
+_RESHAPED = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose",
+             "TBackward", "ToCopy", "LogSoftmax", "Flatten", "Mean", "Select", "Slice")  # fmt: skip
+_PENALTIES = (1e-3, 1e-2, 1e-1)  # relative to the mean eigenvalue of the kernel times its size
+_SHARE = 0.25  # of the run, in which the loss is held against as much of it before
+_SETTLED = 0.1  # of all that was gained, gained in that
+
+
+@dataclass(frozen=True)
+class Baselines(Measurement):
+    """The net beside simple models. Taken when its loss no longer falls, at doubling intervals.
+
+    The simple models are ridge regressions on up to 512 samples of the training data, and each
+    sample is predicted from all the others (leave one out): what they know, they know of data that
+    they have not seen. Errors are shares: of wrong answers, or of the variance.
+
+    Attributes:
+        net: The error of the net: in training, or in validation if that is less.
+        constant: That of the best constant.
+        linear: That of the linear model.
+        kernel: That of the one with Gaussian kernels, which takes in any smooth function.
+        samples: How many samples they had.
+        dropout: The largest p of a dropout.
+        decay: The largest weight decay of an optimizer.
+        parameters: How many parameters are trained.
+        layers: How many weight matrices and kernels are among them.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (*LossCurve.hooks, "on_validation_end")
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, LossCurve, Skill)
+
+    net: float
+    constant: float
+    linear: float
+    kernel: float
+    samples: int
+    dropout: float = 0.0
+    decay: float = 0.0
+    parameters: int = 0
+    layers: int = 2
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Baselines | None:
+        """Keeps samples while loss calls are heard; compares when the loss has settled."""
+        if not hasattr(memory, "parts"):
+            memory.inputs, memory.targets, memory.kept = [], [], 0
+            memory.parts, memory.function, memory.validation = [], "", math.inf
+            memory.direct = False
+        if moment.hook == "on_validation_end":
+            skill = moment.take(Skill)
+            seen = None if skill is None else skill.looks[-1].validation
+            memory.validation = math.inf if seen is None else seen.error / _whole(seen)
+            return None
+        if moment.hook == "on_train_batch_end":
+            heard = moment.take(LossCalls)
+            call = only(heard.calls) if heard is not None else None
+            if call is not None:
+                _keep(moment, call, memory)
+        curve = moment.take(LossCurve)
+        if curve is None or memory.kept < _LEAST or not _has_settled(curve):
+            return None
+        least = _STEPS if curve.over else planned_steps(moment.trainer) / 2
+        if curve.step < least:  # before the middle of the run it may be a plateau
+            return None
+        late = [sums for step, sums in memory.parts if step > curve.step / 2]
+        net = tally(memory.function, late)
+        if net is None or not (memory.direct or math.isfinite(memory.validation)):
+            return None
+        linear, kernel, constant = errors(torch.cat(memory.inputs), torch.cat(memory.targets))
+        groups = [group for one in moment.trainer.optimizers for group in one.param_groups]
+        trained = [one for one in moment.module.parameters() if one.requires_grad]
+        return cls(
+            net=min(net.error / _whole(net), memory.validation),
+            constant=constant,
+            linear=linear,
+            kernel=kernel,
+            samples=memory.kept,
+            dropout=max((float(getattr(one, "p", 0.0)) for one in moment.module.modules()
+                         if "Dropout" in type(one).__name__), default=0.0),
+            decay=max((float(group.get("weight_decay") or 0.0) for group in groups), default=0.0),
+            parameters=sum(one.numel() for one in trained),
+            layers=sum(one.dim() > 1 for one in trained),
+        )  # fmt: skip
+
+
+def errors(inputs: Tensor, targets: Tensor) -> tuple[float, float, float]:
+    """Returns the errors that a linear model, one with kernels and a constant make, left one out.
+
+    Args:
+        inputs: One row for each sample.
+        targets: Class numbers, or one row of values for each sample.
+    """
+    inputs = inputs.double()
+    inputs = inputs - inputs.mean(0)
+    spread = inputs.square().mean(0).sqrt()
+    inputs = inputs / spread.clamp_min(1e-6 * float(spread.max()) + 1e-30)
+    is_class = targets.dim() == 1
+    wanted = torch.nn.functional.one_hot(targets).double() if is_class else targets.double()
+    wanted = wanted - wanted.mean(0)
+    gram = inputs @ inputs.T
+    squares = gram.diagonal()[:, None] + gram.diagonal()[None] - 2 * gram
+    gaussian = torch.exp(-squares / squares.median().clamp_min(1e-12))
+    found = []
+    for kernel in (gram, gaussian - gaussian.mean(0) - gaussian.mean(1)[:, None] + gaussian.mean()):
+        values, vectors = torch.linalg.eigh(kernel)
+        values, inner = values.clamp_min(0), vectors.T @ wanted
+        trials = []
+        for penalty in _PENALTIES:
+            shrunk = 1 / (values + penalty * values.max() + 1e-12)
+            # The residual of a sample that is left out, in closed form. The mean is left out, too.
+            own = (vectors.square() @ shrunk)[:, None]
+            residual = (vectors @ (shrunk[:, None] * inner)) / own
+            if is_class:
+                trials.append(float(((wanted - residual).argmax(1) != targets).double().mean()))
+            else:
+                trials.append(float(residual.square().sum() / wanted.square().sum()))
+        found.append(min(trials))
+    constant = 1 - float(torch.bincount(targets).max()) / len(targets) if is_class else 1.0
+    return found[0], found[1], constant
+
+
+def _whole(one: Any) -> float:
+    """What an error is a share of: all answers, or the variance."""
+    return 1.0 if one.classes else float(one.constant_error)
+
+
+def _keep(moment: Moment, call: LossCall, memory: SimpleNamespace) -> None:
+    sums = sums_of(call)
+    if sums is None or call.target is None:
+        return
+    memory.function, memory.direct = call.function, _is_plain(call.input)
+    memory.parts = [*memory.parts[-63:], (moment.step, sums)]
+    single = call.target.numel() == len(call.input) and (call.classes or 0) <= _MOST_CLASSES
+    if memory.kept >= _KEPT or not (single or not call.tells_classes):
+        return
+    # Of one epoch alone: a sample that comes again has not been left out.
+    memory.epoch = vars(memory).get("epoch", moment.trainer.current_epoch)
+    if memory.epoch != moment.trainer.current_epoch:
+        return
+    inputs, targets, room = _inputs(moment.batch, call), _targets(call), _KEPT - memory.kept
+    if inputs is None or len(inputs) != len(targets) or (call.tells_classes and targets.min() < 0):
+        return
+    memory.inputs.append(inputs[:room])
+    memory.targets.append(targets[:room])
+    memory.kept += len(memory.inputs[-1])
+
+
+def _inputs(batch: Any, call: LossCall) -> Tensor | None:
+    """Returns the numbers that the net gets to see; None if it sees more than numbers."""
+    rows = len(call.shape) and call.shape[0]
+    given = [one for place, one in tensors(batch) if place != call.place and one is not call.target]
+    if not given or call.place is None or any(len(one) != rows or one.dim() < 2 for one in given):  # noqa: PLR2004
+        return None
+    if not all(one.is_floating_point() for one in given):
+        return None
+    whole = torch.cat([one.detach().reshape(rows, -1).float() for one in given], 1)
+    if not bool(whole.isfinite().all()):  # missing values, which the net may know to handle
+        return None
+    return whole[:, :: math.ceil(whole.shape[1] / _ENTRIES)].cpu().clone()
+
+
+def _is_plain(output: Tensor) -> bool:
+    """Tells whether these are scores as a layer gives them, to which no margin was added."""
+    node = output.grad_fn
+    for _ in range(_VIEWS):
+        name = node.name() if node is not None else ""
+        if name.startswith(_LAYERS):
+            return True
+        if node is None or not name.startswith(_RESHAPED):
+            return False
+        node = node.next_functions[0][0]
+    return False
+
+
+def _targets(call: LossCall) -> Tensor:
+    target = call.target
+    if target is None:
+        raise ValueError("a call without targets has no baseline")
+    target = target.detach().cpu().clone()
+    if call.tells_classes:
+        return target.reshape(len(target), -1)[:, 0].long()
+    return target.reshape(len(target), -1)
+
+
+def _has_settled(curve: LossCurve) -> bool:
+    """Tells whether the loss has fallen, and then has stopped to."""
+    gained, error = curve.gain(_SHARE)
+    return gained < _SETTLED and error < _SETTLED / 2

@@ -1,0 +1,184 @@
+"""What the user tracks: the metrics of each validation, beside the training loss."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+from . import Measurement, Moment
+from .labels import MOST_CLASSES
+from .loss_calls import LossCalls
+from .losses import Loss
+from .skill import REGRESSIONS, Skill, only
+
+Direction = Literal["min", "max"]
+
+_FALLING = """loss losses err error errors mse mae rmse rmsle mape smape ppl perplexity nll wer cer
+    ter fid kid bpc bpb bits brier entropy ce bce xent divergence kl kld kldiv elbo distance dist
+    cost energy residual regret ece hamming hausdorff epe lpips crossentropy"""
+_RISING = """acc accuracy f1 fbeta auc auroc auprc ap map iou miou jaccard dice precision recall
+    sensitivity specificity r2 r2score psnr ssim bleu rouge meteor cider kappa mcc matthews
+    corrcoef corr pearson pearsonr spearman spearmanr ndcg mrr top1 top3 top5 hit hits reward
+    return returns score concordance likelihood"""
+_FALLS, _RISES = frozenset(_FALLING.split()), frozenset(_RISING.split())
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was known after one validation.
+
+    Attributes:
+        step: When, on the x-axis of the loggers.
+        epoch: The epoch.
+        train: Mean training loss since the validation before; NaN if it is not one loss.
+        metrics: What the user logged in this validation.
+    """
+
+    step: int
+    epoch: int
+    train: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scores(Measurement):
+    """All validations of this run so far, the last one being new.
+
+    Attributes:
+        history: One for each validation.
+        stoppers: Metrics that a callback ends the run by, such as EarlyStopping.
+        at_chance: Whether no validation was ever better than the best constant answer.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (*Loss.hooks, "on_validation_start", "on_validation_end")
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Skill)
+
+    history: tuple[Score, ...]
+    stoppers: tuple[str, ...] = ()
+    at_chance: bool = False
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Scores | None:
+        """Takes what has changed in ``callback_metrics`` while it was validated."""
+        if not hasattr(memory, "history"):
+            memory.history, memory.losses, memory.last, memory.is_one = (), [], None, True
+            memory.names, memory.before = set(), {}
+        if moment.hook == "on_validation_start":
+            memory.before = _numbers(moment.trainer.callback_metrics)
+        elif moment.hook == "on_validation_end":
+            return _close(cls, moment, memory)
+        elif (loss := moment.take(Loss)) is not None and loss is not memory.last:
+            memory.last, memory.is_one = loss, memory.is_one and loss.optimizer == 0
+            memory.losses.append(loss.value)
+        return None
+
+    def series(self, name: str) -> list[tuple[Score, float]]:
+        """Returns the validations that have a finite value of this metric, with it."""
+        found = [(one, one.metrics.get(name, math.nan)) for one in self.history]
+        return [(one, value) for one, value in found if math.isfinite(value)]
+
+
+@dataclass(frozen=True)
+class Tracked(Measurement):
+    """What the run was followed by, known at its end.
+
+    Attributes:
+        names: All metrics that the user has logged.
+        validated: Whether there was any validation.
+        epochs: Epochs that are over.
+        classifies: Whether the loss tells classes apart.
+        regresses: Whether it compares values.
+        short: Whether it was a trial: ``fast_dev_run``, ``overfit_batches``.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_batch_end",
+        "on_validation_end",
+        "on_train_epoch_end",
+        "on_train_end",
+    )
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
+
+    names: tuple[str, ...]
+    validated: bool
+    epochs: int
+    classifies: bool = False
+    regresses: bool = False
+    short: bool = False
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Tracked | None:
+        """Waits for the end."""
+        if moment.hook == "on_train_batch_end":
+            heard = moment.take(LossCalls)
+            call = only(heard.calls) if heard is not None else None
+            if call is not None:  # facts alone: a call holds tensors of its step
+                memory.kind = "values" if call.function in REGRESSIONS else ""
+                memory.kind = "classes" if 0 < (call.classes or 0) <= MOST_CLASSES else memory.kind
+            return None
+        counts = vars(memory).setdefault("counts", {"on_validation_end": 0})
+        counts[moment.hook] = counts.get(moment.hook, 0) + 1
+        if moment.hook != "on_train_end":
+            return None
+        trainer = moment.trainer
+        return cls(
+            names=tuple(sorted(_names(trainer.callback_metrics))),
+            validated=counts["on_validation_end"] > 0,
+            epochs=counts.get("on_train_epoch_end", 0),
+            classifies=vars(memory).get("kind") == "classes",
+            regresses=vars(memory).get("kind") == "values",
+            short=bool(trainer.fast_dev_run or trainer.overfit_batches),
+        )
+
+
+def direction(name: str) -> Direction | None:
+    """Tells from a metric's name whether it should fall or rise; None if the name does not say.
+
+    The last word that says something counts: ``val/loss_acc`` rises.
+    """
+    words = re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name.partition("/dataloader_idx_")[0]).lower())
+    for word in reversed(words):
+        if word in _FALLS or word.endswith("loss"):
+            return "min"
+        if word in _RISES or word.rstrip("0123456789") in _RISES:
+            return "max"
+    return None
+
+
+def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores | None:
+    now = _numbers(moment.trainer.callback_metrics)
+    memory.names |= {key for key, value in now.items() if memory.before.get(key) != value}
+    train = statistics.fmean(memory.losses) if memory.losses and memory.is_one else math.nan
+    trained, memory.losses = bool(memory.losses), []
+    if not trained:  # validated twice in a row
+        return None
+    metrics = {key: value for key, value in now.items() if key in memory.names}
+    score = Score(moment.step, moment.trainer.current_epoch, train, metrics)
+    memory.history = (*memory.history, score)
+    stoppers = (
+        getattr(one, "monitor", None)
+        for one in moment.trainer.callbacks
+        if any(
+            "Stopping" in kind.__name__ or "Pruning" in kind.__name__ for kind in type(one).__mro__
+        )
+    )
+    skill = moment.take(Skill)
+    at_chance = skill is not None and all(
+        one.validation.skill <= one.validation.chance for one in skill.looks
+    )
+    return cls(memory.history, tuple(one for one in stoppers if isinstance(one, str)), at_chance)
+
+
+def _names(metrics: Any) -> list[str]:
+    return [key for key in metrics if not key.startswith("nndebug/")]
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    """Reads the metrics, once for each validation; they may be on several devices."""
+    kept = {key: metrics[key] for key in _names(metrics)}
+    return {key: float(one) for key, one in kept.items() if getattr(one, "numel", int)() == 1}

@@ -1,0 +1,261 @@
+"""How much better than the best constant answer the net is, in training and in validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..mode_effects import effect
+from . import Measurement, Moment
+from .batches import tensors
+from .labels import MOST_CLASSES
+from .loss_calls import LossCall, LossCalls, ValidationLossCalls
+
+_ROWS = 4096  # samples of a call that are judged; pixels and tokens count as samples
+REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+_ENTRIES = 2**16  # of the inputs, whose texture is looked at
+_FEW = 32  # samples; fewer say little
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the net has answered to some samples, and what the best constant would have.
+
+    For classes, the loss is the cross entropy and the error the share of wrong answers; for a
+    regression, both are the mean square, and that of the best constant is the variance. They are
+    computed from predictions and targets, so that they compare, however the user's own loss is
+    weighted, smoothed, summed or regularized.
+
+    Attributes:
+        samples: How many.
+        loss: Their mean loss.
+        error: Their mean error.
+        constant_loss: The loss of the best constant answer to them.
+        constant_error: The error of it.
+        classes: How many classes there are; 0 for a regression.
+    """
+
+    samples: int
+    loss: float
+    error: float
+    constant_loss: float
+    constant_error: float
+    classes: int
+
+    @property
+    def skill(self) -> float:
+        """1 if all is known, 0 if no more than the best constant, less if it does even worse."""
+        return 1 - self.error / self.constant_error
+
+    @property
+    def uncertainty(self) -> float:
+        """The standard error of the skill; for a regression, that of a normal variable."""
+        if not self.classes:
+            return (1 - min(self.skill, 1)) * math.sqrt(2 / self.samples)
+        rate = self.error
+        return math.sqrt(rate * (1 - rate) / self.samples) / self.constant_error
+
+    @property
+    def chance(self) -> float:
+        """The largest skill that is no better than chance, at 3 standard errors."""
+        rate = self.constant_error if self.classes else 1 / 3
+        return 3 * math.sqrt(rate * (1 - rate) / self.samples) / rate
+
+
+@dataclass(frozen=True)
+class Look:
+    """Training and validation side by side.
+
+    Attributes:
+        step: When, on the x-axis of the loggers.
+        train: Training since the validation before; of more than a few steps, the later half.
+        validation: The validation.
+    """
+
+    step: int
+    train: Tally
+    validation: Tally
+
+
+@dataclass(frozen=True)
+class Skill(Measurement):
+    """All looks of this run so far, the last one being new.
+
+    Taken where both steps call one and the same loss function once, on hard labels or on a target
+    of a regression: a mixture of labels, several tasks or terms of a loss do not compare.
+
+    Attributes:
+        looks: One for each validation.
+        noises: Modules that disturb training alone, such as dropout, with their strength.
+        shift: How far the inputs of training are from those of validation, in their mean, spread
+            and roughness, relative to the spread.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_train_batch_end",
+        "on_validation_batch_end",
+        "on_validation_end",
+    )
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, ValidationLossCalls)
+
+    looks: tuple[Look, ...]
+    noises: Mapping[str, float]
+    shift: float = 0.0
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Skill | None:
+        """Adds up what was heard, on its device; reads it once after each validation."""
+        if not hasattr(memory, "looks"):
+            memory.looks, memory.train, memory.validation, memory.odd = (), [], [], False
+            memory.inputs, memory.shapes = [[], []], [set(), set()]
+        if memory.odd:
+            return None
+        if moment.hook == "on_validation_end":
+            return _close(cls, moment, memory)
+        validates = moment.hook == "on_validation_batch_end"
+        heard: Any = moment.take(ValidationLossCalls if validates else LossCalls)
+        if heard is None or moment.dataloader_idx:
+            return None
+        call = only(heard.calls)
+        sums = None if call is None else sums_of(call)
+        if call is None or sums is None:
+            memory.odd = bool(heard.calls) or not validates
+            return None
+        (memory.validation if validates else memory.train).append((call.function, sums))
+        memory.shapes[validates] |= _shapes(moment.batch, call)
+        if (texture := _texture(moment.batch, call)) is not None:
+            memory.inputs[validates] = [*memory.inputs[validates][-31:], texture]
+        return None
+
+
+def only(calls: tuple[LossCall, ...]) -> LossCall | None:
+    """Returns the call that is the loss, if there is one alone."""
+    if len(calls) != 1 or calls[0].failed or calls[0].target is None:
+        return None
+    return calls[0]
+
+
+def sums_of(call: LossCall) -> Tensor | None:
+    """Returns sums over the samples of a call: number, loss, error, then those of the constant.
+
+    These are the counts of the classes, or for a regression the sums and the sums of squares of
+    the target, column by column. None if it cannot be said what the answers are.
+    """
+    if call.target is None:
+        return None
+    inputs, target = call.input.detach().float(), call.target.detach()
+    if call.has_indices and call.axis is not None and (call.classes or 0) <= MOST_CLASSES:
+        rows = inputs.movedim(call.axis, -1).reshape(-1, inputs.shape[call.axis])[:_ROWS]
+        return _of_classes(rows, target.reshape(-1)[: len(rows)], call.ignored)
+    if call.function in ("binary_cross_entropy_with_logits", "binary_cross_entropy"):
+        if call.is_multilabel or inputs.numel() != target.numel():
+            return None
+        yes = inputs.reshape(-1)[:_ROWS]
+        yes = yes if call.function.endswith("logits") else yes.clamp(1e-7, 1 - 1e-7).logit()
+        rows = torch.stack([torch.zeros_like(yes), yes], 1)
+        return _of_classes(rows, target.reshape(-1)[: len(rows)], None)
+    if call.function in REGRESSIONS and inputs.shape == target.shape and inputs.dim():
+        inputs, target = (
+            one.reshape(len(one), -1)[:_ROWS].to(_precise(one)) for one in (inputs, target)
+        )
+        squares = (inputs - target).square().mean(1).sum()
+        number = squares.new_tensor([len(target)])
+        return torch.cat([number, squares[None], squares[None], target.mean(1).sum()[None],
+                          target.sum(0), target.square().sum(0)])  # fmt: skip
+    return None
+
+
+def tally(function: str, parts: list[Tensor]) -> Tally | None:
+    """Adds sums up, with one transfer to the host; None if they are too few to tell anything."""
+    if not parts or any(one.shape != parts[0].shape for one in parts):
+        return None
+    number, loss, error, *rest = torch.stack(parts).sum(0).tolist()
+    if number < _FEW:
+        return None
+    if function not in REGRESSIONS:
+        shares = [one / number for one in rest if one]
+        entropy = -sum(one * math.log(one) for one in shares)
+        if len(shares) < 2:  # noqa: PLR2004
+            return None
+        return Tally(
+            int(number), loss / number, error / number, entropy, 1 - max(shares), len(rest)
+        )
+    columns = (len(rest) - 1) // 2
+    pairs = zip(rest[1 : 1 + columns], rest[1 + columns :], strict=True)
+    variance = sum(square / number - (one / number) ** 2 for one, square in pairs) / columns
+    if not variance > 0:
+        return None
+    return Tally(int(number), loss / number, error / number, variance, variance, 0)
+
+
+def _of_classes(rows: Tensor, labels: Tensor, ignored: int | None) -> Tensor | None:
+    if len(rows) != len(labels):
+        return None
+    counted = (labels >= 0) & (labels < rows.shape[1])
+    if labels.is_floating_point():
+        counted &= labels == labels.round()
+    if ignored is not None:
+        counted &= labels != ignored
+    labels = torch.where(counted, labels, torch.zeros_like(labels)).long()
+    losses = torch.logsumexp(rows, 1) - rows.gather(1, labels[:, None])[:, 0]
+    weight = counted.to(_precise(rows))
+    counts = torch.zeros(rows.shape[1], dtype=weight.dtype, device=rows.device)
+    counts.scatter_add_(0, labels, weight)
+    sums = [weight.sum(), (losses * weight).sum(), ((rows.argmax(1) != labels) * weight).sum()]
+    return torch.cat([torch.stack(sums), counts])
+
+
+def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill | None:
+    parts, memory.train, heard, memory.validation = memory.train, [], memory.validation, []
+    functions = {function for function, _ in (*parts, *heard)}
+    sizes, memory.shapes = memory.shapes, [set(), set()]
+    if len(functions) != 1 or (all(sizes) and sizes[0].isdisjoint(sizes[1])):
+        memory.odd = memory.odd or len(functions) > 1
+        return None  # as while images grow from epoch to epoch
+    (function,) = functions
+    late = [one for _, one in parts[len(parts) // 2 if len(parts) > 3 else 0 :]]  # noqa: PLR2004
+    train, validation = tally(function, late), tally(function, [one for _, one in heard])
+    if train is None or validation is None:
+        return None
+    memory.looks = (*memory.looks, Look(moment.step, train, validation))
+    return cls(memory.looks, noises(moment.module), _shift(*memory.inputs))
+
+
+def _shapes(batch: Any, call: LossCall) -> set[tuple[int, ...]]:
+    given = [one for place, one in tensors(batch) if place != call.place]
+    return {tuple(one.shape[1:]) for one in given[:1] if one.is_floating_point()}
+
+
+def _texture(batch: Any, call: LossCall) -> Tensor | None:
+    """Returns the mean, spread and roughness of the inputs: what noise and the like change."""
+    given = [one for place, one in tensors(batch) if place != call.place]
+    if not given or not given[0].is_floating_point() or given[0].numel() < 2:  # noqa: PLR2004
+        return None
+    values = given[0].detach().reshape(-1)[:_ENTRIES].float()
+    return torch.stack([values.mean(), values.std(), values.diff().abs().mean()])
+
+
+def _shift(train: list[Tensor], validation: list[Tensor]) -> float:
+    if not train or not validation or train[0].shape != validation[0].shape:
+        return 0.0
+    one, other = torch.stack(train).mean(0), torch.stack(validation).mean(0)
+    return float((one - other).abs().max() / other[1].clamp_min(1e-12))
+
+
+def noises(module: Any) -> dict[str, float]:
+    """Returns the modules that disturb training alone, with their strength."""
+    return {
+        name: float(getattr(one, "p", 0.0))
+        for name, one in module.named_modules()
+        if effect(one) == "noise"
+    }
+
+
+def _precise(one: Tensor) -> torch.dtype:
+    return torch.float32 if one.device.type == "mps" else torch.float64

@@ -1,0 +1,427 @@
+"""Generalization: does what is learned in training hold in validation, and is enough learned?"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from .core.detector import Detector, rule, threshold, vital
+from .core.findings import Evidence, Severity
+from .core.measurements.baselines import Baselines
+from .core.measurements.loss_curve import LossCurve
+from .core.measurements.scores import Direction, Scores, Tracked, direction
+from .core.measurements.skill import Look, Skill, Tally
+
+_SUSTAINED = 3  # validations since the best one, before it counts as a turn
+_SURE = 4.0  # standard errors
+_HELD_BACK = 0.9  # of the training loss at the turn: it must have fallen below that since
+_WORTH = 0.05  # of what training has gained: a smaller rise of the validation loss is no matter
+_LEARNED = 0.5  # the skill from which on a part of the data counts as learned
+_GOOD = 0.75
+_SHIFTED = 0.1  # standard deviations between the inputs of training and of validation
+_STRONG_DROPOUT = 0.6
+_STRONG_DECAY = 0.1
+_CLOSING = 0.7
+_LAST = 0.2  # of the run, whose gain tells whether the loss was still falling
+_LOSS = re.compile("loss|nll|entropy|elbo|bce", re.IGNORECASE)
+_ACCURACY = re.compile(r"(^|[^a-z])(top_?1_?)?acc(uracy)?($|[^a-z])", re.IGNORECASE)
+
+
+class GeneralizationDetector(Detector):
+    """Holds training and validation against each other, and both against simple models.
+
+    The user's metrics are followed where their names say whether they should fall or rise. What is
+    compared between training and validation is computed from predictions and targets, so that
+    dropout, class weights, smoothing and penalties in the loss do not mislead.
+
+    Args:
+        monitor: The metric of validation to follow. None follows all whose names are understood.
+        mode: Whether it should fall (``"min"``) or rise (``"max"``). None tells it from the name.
+        rise: By how much a validation metric must be worse than its best, relative to that.
+        behind: How much larger the error of the net may be than that of a simple model, as a share
+            of all answers or of the variance.
+        hidden: The share of what validation shows to be learned that may be missing in training.
+        still_falling: The share of all progress that the last fifth of a run may still make.
+
+    Logged:
+        nndebug/generalization/validation_skill: 1 if validation is predicted without an error, 0
+            if no better than by the best constant.
+        nndebug/generalization/training_skill: The same for training.
+    """
+
+    monitor: str | None = None
+    mode: Literal["min", "max"] | None = None
+    rise: float = threshold(default=0.2, source="benchmarks/thresholds#generalization")
+    behind: float = threshold(
+        default=0.15, source="benchmarks/thresholds#generalization", maximum=1.0
+    )
+    hidden: float = threshold(
+        default=0.4, source="benchmarks/thresholds#generalization", maximum=1.0
+    )
+    still_falling: float = threshold(
+        default=0.1, source="benchmarks/thresholds#generalization", maximum=1.0
+    )
+
+    @rule("GEN101", severity=Severity.WARNING)
+    def overfitting(self, scores: Scores) -> Iterator[Evidence]:
+        """Validation has turned for the worse while the training loss goes on falling.
+
+        Why it matters:
+            From the turn on, training learns its samples by heart; the weights at the end are worse
+            than those at the best validation.
+
+        Likely causes:
+            - far more parameters than the data can determine
+            - training goes on after the best validation
+            - no regularization or augmentation
+
+        How to fix:
+            - stop at the best: EarlyStopping, or ModelCheckpoint with the same monitor
+            - more data, or augmentation
+            - weight decay, dropout, or a smaller net
+
+        When it is fine:
+            When accuracy is what counts and still rises: log it, and it is taken into account.
+            When a callback stops the run by this very metric, nothing is said.
+
+        References:
+            - prechelt1998early
+        """
+        if scores.stoppers or scores.at_chance:
+            return
+        for name, mode in self._followed(scores):
+            turn = _turn(scores, name, mode)
+            if turn is None:
+                continue
+            step, best, now, fell = turn
+            limit = self.rise * abs(best)
+            if abs(now - best) < limit:
+                continue
+            message = (
+                f"{name} was {best:.3g} at step {step} and is {now:.3g}, while the training loss "
+                f"went from {fell[0]:.3g} to {fell[1]:.3g}"
+            )
+            details = {"best_step": step, "train": list(fell)}
+            yield Evidence(name, now, best + math.copysign(limit, now - best), message,
+                           details=details)  # fmt: skip
+            return
+
+    @rule("GEN102", severity=Severity.WARNING)
+    def underfitting(self, baselines: Baselines) -> Iterator[Evidence]:
+        """The loss no longer falls, and a simple model of a few samples does better than the net.
+
+        Why it matters:
+            The net, as it is trained, cannot express the data: more epochs will not help.
+
+        Likely causes:
+            - too few units or layers, or no nonlinearity between them
+            - dropout or weight decay so strong that little remains
+            - features of very different scales
+
+        How to fix:
+            - widen or deepen the net
+            - lower dropout and weight decay
+            - standardize the inputs
+
+        When it is fine:
+            When the net is meant to be simpler than the data, for the sake of interpretation.
+
+        References:
+            - Goodfellow, Bengio, Courville: Deep Learning, section 5.2
+        """
+        best, name = min((baselines.linear, "linear model"), (baselines.kernel, "kernel model"))
+        if baselines.net - best <= self.behind or best > (1 - self.behind) * baselines.constant:
+            return
+        if baselines.layers < 2 and baselines.net - baselines.linear > self.behind:  # noqa: PLR2004
+            return  # a linear net that has not arrived where it can: descent is slow
+        message = (
+            f"the error of the net is {baselines.net:.3g}; a {name} of {baselines.samples} samples"
+            f" comes to {best:.3g} on samples left out, a constant to {baselines.constant:.3g}"
+        )
+        yield Evidence("net", baselines.net, best + self.behind, message, _causes(baselines))
+
+    @rule("GEN103", severity=Severity.INFO)
+    def stopped_early(self, curve: LossCurve) -> Iterator[Evidence]:
+        """The run has ended while the training loss was still falling.
+
+        Why it matters:
+            The net could have learned more in the same way.
+
+        Likely causes:
+            - max_epochs or max_steps is too small for this learning rate
+
+        How to fix:
+            - train longer: resume from the last checkpoint with a larger max_epochs
+            - or raise the learning rate
+
+        When it is fine:
+            When validation had stopped to improve, or time was up.
+
+        References:
+            - benchmarks/thresholds#generalization
+        """
+        if not curve.over or curve.on_purpose or curve.annealed:
+            return
+        gained, error = curve.gain(_LAST)
+        if gained > self.still_falling and gained > _SURE * error:
+            message = (
+                f"the last fifth of the run has lowered the loss by {gained:.0%} of all that it "
+                f"has fallen; a run that has converged gains less than {self.still_falling:.0%}"
+            )
+            yield Evidence("loss", gained, self.still_falling, message)
+
+    @rule("GEN104", severity=Severity.WARNING, patience=2)
+    def training_harder(self, skill: Skill) -> Iterator[Evidence]:
+        """Training stays far worse than validation: it is made too hard.
+
+        Why it matters:
+            The net spends itself on the disturbance; with less of it, it would learn more.
+
+        Likely causes:
+            - dropout that leaves too little
+            - augmentation that makes samples unrecognizable
+            - labels of training that are noisier than those of validation
+
+        How to fix:
+            - lower the dropout
+            - weaken the augmentation: look at a batch as the net gets it
+            - check a few training labels by hand
+
+        When it is fine:
+            Strong regularization of a large net on little data: validation is then what counts.
+
+        References:
+            - srivastava2014dropout
+        """
+        look = skill.looks[-1]
+        share = hidden(look)
+        if share <= self.hidden or _is_suspicious(skill) or _is_closing(skill.looks):
+            return
+        message = (
+            f"{_shown(look.train)} in training, {_shown(look.validation)} in validation: "
+            f"{share:.0%} of what is learned does not show in training"
+        )
+        causes: tuple[str, ...] = ()
+        if skill.noises:
+            name, p = max(skill.noises.items(), key=lambda one: one[1])
+            causes = (
+                f"{len(skill.noises)} modules disturb training, most of all {name} (p={p:g})",
+            )
+        elif skill.shift > _SHIFTED:
+            causes = ("the inputs of training are disturbed, those of validation are not",)
+        yield Evidence("training", share, self.hidden, message, causes)
+
+    @rule("GEN105", severity=Severity.WARNING, patience=2)
+    def validation_at_chance(self, skill: Skill) -> Iterator[Evidence]:
+        """Training goes well, but validation is no better than chance.
+
+        Why it matters:
+            A net that overfits still knows something; at chance, the two sets do not fit together.
+
+        Likely causes:
+            - inputs of validation are preprocessed otherwise: scale, channels, vocabulary
+            - class numbers are given out anew for validation
+            - inputs and labels of validation are not in the same order
+            - labels that do not depend on the inputs, learned by heart
+
+        How to fix:
+            - fit scalers, vocabularies and class maps on training, and use the same for validation
+            - look at a batch of each, as the net gets it, with its labels
+            - validate on the training data once: it must reach the training score
+
+        When it is fine:
+            When validation is meant to be of another kind, such as unseen classes.
+
+        References:
+            - benchmarks/thresholds#generalization
+        """
+        look = skill.looks[-1]
+        known = max(one.validation.skill - one.validation.chance for one in skill.looks)
+        if known > 0 or look.train.skill < _LEARNED:
+            return
+        seen = look.validation
+        yield Evidence(
+            "validation",
+            seen.skill,
+            seen.chance,
+            f"{_shown(look.train)} in training, {_shown(seen)} in validation, where the best "
+            f"constant comes to {seen.constant_error:.3g}",
+        )
+
+    @rule("GEN106", severity=Severity.INFO)
+    def no_metric(self, tracked: Tracked) -> Iterator[Evidence]:
+        """What the run is followed by does not tell whether it gets better at its task.
+
+        Why it matters:
+            The loss may fall while the net only learns its samples by heart, and a loss alone says
+            little about the answers.
+
+        Likely causes:
+            - no validation data, or no validation_step
+            - nothing is logged in it, or a loss alone
+
+        How to fix:
+            - keep a part of the data for validation and log in validation_step
+            - log a metric of the task: accuracy or F1 for classes, R2 or mean absolute error
+              for values
+
+        When it is fine:
+            For generative models and language models, whose loss is their score.
+
+        References:
+            - torchmetrics: https://lightning.ai/docs/torchmetrics
+        """
+        if tracked.short or tracked.epochs < 2:  # noqa: PLR2004
+            return
+        scores = [one for one in tracked.names if not _is_loss(one)]
+        if not tracked.validated:
+            yield Evidence("validation", "none", None, f"{tracked.epochs} epochs, no validation")
+        elif not tracked.names:
+            yield Evidence("metrics", "none", None, "there is validation, but nothing is logged")
+        elif tracked.classifies and not scores:
+            names = ", ".join(tracked.names)
+            yield Evidence(
+                "metrics", names, None, f"classes are told apart, and only {names} logged"
+            )
+        elif tracked.regresses and scores and all(_ACCURACY.search(one) for one in scores):
+            names = ", ".join(scores)
+            yield Evidence(
+                "metrics", names, None, f"{names} is for classes; the targets are values",
+                fixes=("log R2 or the mean absolute error",),
+            )  # fmt: skip
+
+    @rule("GEN107", severity=Severity.WARNING, patience=3)
+    def too_good_validation(self, skill: Skill) -> Iterator[Evidence]:
+        """Validation goes far better than training, and nothing disturbs training.
+
+        Why it matters:
+            Samples of the same kind cannot be so much easier: the score will not hold on new data.
+
+        Likely causes:
+            - validation samples were selected, such as those that a model gets right
+            - validation holds few samples, many times over
+            - labels of training are noisier than those of validation
+
+        How to fix:
+            - draw validation at random from the same data as training
+            - remove duplicates before the split, and split by subject, time or file
+            - look at the validation samples and their labels by hand
+
+        When it is fine:
+            When validation was cleaned by hand and training labels are known to be noisy, or with
+            an augmentation that leaves mean, spread and roughness of the inputs as they are.
+
+        References:
+            - benchmarks/thresholds#generalization
+        """
+        look = skill.looks[-1]
+        share = hidden(look)
+        if share > self.hidden and _is_suspicious(skill) and not _is_closing(skill.looks):
+            message = f"{_shown(look.validation)} in validation, {_shown(look.train)} in training"
+            yield Evidence("validation", look.validation.skill, _GOOD, message)
+
+    @vital
+    def validation_skill(self, skill: Skill) -> float:
+        """How much better than the best constant, in validation."""
+        return skill.looks[-1].validation.skill
+
+    @vital
+    def training_skill(self, skill: Skill) -> float:
+        """How much better than the best constant, in training."""
+        return skill.looks[-1].train.skill
+
+    def _followed(self, scores: Scores) -> list[tuple[str, Direction]]:
+        """Returns the metrics to follow; none while another one says that it still gets better."""
+        names = scores.history[-1].metrics
+        if self.monitor is not None:
+            mode = self.mode or direction(self.monitor)
+            return [(self.monitor, mode)] if mode and self.monitor in names else []
+        known = [(name, mode) for name in names if (mode := direction(name)) is not None]
+        if any(mode == "max" and _still_rises(scores, name) for name, mode in known):
+            return []
+        return sorted(known, key=lambda one: one[1] == "max")
+
+
+def _turn(
+    scores: Scores, name: str, mode: Direction
+) -> tuple[int, float, float, tuple[float, float]] | None:
+    """Returns the step and value of the best validation, the value now, and the training losses.
+
+    None if validation has not turned, beyond doubt and beyond what would matter.
+    """
+    series = scores.series(name)
+    if len(series) < _SUSTAINED + 2:
+        return None
+    sign = 1.0 if mode == "min" else -1.0
+    values = [sign * value for _, value in series]
+    trains = [one.train for one, _ in series]
+    smooth = [statistics.fmean(values[max(i - 1, 0) : i + 2]) for i in range(len(values) - 2)]
+    best = min(range(len(smooth)), key=smooth.__getitem__)
+    if len(values) - 1 - best < _SUSTAINED:
+        return None
+    now, then = statistics.fmean(values[-_SUSTAINED:]), smooth[best]
+    # Second differences, so that the trend itself is no noise.
+    bends = [a - 2 * b + c for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    noise = math.sqrt(statistics.fmean(one * one for one in bends) / 6)
+    if now - then <= _SURE * noise * math.sqrt(2 / _SUSTAINED) or min(values[-_SUSTAINED:]) <= then:
+        return None
+    before = statistics.fmean(trains[max(best - 1, 0) : best + 2])
+    after = statistics.fmean(trains[-_SUSTAINED:])
+    if not (after < before and after < before - (1 - _HELD_BACK) * abs(before)):
+        return None
+    if _is_loss(name) and now - then < _WORTH * (trains[0] - after):
+        return None
+    step = series[values.index(min(values))][0].step
+    return step, sign * then, sign * now, (before, after)
+
+
+def _still_rises(scores: Scores, name: str) -> bool:
+    values = [value for _, value in scores.series(name)]
+    return len(values) > _SUSTAINED and max(values[-_SUSTAINED:]) > max(values[:-_SUSTAINED])
+
+
+def _is_loss(name: str) -> bool:
+    return direction(name) == "min" and _LOSS.search(name) is not None
+
+
+def hidden(look: Look) -> float:
+    """Returns the share of what validation shows to be learned that is missing in training.
+
+    It is the least that two standard errors of the training samples allow for.
+    """
+    train, seen = look.train, look.validation
+    if seen.skill < max(_LEARNED, seen.chance):
+        return 0.0
+    return 1 - (train.skill + 2 * train.uncertainty) / seen.skill
+
+
+def _is_closing(looks: Sequence[Look]) -> bool:
+    """Tells whether training is just catching up, as it does in the first epochs."""
+    if len(looks) < 2:  # noqa: PLR2004
+        return False
+    before, now = (hidden(one) for one in looks[-2:])
+    return now < _CLOSING * before
+
+
+def _is_suspicious(skill: Skill) -> bool:
+    """Tells whether validation goes well, and nothing is known to disturb training."""
+    return skill.looks[-1].validation.skill > _GOOD and not skill.noises and skill.shift < _SHIFTED
+
+
+def _shown(tally: Tally) -> str:
+    return f"error {tally.error:.3g}" if tally.classes else f"mean square {tally.error:.3g}"
+
+
+def _causes(baselines: Baselines) -> tuple[str, ...]:
+    """Returns the causes that the run itself shows, before the usual ones."""
+    causes = []
+    if baselines.dropout >= _STRONG_DROPOUT:
+        causes.append(f"dropout with p={baselines.dropout:g}")
+    if baselines.decay >= _STRONG_DECAY:
+        causes.append(f"weight decay of {baselines.decay:g}")
+    if not causes:
+        causes.append(f"{baselines.parameters:,} trainable parameters, or what is between them")
+    return tuple(causes)

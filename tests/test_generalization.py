@@ -1,0 +1,240 @@
+"""The rules of generalization, on measurements made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases._parts import Classifier, loader, split
+from program import Program, fit, seed
+
+from lightning_nndebug import GeneralizationDetector
+from lightning_nndebug.core.measurements.baselines import Baselines, errors
+from lightning_nndebug.core.measurements.loss_calls import LossCall
+from lightning_nndebug.core.measurements.loss_curve import LossCurve
+from lightning_nndebug.core.measurements.scores import Score, Scores, Tracked, direction
+from lightning_nndebug.core.measurements.skill import Look, Skill, Tally, sums_of, tally
+
+
+def scores(train: list[float], stoppers: tuple[str, ...] = (), **metrics: list[float]) -> Scores:
+    history = [
+        Score(10 * i, i, loss, {key: values[i] for key, values in metrics.items()})
+        for i, loss in enumerate(train)
+    ]
+    return Scores(tuple(history), stoppers)
+
+
+def tallied(error: float, samples: int = 1000, classes: int = 10) -> Tally:
+    return Tally(samples, 3 * error, error, math.log(10), 0.9, classes)
+
+
+def skill(*pairs: tuple[float, float], noises: dict[str, float] | None = None, **more) -> Skill:
+    looks = [Look(i, tallied(a), tallied(b)) for i, (a, b) in enumerate(pairs)]
+    return Skill(tuple(looks), noises or {}, **more)
+
+
+FALLING = [2.0 * 0.7**i for i in range(12)]
+TURNED = [2.0, 1.5, 1.2, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
+
+
+def test_a_validation_loss_that_turns_while_training_falls_is_overfitting() -> None:
+    """The best validation is named, with its step."""
+    (found,) = GeneralizationDetector().overfitting(scores(FALLING, val_loss=TURNED))
+    assert found.where == "val_loss"
+    assert found.details["best_step"] == 30
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        scores(FALLING, val_loss=FALLING),
+        scores(FALLING, ("val_loss",), val_loss=TURNED),
+        scores(FALLING, val_loss=TURNED, val_acc=[i / 12 for i in range(12)]),
+        scores([2.0 + 0.01 * i for i in range(12)], val_loss=TURNED),
+        scores(FALLING, val_loss=[1, 0.5, 1.2, 0.9, 1.3, 0.6, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3]),
+        scores([math.nan] * 12, val_loss=TURNED),
+        scores(FALLING[:4], val_loss=TURNED[:4]),
+        scores(FALLING, strange=TURNED),
+        scores(FALLING, val_loss=[0.01 * one for one in TURNED]),
+    ],
+    ids=["falls", "stopper", "accuracy", "train_rises", "noise", "two", "short", "name", "tiny"],
+)
+def test_what_looks_like_overfitting_and_is_not(history: Scores) -> None:
+    """Noise, a metric that still rises, a callback that stops the run: nothing is said."""
+    assert not list(GeneralizationDetector().overfitting(history))
+
+
+def test_a_metric_that_is_named_by_the_user_is_followed() -> None:
+    """``monitor`` and ``mode`` go before what names say."""
+    history = scores(FALLING, strange=TURNED)
+    detector = GeneralizationDetector(monitor="strange", mode="min")
+    assert [one.where for one in detector.overfitting(history)] == ["strange"]
+    falling = scores(FALLING, val_acc=[1 - one / 2 for one in TURNED])
+    assert [one.where for one in GeneralizationDetector().overfitting(falling)] == ["val_acc"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("val_loss", "min"), ("val/acc", "max"), ("ValAccuracy", "max"), ("valid_rmse", "min"),
+        ("val_top5", "max"), ("val_acc/dataloader_idx_0", "max"), ("lr", None), ("epoch", None),
+        ("val_f1_macro", "max"), ("val_triplet_loss", "min"), ("val_loss_epoch", "min"),
+        ("perplexity", "min"), ("val_r2", "max"), ("speed", None),
+    ],
+)  # fmt: skip
+def test_a_name_tells_whether_it_should_fall_or_rise(name: str, expected: str | None) -> None:
+    """Or it tells nothing, and is not judged."""
+    assert direction(name) == expected
+
+
+def test_a_net_that_simple_models_beat_underfits() -> None:
+    """By more than the limit, and only if there is something to be learned."""
+    rule = GeneralizationDetector().underfitting
+    assert list(rule(Baselines(net=0.7, constant=0.9, linear=0.1, kernel=0.05, samples=512)))
+    assert not list(rule(Baselines(net=0.1, constant=0.9, linear=0.1, kernel=0.05, samples=512)))
+    assert not list(rule(Baselines(net=0.95, constant=0.9, linear=0.8, kernel=0.79, samples=512)))
+
+
+def test_a_linear_net_is_blamed_for_what_no_linear_model_can_do() -> None:
+    """If it has not arrived at the linear model, descent is slow, and capacity is no matter."""
+    rule = GeneralizationDetector().underfitting
+    slow = Baselines(net=0.5, constant=1, linear=0.01, kernel=0.02, samples=512, layers=1)
+    curved = Baselines(net=0.5, constant=1, linear=0.48, kernel=0.02, samples=512, layers=1)
+    assert not list(rule(slow))
+    assert list(rule(curved))
+
+
+def test_leaving_one_out_is_honest() -> None:
+    """Random labels are predicted no better than by chance; a line, or a circle, is found."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 2)
+    line, circle = (x[:, 0] > 0).long(), (x.norm(dim=1) > 1.1).long()
+    assert min(errors(x, torch.randint(2, (200,)))[:2]) > 0.38
+    assert errors(x, line)[0] < 0.1
+    assert errors(x, circle)[0] > 0.3
+    assert errors(x, circle)[1] < 0.1
+
+
+def test_the_errors_of_regressions_are_shares_of_the_variance() -> None:
+    """A linear target is explained by the linear model, wholly."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 3)
+    linear, _, constant = errors(x, x.sum(1, keepdim=True) * 7 + 100)
+    assert linear < 0.01
+    assert constant == 1
+
+
+def curve(means: list[float], **more) -> LossCurve:
+    return LossCurve(tuple(means), 1, len(means), over=True, **more)
+
+
+def test_a_loss_that_falls_to_the_end_was_stopped_early() -> None:
+    """Unless the end was called for, or the learning rate had come down."""
+    rule = GeneralizationDetector().stopped_early
+    slope = [2 - 0.01 * i for i in range(100)]
+    assert list(rule(curve(slope)))
+    assert not list(rule(curve(slope, on_purpose=True)))
+    assert not list(rule(curve(slope, annealed=True)))
+    assert not list(rule(curve([2 * 0.9**i for i in range(100)])))
+    assert not list(rule(curve([math.sin(i * i) for i in range(100)])))
+
+
+def test_training_that_stays_behind_is_made_too_hard() -> None:
+    """What disturbs it is named."""
+    found = list(
+        GeneralizationDetector().training_harder(
+            skill((0.7, 0.2), (0.65, 0.15), noises={"drop": 0.9})
+        )
+    )
+    assert "drop (p=0.9)" in found[0].causes[0]
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [((0.3, 0.2), (0.2, 0.1)), ((0.8, 0.3), (0.4, 0.2)), ((0.9, 0.7), (0.89, 0.7))],
+    ids=["mild", "closing", "nothing_learned"],
+)
+def test_mild_differences_between_training_and_validation_are_normal(looks) -> None:
+    """Dropout, and the mean over an epoch, make training look a little worse."""
+    detector = GeneralizationDetector()
+    measured = skill(*looks, noises={"drop": 0.5})
+    assert not list(detector.training_harder(measured))
+    assert not list(detector.too_good_validation(measured))
+
+
+def test_undisturbed_training_far_behind_validation_is_suspicious() -> None:
+    """With noise in the inputs it is not: then training is harder."""
+    detector = GeneralizationDetector()
+    assert list(detector.too_good_validation(skill((0.7, 0.1), (0.65, 0.1))))
+    assert not list(detector.training_harder(skill((0.7, 0.1), (0.65, 0.1))))
+    noisy = skill((0.7, 0.1), (0.65, 0.1), shift=0.5)
+    assert not list(detector.too_good_validation(noisy))
+    assert list(detector.training_harder(noisy))
+
+
+def test_validation_at_chance_is_told_from_overfitting() -> None:
+    """A net that overfits has known something at least once."""
+    rule = GeneralizationDetector().validation_at_chance
+    assert list(rule(skill((0.2, 0.9), (0.1, 0.91))))
+    assert not list(rule(skill((0.2, 0.6), (0.0, 0.91))))
+    assert not list(rule(skill((0.9, 0.9), (0.85, 0.91))))
+
+
+def test_a_run_that_tracks_only_a_loss_is_told_so() -> None:
+    """Advice, not an alarm; not for a trial of one epoch."""
+    rule = GeneralizationDetector().no_metric
+    assert list(rule(Tracked(("val_loss",), True, 3, classifies=True)))
+    assert list(rule(Tracked(("val_acc",), True, 3, regresses=True)))
+    assert list(rule(Tracked((), False, 3)))
+    assert not list(rule(Tracked(("val_loss",), True, 3)))
+    assert not list(rule(Tracked(("val_loss", "val_f1"), True, 3, classifies=True)))
+    assert not list(rule(Tracked((), False, 1)))
+
+
+def call(function: str, inputs: torch.Tensor, target: torch.Tensor, **options) -> LossCall:
+    return LossCall(function, inputs, target, tuple(inputs.shape), options)
+
+
+def test_skill_does_not_depend_on_the_weights_of_the_loss() -> None:
+    """It is computed from predictions and targets."""
+    logits, y = torch.eye(10).repeat(10, 1) * 5, torch.arange(10).repeat(10)
+    sums = sums_of(call("cross_entropy", logits, y, label_smoothing=0.3, reduction="sum"))
+    found = tally("cross_entropy", [sums])
+    assert found is not None
+    assert found.skill == 1
+    assert found.constant_loss == pytest.approx(math.log(10))
+
+
+def test_masks_and_padding_count_as_they_do_in_the_loss() -> None:
+    """Ignored pixels are no samples."""
+    logits, y = torch.randn(4, 3, 5, 5), torch.randint(3, (4, 5, 5))
+    y[0] = -100
+    sums = sums_of(call("cross_entropy", logits, y, ignore_index=-100))
+    assert sums is not None
+    assert sums[0] == 75
+
+
+def test_a_regression_is_measured_against_its_variance() -> None:
+    """The mean of each column is the best constant."""
+    y = torch.randn(500, 2, dtype=torch.float64) + torch.tensor([5.0, -5.0])
+    mean = y.mean(0).expand_as(y)
+    found = tally("mse_loss", [sums_of(call("mse_loss", mean, y))])
+    assert found is not None
+    assert found.skill == pytest.approx(0, abs=1e-6)
+
+
+def test_soft_labels_and_several_losses_are_not_compared() -> None:
+    """As in mixup and in multi-task nets."""
+    assert sums_of(call("cross_entropy", torch.randn(8, 3), torch.rand(8, 3))) is None
+    assert sums_of(call("mse_loss", torch.randn(8, 1), torch.randn(8))) is None
+
+
+def test_a_run_that_is_resumed_or_has_no_validation_is_no_error(caplog) -> None:
+    """What is missing is not judged."""
+    seed(0)
+    detector = GeneralizationDetector()
+    train, _ = split()
+    fit(Program(Classifier(), loader(*train), trainer={"max_epochs": 2}), detector)
+    assert "is off" not in caplog.text
+    assert {one.code for one in detector.findings} == {"GEN103", "GEN106"}
