@@ -55,7 +55,12 @@ class ActivationDetector(Detector):
         shares = [one.flat for one in _hidden(activations) if one.flat is not None]
         return max(shares, default=None)
 
-    @rule("ACT101", severity=Severity.WARNING, patience=2)
+    @rule(
+        "ACT101",
+        severity=Severity.WARNING,
+        patience=2,
+        caused_by=["GRD101", "INP103", "LOS109", "LRN101", "UPD104"],
+    )
     def dead_units(self, activations: Activations) -> Iterator[Evidence]:
         """Most units of a layer answer no sample, and so can never learn to.
 
@@ -94,7 +99,12 @@ class ActivationDetector(Detector):
                 details={"dead": {one.where: one.idle for one in sick}},
             )
 
-    @rule("ACT102", severity=Severity.WARNING, patience=4)
+    @rule(
+        "ACT102",
+        severity=Severity.WARNING,
+        patience=4,
+        caused_by=["GRD101", "INP103", "LOS102", "LRN101", "UPD104", "UPD105"],
+    )
     def saturated_units(self, activations: Activations) -> Iterator[Evidence]:
         """Most of what goes into a layer's activation function is where it is flat.
 
@@ -133,7 +143,12 @@ class ActivationDetector(Detector):
                 details={"flat": {one.where: one.flat for one in sick}},
             )
 
-    @rule("ACT103", severity=Severity.WARNING, patience=4)
+    @rule(
+        "ACT103",
+        severity=Severity.WARNING,
+        patience=4,
+        caused_by=["GRD101", "INP103", "LRN101", "STR103", "UPD104", "UPD105"],
+    )
     def scale_drift(self, activations: Activations) -> Iterator[Evidence]:
         """The scale of the layers' answers shrinks or grows with depth, far out of bounds.
 

@@ -65,7 +65,7 @@ class GeneralizationDetector(Detector):
         default=0.1, source="benchmarks/thresholds#generalization", maximum=1.0
     )
 
-    @rule("GEN101", severity=Severity.WARNING)
+    @rule("GEN101", severity=Severity.WARNING, caused_by=["CLS106", "INP202", "INP205"])
     def overfitting(self, scores: Scores) -> Iterator[Evidence]:
         """Validation has turned for the worse while the training loss goes on falling.
 
@@ -109,7 +109,25 @@ class GeneralizationDetector(Detector):
                            details=details)  # fmt: skip
             return
 
-    @rule("GEN102", severity=Severity.WARNING)
+    @rule(
+        "GEN102",
+        severity=Severity.WARNING,
+        caused_by=[
+            "ACT101",
+            "ACT102",
+            "GRD",
+            "INP",
+            "LOS",
+            "LRN101",
+            "LRN102",
+            "LRN103",
+            "MOD101",
+            "OUT",
+            "UPD101",
+            "UPD102",
+            "UPD104",
+        ],
+    )
     def underfitting(self, baselines: Baselines) -> Iterator[Evidence]:
         """The loss no longer falls, and a simple model of a few samples does better than the net.
 
@@ -173,7 +191,12 @@ class GeneralizationDetector(Detector):
             )
             yield Evidence("loss", gained, self.still_falling, message)
 
-    @rule("GEN104", severity=Severity.WARNING, patience=2)
+    @rule(
+        "GEN104",
+        severity=Severity.WARNING,
+        patience=2,
+        caused_by=["CLS101", "INP202", "MOD101", "MOD106"],
+    )
     def training_harder(self, skill: Skill) -> Iterator[Evidence]:
         """Training stays far worse than validation: it is made too hard.
 
@@ -214,7 +237,23 @@ class GeneralizationDetector(Detector):
             causes = ("the inputs of training are disturbed, those of validation are not",)
         yield Evidence("training", share, self.hidden, message, causes)
 
-    @rule("GEN105", severity=Severity.WARNING, patience=2)
+    @rule(
+        "GEN105",
+        severity=Severity.WARNING,
+        patience=2,
+        caused_by=[
+            "CLS102",
+            "CLS103",
+            "CLS104",
+            "CLS106",
+            "INP202",
+            "MOD102",
+            "MOD103",
+            "MOD105",
+            "MOD106",
+            "STR104",
+        ],
+    )
     def validation_at_chance(self, skill: Skill) -> Iterator[Evidence]:
         """Training goes well, but validation is no better than chance.
 
@@ -293,7 +332,7 @@ class GeneralizationDetector(Detector):
                 fixes=("log R2 or the mean absolute error",),
             )  # fmt: skip
 
-    @rule("GEN107", severity=Severity.WARNING, patience=3)
+    @rule("GEN107", severity=Severity.WARNING, patience=3, caused_by=["CLS104", "INP203"])
     def too_good_validation(self, skill: Skill) -> Iterator[Evidence]:
         """Validation goes far better than training, and nothing disturbs training.
 

@@ -61,7 +61,7 @@ class GradientDetector(Detector):
         """The norm of the gradients of the first optimizer, before clipping."""
         return gradients.total if gradients.is_first else None
 
-    @rule("GRD101", severity=Severity.WARNING, caused_by=["LRN101"])
+    @rule("GRD101", severity=Severity.WARNING, caused_by=["ACT103", "INP103", "LRN101", "UPD104"])
     def exploding_gradient(self, gradients: Gradients, loss: Loss) -> Iterator[Evidence]:
         """The gradient is so large that hardly any step along it is short enough.
 
@@ -121,7 +121,11 @@ class GradientDetector(Detector):
                 f"and the loss is no lower; the limit is {_short(self.jumping_factor)} times",
             )
 
-    @rule("GRD102", severity=Severity.WARNING)
+    @rule(
+        "GRD102",
+        severity=Severity.WARNING,
+        caused_by=["ACT101", "ACT102", "INP103", "LOS102", "UPD104"],
+    )
     def vanishing_gradient(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """The gradient dies on its way to the first layers, so they hardly learn.
 
@@ -162,7 +166,7 @@ class GradientDetector(Detector):
             details={"gradients": {one.name: one.gradient for one in flow.reached}},
         )
 
-    @rule("GRD103", severity=Severity.ERROR, caused_by=["MOD104"])
+    @rule("GRD103", severity=Severity.ERROR, caused_by=["LOS107", "MOD104", "STR105", "UPD104"])
     def missing_gradient(self, reach: Reach) -> Iterator[Evidence]:
         """The loss depends on these parameters, but no gradient ever comes to them.
 
@@ -196,7 +200,11 @@ class GradientDetector(Detector):
                 details={"parameters": list(cut.parameters)},
             )
 
-    @rule("GRD104", severity=Severity.WARNING)
+    @rule(
+        "GRD104",
+        severity=Severity.WARNING,
+        caused_by=["ACT101", "ACT102", "ACT103", "GRD102", "INP101", "INP103", "LRN101", "UPD104"],
+    )
     def lost_signal(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """What the last layers get is the same for every sample: the input is lost on the way.
 
@@ -237,7 +245,7 @@ class GradientDetector(Detector):
             details={"varying": {one.name: one.out_of for one in flow.layers}},
         )
 
-    @rule("GRD105", severity=Severity.WARNING, caused_by=["GRD101", "LRN101"])
+    @rule("GRD105", severity=Severity.WARNING, caused_by=["GRD101", "INP103", "LRN101", "UPD104"])
     def always_clipped(self, gradients: Gradients) -> Iterator[Evidence]:
         """Clipping does not do what it is for: it shrinks every update, or none.
 

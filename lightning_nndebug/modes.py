@@ -183,7 +183,7 @@ class ModeDetector(Detector):
         "MOD105",
         severity=Severity.WARNING,
         patience=2,
-        caused_by=["MOD103", "MOD106", "CLS102", "CLS103"],
+        caused_by=["CLS102", "CLS103", "MOD103", "MOD106", "STR101", "STR104"],
     )
     def train_eval_disagreement(self, both: BothModes) -> Iterator[Evidence]:
         """On the very same batch, the net does well in train mode and badly in eval mode.

@@ -45,7 +45,36 @@ class OutputDetector(Detector):
         """How much the first predictions of the step vary between samples."""
         return next((one.spread for one in predictions.pairs if one.spread is not None), None)
 
-    @rule("OUT101", severity=Severity.WARNING)
+    @rule(
+        "OUT101",
+        severity=Severity.WARNING,
+        caused_by=[
+            "ACT101",
+            "ACT102",
+            "CLS101",
+            "CLS102",
+            "CLS103",
+            "GRD102",
+            "GRD103",
+            "GRD104",
+            "INP101",
+            "INP102",
+            "INP103",
+            "LOS102",
+            "LOS103",
+            "LOS107",
+            "LOS109",
+            "LRN101",
+            "LRN102",
+            "LRN103",
+            "OUT102",
+            "OUT103",
+            "OUT104",
+            "UPD101",
+            "UPD102",
+            "UPD104",
+        ],
+    )
     def collapsed_predictions(
         self, predictions: Predictions, activations: Activations
     ) -> Iterator[Evidence]:
@@ -88,7 +117,7 @@ class OutputDetector(Detector):
                     message=f"{what.format(f'{spread:.2g}')}; the limit is {self.least_spread:g}",
                 )
 
-    @rule("OUT102", severity=Severity.WARNING, patience=2)
+    @rule("OUT102", severity=Severity.WARNING, patience=2, caused_by=["LOS102", "LOS109"])
     def unreachable_targets(self, predictions: Predictions) -> Iterator[Evidence]:
         """The last activation function cannot give the values that the targets have.
 
@@ -123,7 +152,23 @@ class OutputDetector(Detector):
                     f"the limit is {_percent(self.unreachable_share)}",
                 )
 
-    @rule("OUT103", severity=Severity.WARNING, patience=2)
+    @rule(
+        "OUT103",
+        severity=Severity.WARNING,
+        patience=2,
+        caused_by=[
+            "ACT101",
+            "ACT102",
+            "GRD102",
+            "GRD104",
+            "INP101",
+            "INP102",
+            "LOS107",
+            "LRN101",
+            "OUT104",
+            "UPD104",
+        ],
+    )
     def ignored_input(self, sensitivity: Sensitivity) -> Iterator[Evidence]:
         """The predictions stay the same whatever the input is.
 

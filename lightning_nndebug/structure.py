@@ -168,7 +168,7 @@ class StructureDetector(Detector):
                 details={"modules": names},
             )
 
-    @rule("STR105", severity=Severity.WARNING)
+    @rule("STR105", severity=Severity.WARNING, caused_by=["UPD101"])
     def unused_module(self, unused: Unused) -> Iterator[Evidence]:
         """The module has parameters, and nothing in the code uses it.
 

@@ -83,7 +83,22 @@ class UpdateDetector(Detector):
         for fault in ownership.faults:
             yield _faulty(fault)
 
-    @rule("UPD102", severity=Severity.WARNING, patience=3)
+    @rule(
+        "UPD102",
+        severity=Severity.WARNING,
+        patience=3,
+        caused_by=[
+            "ACT101",
+            "GRD103",
+            "LOS107",
+            "LRN102",
+            "LRN103",
+            "MOD104",
+            "STR105",
+            "UPD101",
+            "UPD104",
+        ],
+    )
     def unchanged_parameter(self, updates: SampledUpdates) -> Iterator[Evidence]:
         """An optimizer steps on these parameters with a gradient, and they are what they were.
 
@@ -124,7 +139,12 @@ class UpdateDetector(Detector):
                 details={"parameters": [one.name for one in ones]},
             )
 
-    @rule("UPD103", severity=Severity.WARNING, patience=_LOOKS)
+    @rule(
+        "UPD103",
+        severity=Severity.WARNING,
+        patience=_LOOKS,
+        caused_by=["GRD101", "INP103", "LRN101", "LRN102", "LRN104", "UPD104"],
+    )
     def update_ratio(self, updates: SampledUpdates) -> Iterator[Evidence]:
         """Steps are out of proportion to the weights that they change.
 
@@ -252,7 +272,11 @@ class UpdateDetector(Detector):
                 details={"parameters": [one.name for one in huge]},
             )
 
-    @rule("UPD105", severity=Severity.WARNING)
+    @rule(
+        "UPD105",
+        severity=Severity.WARNING,
+        caused_by=["GRD101", "GRD106", "INP103", "LOS108", "LOS109", "LRN101"],
+    )
     def diverging_weights(self, updates: SampledUpdates) -> Iterator[Evidence]:
         """Weights grow without end.
 

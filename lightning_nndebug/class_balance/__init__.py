@@ -108,7 +108,7 @@ class ClassBalanceDetector(Detector):
                 details={"classes": rare, "labels": progress["shown"].tolist()},
             )
 
-    @rule("CLS102", severity=Severity.WARNING)
+    @rule("CLS102", severity=Severity.WARNING, caused_by=["INP102", "INP201"])
     def single_class_batches(self, stream: LabelStream) -> Iterator[Evidence]:
         """A batch holds far fewer classes than the epoch does.
 
@@ -299,7 +299,17 @@ class ClassBalanceDetector(Detector):
     @rule(
         "CLS107",
         severity=Severity.WARNING,
-        caused_by=["CLS101", "CLS102", "CLS103", "CLS104", "CLS105"],
+        caused_by=[
+            "ACT101",
+            "CLS101",
+            "CLS102",
+            "CLS103",
+            "CLS104",
+            "CLS105",
+            "LOS102",
+            "LRN101",
+            "OUT101",
+        ],
     )
     def neglected_class(self, counts: ClassCounts) -> Iterator[Evidence]:
         """A class that is not rare is never predicted, long after others have been learned.

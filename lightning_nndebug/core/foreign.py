@@ -15,6 +15,8 @@ _FIXED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
 _CONTAINERS = (dict, list, tuple, set, deque)
 _KNOWN = {"torch", "torchmetrics", "lightning", "pytorch_lightning", "lightning_nndebug", "logging"}
 _SKIPPED = ("_parameters", "_buffers", "_modules", "_trainer", "_fabric")
+# Other measurements watch the same step by hooks that come and go.
+_HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 _LENGTH = 100  # items of a container that are looked at
 _NODES = 10_000  # objects that are looked at altogether
 _BYTES = 2**20  # of an array that is looked at
@@ -30,7 +32,8 @@ def picture(module: nn.Module) -> dict[str, list[Any]]:
     pictures: dict[str, list[Any]] = {}
     for name, owner in module.named_modules():
         for key, value in vars(owner).items():
-            if key not in _SKIPPED and (strangers := list(_strangers(value))):
+            is_known = key in _SKIPPED or key.startswith(_HOOKS)
+            if not is_known and (strangers := list(_strangers(value))):
                 place = f"{name}.{key}" if name else key
                 pictures[place] = [painter.paint(one) for one in strangers]
     return pictures

@@ -11,10 +11,10 @@ _SHARE = 0.005  # of the time of a step, for all measurements that can rest
 
 
 class Rest:
-    """Decides which batches of training only the steady measurements see.
+    """Decides which batches of training only the restless measurements see.
 
     What the others cost is the difference between the batches that all see and those that only the
-    steady ones do. Where it is less than half a percent of a step, nobody ever rests.
+    restless ones do. Where it is less than half a percent of a step, nobody ever rests.
     """
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ log = logging.getLogger("lightning_nndebug")
 
 # Where ranks meet. All of them reach these hooks equally often, whatever they have seen.
 _MEETINGS = ("on_before_optimizer_step", "on_train_batch_end", "on_validation_end", "on_train_end")
-# The hooks of a batch of training, in some of which only the steady measurements are taken.
+# The hooks of a batch of training, in some of which only the restless measurements are taken.
 _OF_A_BATCH = ("on_train_batch_start", "on_before_backward", *_MEETINGS[:2])
 # How often to meet when nobody asked to be stopped: only to hand findings over to rank 0.
 _MEET_EVERY = 10
@@ -147,7 +147,7 @@ class Session:
         is_rest = self._rest.now and hook in _OF_A_BATCH
         for ask in () if is_rest else self._preparing[hook]:
             self._prepare(ask, moment)
-        for ask in self._steady[hook] if is_rest else self._taking[hook]:
+        for ask in self._restless[hook] if is_rest else self._taking[hook]:
             self._take(ask, moment)
         if fresh := self._fresh:
             for watch, question, asks in self._asking[hook]:
@@ -218,7 +218,7 @@ class Session:
         ask = self._by_kind.get(kind) or self._only(kind, ())
         moment = self._moment
         is_rest = self._rest.now and moment is not None and moment.hook in _OF_A_BATCH
-        if ask in self.values or moment is None or (is_rest and not kind.steady):
+        if ask in self.values or moment is None or (is_rest and not kind.restless):
             return self.values.get(ask)
         if moment.hook in kind.hooks:
             value = self._timed(ask, kind.take, moment, self._memory(ask))
@@ -362,7 +362,7 @@ class Session:
         """Notes what to prepare, take and ask at each hook, so that an idle hook costs nothing."""
         self._preparing: dict[str, list[Ask]] = defaultdict(list)
         self._taking: dict[str, list[Ask]] = defaultdict(list)
-        self._steady: dict[str, list[Ask]] = defaultdict(list)
+        self._restless: dict[str, list[Ask]] = defaultdict(list)
         self._asking: dict[str, list[tuple[Watch, Question, tuple[Ask, ...]]]] = defaultdict(list)
         for watch in self.watches:
             used = [one for one in watch.detector.rules if watch.uses(one.code)]
@@ -373,8 +373,8 @@ class Session:
         for ask in self._occasions:
             for hook in ask.kind.hooks:
                 self._taking[hook].append(ask)
-                if ask.kind.steady:
-                    self._steady[hook].append(ask)
+                if ask.kind.restless:
+                    self._restless[hook].append(ask)
             if ask.kind.prepares is not None:
                 self._preparing[ask.kind.prepares].append(ask)
         boundaries = {"on_train_batch_start", "on_validation_batch_start", *_MEETINGS}

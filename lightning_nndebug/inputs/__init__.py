@@ -254,7 +254,7 @@ class InputDetector(Detector):
                 details={"seen": samples.seen, "distinct": samples.distinct},
             )
 
-    @rule("INP201", severity=Severity.WARNING)
+    @rule("INP201", severity=Severity.WARNING, caused_by=["CLS103"])
     def unshuffled_training(
         self, succession: Succession, samples: Samples, loader: TrainLoader, first: FirstLayers
     ) -> Iterator[Evidence]:
@@ -298,7 +298,7 @@ class InputDetector(Detector):
             details={"batches": succession.batches, "p": chance},
         )
 
-    @rule("INP202", severity=Severity.WARNING)
+    @rule("INP202", severity=Severity.WARNING, caused_by=["CLS106", "INP104", "INP203"])
     def train_val_skew(self, rows: Rows) -> Iterator[Evidence]:
         """The inputs of validation have other values than those of training.
 

@@ -64,7 +64,7 @@ class LearningRateDetector(Detector):
     blamed: str = state(str)
     histories: dict[str, dict[str, Any]] = state(dict)
 
-    @rule("LRN101", severity=Severity.WARNING)
+    @rule("LRN101", severity=Severity.WARNING, caused_by=["INP103", "LOS102", "LOS109", "UPD104"])
     def learning_rate_too_high(self, probe: StepProbe) -> Iterator[Evidence]:
         """Steps overshoot: training gets nowhere, and shorter ones would have been better.
 
@@ -122,7 +122,7 @@ class LearningRateDetector(Detector):
             details=_details(probe),
         )
 
-    @rule("LRN102", severity=Severity.WARNING)
+    @rule("LRN102", severity=Severity.WARNING, caused_by=["GRD102"])
     def learning_rate_too_low(self, probe: StepProbe, run: Schedules) -> Iterator[Evidence]:
         """Steps are so short that the planned run cannot get anywhere.
 
@@ -236,7 +236,7 @@ class LearningRateDetector(Detector):
                     fixes=(found.fix,),
                 )
 
-    @rule("LRN105", severity=Severity.WARNING, caused_by=["LRN101", "GRD101", "CLS103"])
+    @rule("LRN105", severity=Severity.WARNING, caused_by=["CLS103", "GRD101", "INP103", "LRN101"])
     def recurring_spikes(self, loss: Loss) -> Iterator[Evidence]:
         """The loss jumps up again and again, and each time training has to recover.
 

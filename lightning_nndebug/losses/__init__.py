@@ -87,7 +87,11 @@ class LossDetector(Detector):
     probes: list[dict[str, Any]] = state(list)
     pulls: dict[str, list[float]] = state(dict)
 
-    @rule("LOS101", severity=Severity.WARNING)
+    @rule(
+        "LOS101",
+        severity=Severity.WARNING,
+        caused_by=["ACT103", "CLS105", "INP103", "LOS102", "LOS103", "LOS109", "UPD104"],
+    )
     def initial_loss_off_chance(self, fits: Fits) -> Iterator[Evidence]:
         """The untrained net is not ignorant but wrong, and sure of it.
 
@@ -204,7 +208,43 @@ class LossDetector(Detector):
                     f"{call.line}",
                 )
 
-    @rule("LOS104", severity=Severity.WARNING)
+    @rule(
+        "LOS104",
+        severity=Severity.WARNING,
+        caused_by=[
+            "ACT101",
+            "ACT102",
+            "CLS102",
+            "CLS103",
+            "GRD102",
+            "GRD103",
+            "GRD104",
+            "GRD106",
+            "INP101",
+            "INP102",
+            "INP103",
+            "INP204",
+            "LOS102",
+            "LOS103",
+            "LOS105",
+            "LOS106",
+            "LOS107",
+            "LOS109",
+            "LRN101",
+            "LRN102",
+            "LRN103",
+            "MOD101",
+            "MOD104",
+            "OUT101",
+            "OUT102",
+            "OUT103",
+            "OUT104",
+            "OUT105",
+            "UPD101",
+            "UPD102",
+            "UPD104",
+        ],
+    )
     def nothing_learned(self, fits: Fits, run: Schedules) -> Iterator[Evidence]:
         """The net predicts no better than if it had never seen an input.
 
@@ -296,7 +336,7 @@ class LossDetector(Detector):
                 details={term.where or "others": term.norm for term in found.terms},
             )
 
-    @rule("LOS106", severity=Severity.WARNING)
+    @rule("LOS106", severity=Severity.WARNING, caused_by=["LRN101"])
     def regularization_dominates(self, pulls: Regularization, run: Schedules) -> Iterator[Evidence]:
         """Regularization pulls harder at the parameters than the data, and nothing is learned.
 
@@ -364,7 +404,11 @@ class LossDetector(Detector):
             details={"line": str(lost.cut), "by": lost.cutter} if lost.cut else {},
         )
 
-    @rule("LOS108", severity=Severity.WARNING)
+    @rule(
+        "LOS108",
+        severity=Severity.WARNING,
+        caused_by=["GRD101", "GRD106", "INP103", "LOS109", "LRN101", "LRN104", "LRN105", "UPD105"],
+    )
     def diverging_loss(self, fits: Fits) -> Iterator[Evidence]:
         """The loss has risen above its own best, and above that of a constant prediction, to stay.
 

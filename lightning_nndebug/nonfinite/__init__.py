@@ -74,7 +74,11 @@ class NonFiniteDetector(Detector):
             message = f"{_count(values)} in {values.dtype}{list(values.shape)}{first}"
             yield _evidence(culprit.name or "batch", message, autopsy)
 
-    @rule("NAN102", severity=Severity.ERROR, caused_by=["NAN101", "GRD101", "LRN101"])
+    @rule(
+        "NAN102",
+        severity=Severity.ERROR,
+        caused_by=["GRD101", "INP103", "LOS102", "LRN101", "NAN101", "UPD104"],
+    )
     def non_finite_forward(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """An operation of the forward pass made the loss NaN or infinite.
 
@@ -103,7 +107,7 @@ class NonFiniteDetector(Detector):
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN103", severity=Severity.ERROR, caused_by=["GRD101", "LRN101"])
+    @rule("NAN103", severity=Severity.ERROR, caused_by=["GRD101", "INP103", "LRN101", "UPD104"])
     def non_finite_gradient(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """The loss is finite, but an operation of the backward pass spoilt a gradient.
 
@@ -136,7 +140,7 @@ class NonFiniteDetector(Detector):
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN104", severity=Severity.ERROR, caused_by=["NAN102", "NAN103", "GRD101", "LRN101"])
+    @rule("NAN104", severity=Severity.ERROR, caused_by=["GRD101", "LRN101", "NAN102", "NAN103"])
     def non_finite_parameter(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """A parameter or buffer is not finite itself: the last update, or other code, spoilt it.
 
@@ -179,7 +183,12 @@ class NonFiniteDetector(Detector):
             causes = ("the optimizer has no eps and divides by a second moment of 0",)
         yield _evidence(where, message + notes, autopsy, causes)
 
-    @rule("NAN105", severity=Severity.WARNING, patience=2)
+    @rule(
+        "NAN105",
+        severity=Severity.WARNING,
+        patience=2,
+        caused_by=["ACT103", "GRD101", "INP103", "LRN101", "UPD104"],
+    )
     def near_overflow(self, magnitudes: Magnitudes) -> Iterator[Evidence]:
         """Activations have almost used up the range of their number format.
 

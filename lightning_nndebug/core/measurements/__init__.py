@@ -89,7 +89,7 @@ class Measurement:
         lasting: Whether it stays known after its step, until the run ends.
         options: Options of the asking detector that change what is measured, by name.
         needs: Other kinds that it takes by ``moment.take``.
-        steady: Whether it must see every batch of training. The others rest for a while where the
+        restless: Whether it must see every batch of training. The others rest for a while where the
             whole of them is dear beside a step.
     """
 
@@ -99,7 +99,7 @@ class Measurement:
     lasting: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[type[Measurement], ...]] = ()
-    steady: ClassVar[bool] = False
+    restless: ClassVar[bool] = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Self | None:

@@ -57,7 +57,7 @@ class Autopsy(Measurement):
         "on_before_optimizer_step",
         "on_train_batch_end",
     )
-    steady: ClassVar[bool] = True
+    restless: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ("skip_bad_steps", "repro_mb")
 
     in_loss: bool

@@ -81,7 +81,7 @@ class ClassCounts(Measurement):
         "on_validation_batch_end",
         "on_validation_epoch_end",
     )
-    steady: ClassVar[bool] = True
+    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Labels, Recognition)
 
     target: Target

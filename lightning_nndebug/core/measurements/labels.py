@@ -71,7 +71,7 @@ class Target(Measurement):
         "on_validation_batch_end",
         "on_validation_epoch_end",
     )
-    steady: ClassVar[bool] = True
+    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
     options: ClassVar[tuple[str, ...]] = ("target_key", "target_fn")
 
@@ -152,7 +152,7 @@ class Labels(Measurement):
         "on_train_batch_end",
         "on_validation_batch_start",
     )
-    steady: ClassVar[bool] = True
+    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Target,)
 
     target: Target

@@ -28,7 +28,7 @@ class Loss(Measurement):
         "on_before_optimizer_step",
         "on_train_batch_end",
     )
-    steady: ClassVar[bool] = True
+    restless: ClassVar[bool] = True
 
     value: float
     values: tuple[float, ...]

@@ -75,7 +75,7 @@ class Modes(Measurement):
         "on_validation_batch_start",
         "on_validation_batch_end",
     )
-    steady: ClassVar[bool] = True
+    restless: ClassVar[bool] = True
 
     training: bool
     strays: tuple[Stray, ...] = ()

@@ -60,7 +60,7 @@ class StepProbe(Measurement):
         "on_before_optimizer_step",
         "on_train_batch_end",
     )
-    steady: ClassVar[bool] = True
+    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Schedules,)
 
     optimizer: str
