@@ -37,7 +37,7 @@ class ActivationDetector(Detector):
 
     dead_share: float = threshold(default=0.7, source=_SOURCE, maximum=1.0)
     flat_share: float = threshold(default=0.5, source=_SOURCE, maximum=1.0)
-    drift_decades: float = threshold(default=1.0, source=_SOURCE)
+    drift_decades: float = threshold(default=0.8, source=_SOURCE)
     smallest_std: float = threshold(default=0.1, source="glorot2010understanding")
     largest_std: float = threshold(default=10.0, source="glorot2010understanding")
 
@@ -133,7 +133,7 @@ class ActivationDetector(Detector):
                 details={"flat": {one.where: one.flat for one in sick}},
             )
 
-    @rule("ACT103", severity=Severity.WARNING, patience=4)
+    @rule("ACT103", severity=Severity.WARNING, patience=8)
     def scale_drift(self, activations: Activations) -> Iterator[Evidence]:
         """The scale of the layers' answers shrinks or grows with depth, far out of bounds.
 
@@ -153,8 +153,8 @@ class ActivationDetector(Detector):
             - Remove the fixed factor between layers, if there is one
 
         When it is fine:
-            Hardly ever, if it is so from the beginning and lasts. Outputs, whose scale is that of
-            the targets, and layers with norms between them are not compared.
+            Hardly ever, if it is so from the beginning and lasts for 35 steps. Outputs, whose scale
+            is that of the targets, and layers with norms between them are not compared.
 
         References:
             glorot2010understanding, he2015delving, mishkin2016all
@@ -209,15 +209,16 @@ def _chains(layers: Sequence[Layer]) -> list[list[Layer]]:
 
 
 def _drift(chain: Sequence[Layer]) -> tuple[Layer, Layer, float]:
-    """Compares the last quarter of a chain with the first: where both agree that it drifts."""
+    """Returns where a chain begins and ends, and by how many decades it grows between.
+
+    It grows if all of its last quarter is above all of its first, and shrinks if all of its last
+    quarter is below the largest of its first: biases let it shrink no further.
+    """
     quarter = max(1, len(chain) // 4)
-    first, last = chain[:quarter], chain[-quarter:]
-    ups = min(last, key=_std), max(first, key=_std)
-    downs = max(last, key=_std), min(first, key=_std)
-    up, down = (math.log10(_std(end) / _std(start)) for end, start in (ups, downs))
-    if up > 0:
-        return ups[1], ups[0], up
-    return downs[1], downs[0], min(down, 0.0)
+    first = max(chain[:quarter], key=_std)
+    lowest, highest = (pick(chain[-quarter:], key=_std) for pick in (min, max))
+    last = lowest if _std(lowest) > _std(first) else highest
+    return first, last, math.log10(_std(last) / _std(first))
 
 
 def _std(one: Layer) -> float:

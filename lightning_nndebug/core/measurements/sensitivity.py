@@ -26,7 +26,7 @@ log = logging.getLogger("lightning_nndebug")
 
 L = TypeVar("L", bound=TorchFunctionMode)
 
-_STEPS = (5, 25, 60)
+_STEPS = (19, 29)
 _SAMPLES = 4  # at least
 _CHANGED = 1e-4  # of the size of the predictions: batched arithmetic differs by 1e-7
 _WHOLE = 1e-6  # likewise of a checksum
@@ -81,7 +81,7 @@ class Sensitivity(Measurement):
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Sensitivity | None:
-        """Looks at the steps 5, 25 and 60; never where other processes would have to take part."""
+        """Looks at the steps 19 and 29; never where other processes would have to take part."""
         if not hasattr(memory, "left"):
             draws = "dataloader_iter" in inspect.signature(moment.module.training_step).parameters
             alone = moment.trainer.world_size == 1
