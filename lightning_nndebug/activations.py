@@ -205,7 +205,8 @@ def _chains(layers: Sequence[Layer]) -> list[list[Layer]]:
     for one in layers:
         if one.is_hidden:
             chains.setdefault(one.normed, []).append(one)
-    return [one for one in chains.values() if len(one) >= _DEPTH]
+    finite = (one for one in chains.values() if all(math.isfinite(layer.std) for layer in one))
+    return [one for one in finite if len(one) >= _DEPTH]
 
 
 def _drift(chain: Sequence[Layer]) -> tuple[Layer, Layer, float]:
@@ -222,7 +223,7 @@ def _drift(chain: Sequence[Layer]) -> tuple[Layer, Layer, float]:
 
 
 def _std(one: Layer) -> float:
-    return max(one.std, 1e-30) if math.isfinite(one.std) else 1e30
+    return max(one.std, 1e-30)
 
 
 def _call(one: Activation) -> str:

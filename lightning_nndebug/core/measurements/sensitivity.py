@@ -32,7 +32,7 @@ _CHANGED = 1e-4  # of the size of the predictions: batched arithmetic differs by
 _WHOLE = 1e-6  # likewise of a checksum
 # What mixes samples by mistake, if it does. Means, products and distances are mixed on purpose.
 _SUSPECTS = {
-    "softmax", "log_softmax", "softmin", "gumbel_softmax", "cumsum", "cumprod", "sort",
+    "softmax", "log_softmax", "softmin", "gumbel_softmax", "cumsum", "cumprod",
     "view", "reshape", "view_as", "reshape_as", "unflatten",
     "lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward",
 }  # fmt: skip
@@ -248,16 +248,17 @@ class _Marker(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name not in _SUSPECTS or not args or not isinstance(args[0], Tensor):
+        x = args[0] if args else None
+        # A row of lengths is added up, and sorted, to tell where in the batch a sequence begins.
+        if name not in _SUSPECTS or not isinstance(x, Tensor) or x.dim() < 2:  # noqa: PLR2004
             return func(*args, **kwargs)
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            given = self._sums(args[0])
+            given = self._sums(x)
         result = func(*args, **kwargs)
         with torch.no_grad(), torch._C.DisableTorchFunction():
             first = result[0] if isinstance(result, (tuple, list)) else result
             line = nearest_line(sys._getframe(1))
-            shape = tuple(args[0].shape)
-            self.marks.append(_Marks(name, line, shape, given, self._sums(first)))
+            self.marks.append(_Marks(name, line, tuple(x.shape), given, self._sums(first)))
         return result
 
     def _sums(self, x: Tensor) -> dict[int, Tensor]:
