@@ -37,7 +37,7 @@ class ActivationDetector(Detector):
 
     dead_share: float = threshold(default=0.7, source=_SOURCE, maximum=1.0)
     flat_share: float = threshold(default=0.5, source=_SOURCE, maximum=1.0)
-    drift_decades: float = threshold(default=1.0, source=_SOURCE)
+    drift_decades: float = threshold(default=0.8, source=_SOURCE)
     smallest_std: float = threshold(default=0.1, source="glorot2010understanding")
     largest_std: float = threshold(default=10.0, source="glorot2010understanding")
 
@@ -146,7 +146,7 @@ class ActivationDetector(Detector):
     @rule(
         "ACT103",
         severity=Severity.WARNING,
-        patience=4,
+        patience=8,
         caused_by=["GRD101", "INP103", "LRN101", "STR103", "UPD104", "UPD105"],
     )
     def scale_drift(self, activations: Activations) -> Iterator[Evidence]:
@@ -168,8 +168,8 @@ class ActivationDetector(Detector):
             - Remove the fixed factor between layers, if there is one
 
         When it is fine:
-            Hardly ever, if it is so from the beginning and lasts. Outputs, whose scale is that of
-            the targets, and layers with norms between them are not compared.
+            Hardly ever, if it is so from the beginning and lasts for 35 steps. Outputs, whose scale
+            is that of the targets, and layers with norms between them are not compared.
 
         References:
             glorot2010understanding, he2015delving, mishkin2016all
@@ -220,23 +220,25 @@ def _chains(layers: Sequence[Layer]) -> list[list[Layer]]:
     for one in layers:
         if one.is_hidden:
             chains.setdefault(one.normed, []).append(one)
-    return [one for one in chains.values() if len(one) >= _DEPTH]
+    finite = (one for one in chains.values() if all(math.isfinite(layer.std) for layer in one))
+    return [one for one in finite if len(one) >= _DEPTH]
 
 
 def _drift(chain: Sequence[Layer]) -> tuple[Layer, Layer, float]:
-    """Compares the last quarter of a chain with the first: where both agree that it drifts."""
+    """Returns where a chain begins and ends, and by how many decades it grows between.
+
+    It grows if all of its last quarter is above all of its first, and shrinks if all of its last
+    quarter is below the largest of its first: biases let it shrink no further.
+    """
     quarter = max(1, len(chain) // 4)
-    first, last = chain[:quarter], chain[-quarter:]
-    ups = min(last, key=_std), max(first, key=_std)
-    downs = max(last, key=_std), min(first, key=_std)
-    up, down = (math.log10(_std(end) / _std(start)) for end, start in (ups, downs))
-    if up > 0:
-        return ups[1], ups[0], up
-    return downs[1], downs[0], min(down, 0.0)
+    first = max(chain[:quarter], key=_std)
+    lowest, highest = (pick(chain[-quarter:], key=_std) for pick in (min, max))
+    last = lowest if _std(lowest) > _std(first) else highest
+    return first, last, math.log10(_std(last) / _std(first))
 
 
 def _std(one: Layer) -> float:
-    return max(one.std, 1e-30) if math.isfinite(one.std) else 1e30
+    return max(one.std, 1e-30)
 
 
 def _call(one: Activation) -> str:

@@ -97,11 +97,12 @@ def test_a_scale_drifts_if_it_goes_a_decade_and_out_of_bounds(stds: tuple[float,
 @pytest.mark.parametrize(
     "seen",
     [
-        chain(0.3, 0.1, 0.03),  # one decade exactly
+        chain(0.3, 0.15, 0.06),  # less than a decade
         chain(0.1, 1.0, 9.0),  # within the bounds
         chain(500.0, 20.0, 12.0),  # raw features, which it brings down
         chain(0.01, 0.02, 0.05),  # small from the start, and it grows
         chain(1.0, 0.001),  # not deep
+        chain(1.0, 100.0, float("nan")),  # an illness of its own
         chain(1.0, 0.1, 0.01, 0.001, normed=(0, 1, 2, 3)),  # a norm after each
     ],
 )
@@ -231,6 +232,12 @@ def test_the_flat_share_of_both_ends_is_seen_before_the_function() -> None:
     (call,) = watch(net(nn.Tanh()))[-1].calls
     assert call.flat == pytest.approx(40 / 64, abs=0.02)
     assert call.idle is None
+
+
+def test_units_that_get_nan_are_not_dead() -> None:
+    """That is another illness, with a detector of its own."""
+    (call,) = watch(net(nn.ReLU()), lambda net, x: net(x * float("nan")))[-1].calls
+    assert call.idle == 0
 
 
 def test_what_is_frozen_is_not_judged() -> None:

@@ -130,13 +130,13 @@ class Learner(pl.LightningModule):
 def watch(
     kind: type, net: nn.Module, loss: Any, targets: Any = None, *, image: bool = False
 ) -> Any:
-    """Fits a net on digits for ten steps, and returns what was seen last."""
+    """Fits a net on digits for 22 steps, and returns what was seen last."""
     seed(0)
     detector = Watch()
     detector.seen = []  # type: ignore[attr-defined]
     x, y = digits(image=image)
     data = DataLoader(TensorDataset(x, y if targets is None else targets(y)), batch_size=32)
-    fit(Program(Learner(net, loss), data, trainer={"max_steps": 10}), detector)
+    fit(Program(Learner(net, loss), data, trainer={"max_steps": 22}), detector)
     return [one for one in detector.seen if isinstance(one, kind)][-1]  # type: ignore[attr-defined]
 
 

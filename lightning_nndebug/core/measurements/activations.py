@@ -322,7 +322,7 @@ class _Listener(TorchFunctionMode):
         )  # fmt: skip
         if math.isinf(high):
             others = [one for one in range(x.dim()) if one != axis % x.dim()]
-            call.busy = x.detach().amax(others) > low
+            call.busy = ~(x.detach().amax(others) <= low)  # NaN is an illness of its own
         else:
             call.flat = ((x.detach() <= low) | (x.detach() >= high)).float().mean()
         return call
