@@ -18,6 +18,7 @@ from .misuse import broadcast, mismatch
 from .progress import (
     LOSS,
     STEP,
+    TOO_LONG,
     Histories,
     baseline,
     excess,
@@ -85,6 +86,7 @@ class LossDetector(Detector):
     labels: Labels = state(dict)
     histories: Histories = state(dict)
     probes: list[dict[str, Any]] = state(list)
+    held_up: str = state(str)
     pulls: dict[str, list[float]] = state(dict)
 
     @rule(
@@ -270,11 +272,10 @@ class LossDetector(Detector):
             karpathy2019recipe
         """
         take_up(self.histories, fits)
-        held_up = verdict(self.probes)
         judged = [one.where for one in fits.fits]
         if not judged or not is_late(fits.step, run.steps) or self._is_explained():
             return
-        if held_up.startswith("steps are"):  # the learning rate: LRN101 and LRN102 tell it
+        if self.held_up.startswith("steps are"):  # the learning rate: LRN101 and LRN102 tell it
             return
         if self._pulling():  # LOS106 tells it
             return
@@ -283,7 +284,7 @@ class LossDetector(Detector):
             for name, one in zip(judged, histories, strict=True):
                 constant = baseline(one)
                 level = excess(one, recent(one))
-                told = held_up or "the learning rate could not be probed"
+                told = self.held_up or "the learning rate could not be probed"
                 yield Evidence(
                     where=name,
                     measured=level,
@@ -433,7 +434,7 @@ class LossDetector(Detector):
             cohen2021edge
         """
         take_up(self.histories, fits)
-        if self._is_explained() or verdict(self.probes) == "steps are too long":
+        if self._is_explained() or self.held_up == TOO_LONG:
             return
         for one in fits.fits:
             found = has_diverged(self.histories[one.where], self.rise)
@@ -493,6 +494,9 @@ class LossDetector(Detector):
         """What the last probed step kept of what the gradient promised."""
         self.probes.append(step_record(probe))
         del self.probes[:-_PROBES]
+        # A net that was thrown away stays where it is, and then no step is too long for it.
+        if self.held_up != TOO_LONG:
+            self.held_up = verdict(self.probes)
         return float(self.probes[-1]["kept"])
 
     def _remember(self, pulls: Regularization) -> None:

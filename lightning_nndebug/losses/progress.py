@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +15,15 @@ from ..core.measurements.step_probe import StepProbe
 History = dict[str, Any]  # of one loss: its kind, the totals of its targets, and the looks at it
 Histories = dict[str, History]
 
+TOO_LONG = "steps are too long"
+
 STEP, LOSS, FLOOR, CHANCE, RELATION = range(5)  # what is kept of a look
 
 _MEANS = ("loss", "floor", "chance")
 _FIRST, _LAST = 3, 60  # looks that are kept
+_WINDOW = 4  # probes that are judged together
 _FEW = 3  # looks that are judged together, at least
+_LATE = 0.75  # of a run: other findings say why, and need their time
 _LEAST = 30  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
@@ -87,7 +92,8 @@ def recent(history: History) -> list[list[float]]:
 
 def is_late(step: int, planned: float) -> bool:
     """Whether something should have been learned by now."""
-    return step >= _LEAST and step >= min(planned / 2, max(_LONG, _SHARE * planned))
+    enough = max(_LONG, _SHARE * planned) if math.isfinite(planned) else _LONG
+    return step >= _LEAST and step >= min(_LATE * planned, enough)
 
 
 def has_stalled(history: History, limit: float, relation: float, planned: float) -> bool:
@@ -108,7 +114,7 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
     before, after = excess(history, looks[:middle]), excess(history, looks[middle:])
     last = looks[-1][STEP]
     pace = (before - after) / max(1.0, (last - looks[0][STEP]) / 2)
-    left = min(planned - last, last)
+    left = max(min(planned - last, last), last / 2)  # some runs are the first part of a longer one
     return bool(after - pace * left >= limit - _PROMISING)
 
 
@@ -137,7 +143,8 @@ def step_record(probe: StepProbe) -> dict[str, Any]:
 
 
 def verdict(probes: Sequence[dict[str, Any]]) -> str:
-    """Returns what held training up, by the steps that were probed: nothing if nobody knows."""
+    """Returns what holds training up, by the last steps that were probed; nothing if unknown."""
+    probes = probes[-_WINDOW:]
     if len(probes) < _FEW:
         return ""
     common = set.intersection(*(set(one["curve"]) for one in probes))
@@ -147,8 +154,8 @@ def verdict(probes: Sequence[dict[str, Any]]) -> str:
     kept = statistics.median(one["kept"] for one in probes)
     pace = statistics.median(one["pace"] for one in probes)
     if best < 1 and not kept > 0.6 and pace > _SLIGHT:  # noqa: PLR2004 -- as LRN101 has it
-        return "steps are too long"
-    if best >= 100 and gain > 0.005:  # noqa: PLR2004 -- as LRN102 has it
+        return TOO_LONG
+    if best > 1 and gain > 0.005:  # noqa: PLR2004 -- as LRN102 has it, which asks for even more
         return "steps are too short"
     return "not the learning rate"
 
