@@ -23,8 +23,8 @@ from .learning_rate import LearningRateDetector as LearningRateDetector
 from .losses import LossDetector as LossDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
-from .structure import StructureDetector as StructureDetector
 from .outputs import OutputDetector as OutputDetector
+from .structure import StructureDetector as StructureDetector
 from .suite import NNDebug as NNDebug
 from .updates import UpdateDetector as UpdateDetector
 

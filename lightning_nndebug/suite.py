@@ -16,9 +16,9 @@ from .learning_rate import LearningRateDetector
 from .losses import LossDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
+from .outputs import OutputDetector
 from .structure import StructureDetector
 from .updates import UpdateDetector
-from .outputs import OutputDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..trainer import gradient_scale
-from . import Measurement, Moment
-from .gradients import Rhythm, held_parameters, is_sharded
+from . import Cadence, Measurement, Moment
+from .gradients import held_parameters, is_sharded
 from .schedules import learning_rate, optimizer_name
 from .weights import ENTRIES, Kind, are_alike, entries, fan_in, has_units, is_dense, kind_of
 
@@ -74,7 +74,7 @@ class SampledUpdates(Measurement):
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_batch_end")
     prepares: ClassVar[str | None] = "on_train_batch_start"
     # A look costs half a per cent of the step of a net of real size, and more of that of a toy.
-    cadence: ClassVar[Rhythm] = Rhythm(first=5, every=5, budget=0.1)
+    cadence: ClassVar[Cadence] = Cadence(first=5, every=5, budget=0.1)
 
     updates: tuple[Update, ...]
 
