@@ -21,7 +21,6 @@ from lightning_nndebug import LossDetector
 from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_inputs import LossInputs, _is_used, read
 
-
 ONCE = {"max_epochs": 1}
 
 
