@@ -18,7 +18,7 @@ from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
 from .axes import scrambled_images, scrambled_sequences
-from .relatedness import are_distinct, leak, relation
+from .relatedness import are_distinct, largest_class, leak, relation
 from .skew import is_chance, skew
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
@@ -33,6 +33,7 @@ _STEADY = 0.85  # of the samples come as often in the next epoch: their copies a
 _CHANCE = 1e-6  # of an order as clear as that in random data
 _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
+_OTHERS = 64  # samples that are not of the largest class, likewise
 _UNRELATED = 2.0  # standard deviations of what random labels give
 _GAP = 10.0  # interquartile ranges between the medians of a column
 _WIDTH = 30.0  # times as wide
@@ -480,6 +481,8 @@ class InputDetector(Detector):
             return
         if abs(learned.z) > _UNRELATED or learned.target != rows.target:
             return
+        if rows.is_class and len(rows.train) - largest_class(rows.labels) < _OTHERS:
+            return  # hardly any neighbour of a rare class could be of that class
         z = relation(rows.train, rows.labels, is_class=rows.is_class)
         if abs(z) < _UNRELATED:
             yield Evidence(

@@ -40,10 +40,15 @@ def relation(rows: Tensor, labels: Tensor, *, is_class: bool) -> float:
     return float((agreement(y) - chance.mean()) / chance.std().clamp_min(1e-12))
 
 
+def largest_class(labels: Tensor) -> int:
+    """Returns how many samples the largest class has."""
+    return int(torch.unique(labels, return_counts=True)[1].max())
+
+
 def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
     """Returns the columns that are the label: one that equals it, or one for each class."""
     values, counts = torch.unique(labels, return_counts=True)
-    if rows.shape[1] < 2 or len(labels) - int(counts.max()) < _ODD:  # noqa: PLR2004
+    if rows.shape[1] < 2 or len(labels) - largest_class(labels) < _ODD:  # noqa: PLR2004
         return []
     if not is_class:
         close = (rows.double() - labels.unsqueeze(1)).abs().amax(0)
