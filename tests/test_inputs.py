@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from cases._parts import Classifier, loader
@@ -609,3 +610,30 @@ def test_an_input_that_the_step_scales_is_scaled() -> None:
     detector = InputDetector()
     fit(Program(Scaling(net), loader((x + 1) * 127.5, y), trainer={"max_steps": 12}), detector)
     assert not detector.findings
+
+
+class Language(pl.LightningModule):
+    """Predicts the next token."""
+
+    def __init__(self, *, both_ways: bool) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
+        self.rnn = nn.GRU(16, 8 if both_ways else 16, batch_first=True, bidirectional=both_ways)
+
+    def training_step(self, batch, batch_idx):
+        (ids,) = batch
+        logits = self.head(self.rnn(self.embed(ids))[0])
+        return F.cross_entropy(logits[:, :-1].reshape(-1, 30), ids[:, 1:].reshape(-1))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_language_model_that_sees_the_next_token(both_ways: bool) -> None:
+    """It is tried out, once, in a sandbox."""
+    seed()
+    train = DataLoader(TensorDataset(torch.randint(30, (256, 12))), batch_size=16)
+    detector = InputDetector()
+    fit(Program(Language(both_ways=both_ways), train, trainer={"max_epochs": 1}), detector)
+    assert [one.code for one in detector.findings] == ["INP203"] * both_ways
