@@ -436,6 +436,8 @@ def test_an_order_of_classes_is_a_matter_of_cls103() -> None:
     ("overlap", "sick"),
     [
         (Overlap(200, 200, known=150, trained=1000, repeats=0, look=1), True),
+        (Overlap(200, 200, known=200, trained=1000, repeats=0, look=1), True),
+        (Overlap(200, 200, known=200, trained=200, repeats=0, look=1), False),  # fit(net, a, a)
         (Overlap(200, 200, known=6, trained=1000, repeats=0, look=1), True),
         (Overlap(1000, 1000, known=6, trained=9000, repeats=0, look=1), False),
         (Overlap(200, 180, known=100, trained=1000, repeats=400, look=1), False),  # categories

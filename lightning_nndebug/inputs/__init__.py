@@ -38,6 +38,7 @@ _UNRELATED = 2.0  # standard deviations of what random labels give
 _GAP = 10.0  # interquartile ranges between the medians of a column
 _WIDTH = 30.0  # times as wide
 _FEW = 10  # samples of validation, at least
+_ALL = 0.9  # of the samples of both are the same
 _NATURAL = 2.0  # times as large as chance explains
 _RARE = 3.0  # equal pairs that there may be where none was seen
 _TINY = 0.01  # the largest value of inputs that were scaled twice
@@ -377,8 +378,8 @@ class InputDetector(Detector):
             - Attend with ``is_causal=True``; let position t predict token t + 1
 
         When it is fine:
-            The training data are validated on purpose, to tell under- from overfitting: add them as
-            a second loader. Whole sequences are to be restored from a code. Rows of few categories,
+            All of the training data are validated, or of several sets one is a part of them: that
+            is taken for intention, and not reported. Whole sequences are to be restored from a code. Rows of few categories,
             which repeat by nature, are not reported.
 
         References:
@@ -565,6 +566,8 @@ class InputDetector(Detector):
         if overlap is None or overlap.seen < _FEW:
             return
         share = overlap.known / overlap.seen
+        if share > _ALL and _ALL < overlap.trained / overlap.distinct < 1 / _ALL:
+            return  # the training data as a whole: on purpose, to see whether the step works
         is_telling = overlap.known >= _FEW / 2 and share > self.overlap_limit
         if is_telling and share > self.overlap_limit + _NATURAL * _by_nature(overlap, leaks.rows):
             yield Evidence(
