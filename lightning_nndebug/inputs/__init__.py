@@ -15,11 +15,11 @@ from ..core.measurements.learned import Learned
 from ..core.measurements.loaders import TrainLoader
 from ..core.measurements.padding import Padding
 from ..core.measurements.rows import Rows
-from ..core.measurements.samples import Samples
+from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
 from .axes import scrambled_images, scrambled_sequences
-from .relatedness import leak, relation
-from .skew import skew
+from .relatedness import are_distinct, largest_class, leak, relation
+from .skew import is_chance, skew
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
 _PAIRS = 8  # of batches that follow one another, likewise
@@ -33,10 +33,14 @@ _STEADY = 0.85  # of the samples come as often in the next epoch: their copies a
 _CHANCE = 1e-6  # of an order as clear as that in random data
 _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
+_OTHERS = 64  # samples that are not of the largest class, likewise
 _UNRELATED = 2.0  # standard deviations of what random labels give
-_DISTANCE = 10.0  # interquartile ranges between the medians of a column
+_GAP = 10.0  # interquartile ranges between the medians of a column
+_WIDTH = 30.0  # times as wide
 _FEW = 10  # samples of validation, at least
-_NATURAL = 3.0  # times as large as chance explains
+_ALL = 0.9  # of the samples of both are the same
+_NATURAL = 2.0  # times as large as chance explains
+_RARE = 3.0  # equal pairs that there may be where none was seen
 _TINY = 0.01  # the largest value of inputs that were scaled twice
 
 
@@ -57,8 +61,9 @@ class InputDetector(Detector):
         copies_limit: Which share of the samples of an epoch may be copies of others.
         overlap_limit: Which share of the samples of validation may be samples of training.
         order_limit: Which share of the variance of a value may lie between batches.
-        shift_limit: By how many standard deviations the median column of validation may be off.
-        spread_limit: By what factor its standard deviation may be.
+        skew_limit: How far apart training and validation may be in the median column
+            (Bhattacharyya distance): 0.15 is a shift by 1.1 deviations, or a factor of 2.3 between
+            them.
         mismatch_shift: By how many running standard deviations the mean of a channel may be off
             where a pretrained net first normalizes, in the median,
         mismatch_spread: and by what factor its standard deviation.
@@ -76,8 +81,7 @@ class InputDetector(Detector):
         default=0.01, source="benchmarks/thresholds#inputs", maximum=1.0
     )
     order_limit: float = threshold(default=0.25, source="benchmarks/thresholds#inputs", maximum=1.0)
-    shift_limit: float = threshold(default=1.0, source="benchmarks/thresholds#inputs")
-    spread_limit: float = threshold(default=3.0, source="benchmarks/thresholds#inputs", minimum=1.0)
+    skew_limit: float = threshold(default=0.15, source="benchmarks/thresholds#inputs")
     mismatch_shift: float = threshold(default=1.5, source="benchmarks/thresholds#inputs")
     mismatch_spread: float = threshold(
         default=2.5, source="benchmarks/thresholds#inputs", minimum=1.0
@@ -201,7 +205,9 @@ class InputDetector(Detector):
                 )
 
     @rule("INP106", severity=Severity.WARNING)
-    def duplicate_samples(self, samples: Samples, loader: TrainLoader) -> Iterator[Evidence]:
+    def duplicate_samples(
+        self, samples: Samples, loader: TrainLoader, rows: Rows
+    ) -> Iterator[Evidence]:
         """Within one epoch, the same samples come more than once.
 
         Why it matters:
@@ -221,8 +227,8 @@ class InputDetector(Detector):
 
         When it is fine:
             Samplers that draw with replacement, data sets that are concatenated with themselves,
-            and copies of rare classes are never reported. Rows of few categories repeat by nature:
-            raise ``copies_limit``.
+            copies of rare classes, and rows of a few categories, which repeat by nature, are never
+            reported.
 
         References:
             lee2022deduplicating
@@ -237,7 +243,8 @@ class InputDetector(Detector):
         # A data set that draws at random by itself has other copies in every epoch.
         fixed = evenly or (samples.steady or 0.0) > _STEADY
         once = loader.replaces is False and fixed and not _is_oversampled(samples)
-        if several or (once and copies > self.copies_limit):
+        once = once and copies > self.copies_limit
+        if (several or once) and are_distinct(rows.train):
             times = max(samples.often)
             yield Evidence(
                 where=samples.name,
@@ -256,7 +263,7 @@ class InputDetector(Detector):
 
     @rule("INP201", severity=Severity.WARNING, caused_by=["CLS103"])
     def unshuffled_training(
-        self, succession: Succession, samples: Samples, loader: TrainLoader, first: FirstLayers
+        self, succession: Succession, loader: TrainLoader, first: FirstLayers
     ) -> Iterator[Evidence]:
         """Training data come in an order that means something, and nobody shuffles them.
 
@@ -320,34 +327,34 @@ class InputDetector(Detector):
             changes values less than this, is not reported; of several sets, the first one counts.
 
         References:
-            sculley2015hidden, breck2019data
+            bhattacharyya1943measure, breck2019data
         """
         if rows.validation is None:
             return
         found = skew(rows.train, rows.validation, is_image=rows.is_image)
         if found is None:
             return
-        factor = max(found.ratio, 1 / max(found.ratio, 1e-9))
         told = ""
-        if found.shift > self.shift_limit:
-            measured, limit = found.shift, self.shift_limit
-            told = f"the median column is off by {measured:.3g} standard deviations"
-        elif factor > self.spread_limit:
-            measured, limit = factor, self.spread_limit
-            told = f"the median column spreads {found.ratio:.3g} times as wide as in training"
-        elif found.distance > _DISTANCE:
-            measured, limit = found.distance, _DISTANCE
+        measured, limit = found.distance, self.skew_limit
+        if measured > limit:
+            told = f"the median column is off by {found.shift:.3g} deviations and spreads "
+            told += f"{found.ratio:.3g} times as wide: a Bhattacharyya distance of {measured:.3g}"
+        elif found.gap > _GAP:
+            measured, limit = found.gap, _GAP
             told = (
                 f"column {found.column * rows.step} is off by {measured:.3g} interquartile ranges"
             )
-        if told:
+        elif found.width > _WIDTH:
+            measured, limit = found.width, _WIDTH
+            told = f"column {found.widest * rows.step} spreads {measured:.3g} times as wide"
+        if told and not is_chance(found, rows.train, rows.validation, is_image=rows.is_image):
             yield Evidence(
                 where=rows.name,
                 measured=measured,
                 limit=limit,
                 message=f"{told}, the limit is {limit:g} ({len(rows.train)} samples of training, "
                 f"{len(rows.validation)} of validation)",
-                details={"shift": found.shift, "ratio": found.ratio, "distance": found.distance},
+                details={"distance": found.distance, "shift": found.shift, "ratio": found.ratio},
             )
 
     @rule("INP203", severity=Severity.ERROR)
@@ -371,8 +378,8 @@ class InputDetector(Detector):
             - Attend with ``is_causal=True``; let position t predict token t + 1
 
         When it is fine:
-            The training data are validated on purpose, to tell under- from overfitting: add them as
-            a second loader. Whole sequences are to be restored from a code. Rows of few categories,
+            All of the training data are validated, or of several sets one is a part of them: that
+            is taken for intention, and not reported. Whole sequences are to be restored from a code. Rows of few categories,
             which repeat by nature, are not reported.
 
         References:
@@ -473,10 +480,12 @@ class InputDetector(Detector):
         """
         if rows.labels is None or len(rows.train) < _RELATED or learned.samples < _RELATED:
             return
-        if learned.z > _UNRELATED or learned.target != rows.target:
+        if abs(learned.z) > _UNRELATED or learned.target != rows.target:
             return
+        if rows.is_class and len(rows.train) - largest_class(rows.labels) < _OTHERS:
+            return  # hardly any neighbour of a rare class could be of that class
         z = relation(rows.train, rows.labels, is_class=rows.is_class)
-        if z < _UNRELATED:
+        if abs(z) < _UNRELATED:
             yield Evidence(
                 where=rows.target,
                 measured=z,
@@ -557,10 +566,10 @@ class InputDetector(Detector):
         if overlap is None or overlap.seen < _FEW:
             return
         share = overlap.known / overlap.seen
-        # If two rows of validation are equal by nature, so are as many of training and validation.
-        pairs = 2 * (overlap.seen - overlap.distinct) / overlap.seen
-        natural = pairs * max(1.0, overlap.trained / overlap.seen)
-        if share > self.overlap_limit + _NATURAL * natural and overlap.known >= _FEW / 2:
+        if share > _ALL and _ALL < overlap.trained / overlap.distinct < 1 / _ALL:
+            return  # the training data as a whole: on purpose, to see whether the step works
+        is_telling = overlap.known >= _FEW / 2 and share > self.overlap_limit
+        if is_telling and share > self.overlap_limit + _NATURAL * _by_nature(overlap, leaks.rows):
             yield Evidence(
                 where=leaks.name,
                 measured=share,
@@ -569,6 +578,17 @@ class InputDetector(Detector):
                 f"of training ({share:.1%}), the limit is {self.overlap_limit:.1%}",
                 details={"known": overlap.known, "seen": overlap.seen, "trained": overlap.trained},
             )
+
+
+def _by_nature(overlap: Overlap, rows: Rows | None) -> float:
+    """Returns which share of validation is equal to a sample of training by chance, at most.
+
+    As often as two rows of one set are equal; never where rows have too much in them.
+    """
+    if rows is not None and are_distinct(rows.train):
+        return 0.0
+    pairs = (overlap.seen**2 + overlap.trained**2) / 2
+    return overlap.trained * (overlap.repeats + _RARE) / pairs
 
 
 def _given_away(leaks: Leaks) -> Iterator[Evidence]:

@@ -11,6 +11,9 @@ _NEIGHBOURS = 5
 _SHUFFLES = 200
 _EQUAL = 1e-6  # of the variance is left between a label and a column that is the label
 _ODD = 8  # samples with another label than the most frequent one, at least
+_CONTINUOUS = 0.5  # of the rows have a value of their own
+_SEVERAL = 4  # columns
+_COMPARED = 256  # rows
 _CLASSES = 32  # whose columns are looked for, at most
 
 
@@ -18,7 +21,8 @@ def relation(rows: Tensor, labels: Tensor, *, is_class: bool) -> float:
     """Returns how much more alike the labels of near neighbours are than those of any others.
 
     In standard deviations of what random labels would give, found by shuffling them; the share of
-    equal ones for classes, the product of ranks for values.
+    equal ones for classes, the product of ranks for values. Below 0 if they are less alike, which
+    is a relation too: that of a parity.
     """
     x = rows.double()
     x = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
@@ -36,10 +40,15 @@ def relation(rows: Tensor, labels: Tensor, *, is_class: bool) -> float:
     return float((agreement(y) - chance.mean()) / chance.std().clamp_min(1e-12))
 
 
+def largest_class(labels: Tensor) -> int:
+    """Returns how many samples the largest class has."""
+    return int(torch.unique(labels, return_counts=True)[1].max())
+
+
 def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
     """Returns the columns that are the label: one that equals it, or one for each class."""
     values, counts = torch.unique(labels, return_counts=True)
-    if rows.shape[1] < 2 or len(labels) - int(counts.max()) < _ODD:  # noqa: PLR2004
+    if rows.shape[1] < 2 or len(labels) - largest_class(labels) < _ODD:  # noqa: PLR2004
         return []
     if not is_class:
         close = (rows.double() - labels.unsqueeze(1)).abs().amax(0)
@@ -50,6 +59,23 @@ def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
     frequent = values[counts >= _ODD]
     found = [_same(rows, (labels == value).double()) for value in frequent]
     return [one[0] for one in found] if len(found) > 1 and all(found) else []
+
+
+def are_distinct(rows: Tensor) -> bool:
+    """Tells whether two rows cannot well be equal by chance.
+
+    Either some column hardly has two equal values, or rows that differ at all do so in several
+    columns. Of a few categories, there are as many near copies as there are copies.
+    """
+    rows = torch.unique(rows, dim=0)[:_COMPARED]
+    if len(rows) < 2:  # noqa: PLR2004
+        return False
+    ordered = rows.sort(0).values
+    different = 1 + (ordered[1:] != ordered[:-1]).sum(0)
+    if (different > _CONTINUOUS * len(rows)).any():
+        return True
+    apart = torch.stack([(rows != one).sum(1) for one in rows]).fill_diagonal_(rows.shape[1] + 1)
+    return bool(apart.amin(1).median() >= _SEVERAL)
 
 
 def _same(rows: Tensor, labels: Tensor) -> list[int]:

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 _ROWS = 32  # of both, at least
+_IQR = 1.349  # interquartile range of a normal distribution with deviation 1
+_SPLITS = 10  # of each set
+_CLOSE = 0.1  # and no distance to speak of
+_WIDE = 10.0  # times as wide: by then, halves of one set have little in common
+_FLAT = 0.5  # of the usual deviation: pixels that vary less are background
 
 
 @dataclass(frozen=True)
@@ -15,42 +20,89 @@ class Skew:
     """How two sets of rows differ.
 
     Attributes:
-        shift: By how many standard deviations the mean of a column differs, in the median column.
-        ratio: By what factor its standard deviation does, likewise; below 1 if validation has less.
-        column: The column that differs most in its place, relative to where most of it lies,
-        distance: by how many interquartile ranges; 0 where columns are pixels.
+        distance: How far apart the distributions of a column are, in the median column: the
+            Bhattacharyya distance of normal distributions with their places and deviations.
+        shift: By how many deviations their places differ, likewise,
+        ratio: and by what factor their deviations; below 1 if validation has less.
+        column: The column that differs most in its place,
+        gap: by how many interquartile ranges; 0 where columns are pixels.
+        widest: The column that validation spreads over a much wider range,
+        width: by what factor; likewise.
     """
 
+    distance: float
     shift: float
     ratio: float
     column: int
-    distance: float
+    gap: float
+    widest: int
+    width: float
 
 
 def skew(train: Tensor, validation: Tensor, *, is_image: bool) -> Skew | None:
     """Compares column by column; None if there is too little to compare."""
     if len(train) < _ROWS or len(validation) < _ROWS or train.shape[1] != validation.shape[1]:
         return None
-    one, other = train.double(), validation.double()
-    if not (one.isfinite().all() and other.isfinite().all()):
+    both = train.double(), validation.double()
+    if not all(one.isfinite().all() for one in both):
         return None
-    spreads = torch.stack([one.std(0), other.std(0)])
-    varied = (spreads > 1e-6 * (one.mean(0).abs() + other.mean(0).abs())).any(0)
+    return _compared(*both, is_image=is_image)
+
+
+def is_chance(found: Skew, train: Tensor, validation: Tensor, *, is_image: bool) -> bool:
+    """Tells whether random halves of one of the sets differ by half as much, just once."""
+    own = torch.Generator().manual_seed(0)
+    for rows in (train.double(), validation.double()):
+        for _ in range(_SPLITS):
+            one, other = rows[torch.randperm(len(rows), generator=own)].tensor_split(2)
+            halves = _compared(one, other, is_image=is_image)
+            if halves is not None and (
+                halves.distance > max(_CLOSE, found.distance / 2)
+                or halves.gap > max(1.0, found.gap / 2)
+                or halves.width > max(_WIDE, found.width / 2)
+            ):
+                return True
+    return False
+
+
+def _compared(one: Tensor, other: Tensor, *, is_image: bool) -> Skew | None:
+    both = one, other
+    quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    low, middle, high = torch.stack([one.quantile(quarters, dim=0) for one in both], dim=1)
+    means, deviations = (torch.stack([f(one) for one in both]) for f in (_mean, _deviation))
+    ranges = high - low
+    # Tails are no matter; but where most values are the same, they are all there is.
+    dense = (ranges > 0).all(0)
+    places = torch.where(dense, middle, means)
+    spreads = torch.where(dense, ranges / _IQR, deviations)
+    pooled = spreads.square().mean(0).sqrt()
+    varied = pooled > 1e-6 * means.abs().amax(0)
+    if is_image:
+        varied &= pooled > _FLAT * pooled.square().mean().sqrt()
     if not varied.any():
         return None
-    one, other, spreads = one[:, varied], other[:, varied], spreads[:, varied]
-    pooled = (spreads**2).mean(0).sqrt()
-    shift = (other.mean(0) - one.mean(0)).abs() / pooled
-    both = (spreads > 1e-6 * pooled).all(0)
-    ratios = (spreads[1] / spreads[0])[both]
-    ratio = float(ratios.log().median().exp()) if len(ratios) else 1.0
-    distance = torch.zeros_like(shift)
-    if not is_image:
-        middle = torch.tensor([0.25, 0.5, 0.75], dtype=one.dtype)
-        a, b = one.quantile(middle, dim=0), other.quantile(middle, dim=0)
-        range_ = torch.maximum(a[2] - a[0], b[2] - b[0])
-        dense = torch.minimum(a[2] - a[0], b[2] - b[0]) > 0
-        distance = torch.where(dense, (a[1] - b[1]).abs() / range_, 0.0)
-    column = int(distance.argmax())
-    place = int(varied.nonzero().flatten()[column])
-    return Skew(float(shift.median()), ratio, place, float(distance[column]))
+    shift = (places[1] - places[0]).abs() / pooled.clamp_min(1e-300)
+    least = spreads.clamp_min(1e-3 * pooled)
+    ratio = least[1] / least[0].clamp_min(1e-300)
+    distance = shift.square() / 8 + 0.5 * (pooled.square() / least.prod(0).clamp_min(1e-300)).log()
+    usable = dense & varied & (not is_image)
+    gap = torch.where(usable, (middle[1] - middle[0]).abs() / ranges.amax(0), 0.0)
+    # A narrower one is that of a later, shorter time.
+    width = torch.where(usable, ranges[1] / ranges[0], 0.0)
+    return Skew(
+        distance=float(distance[varied].median()),
+        shift=float(shift[varied].median()),
+        ratio=float(ratio[varied].median()),
+        column=int(gap.argmax()),
+        gap=float(gap.max()),
+        widest=int(width.argmax()),
+        width=float(width.max()),
+    )
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return rows.mean(0)
+
+
+def _deviation(rows: Tensor) -> Tensor:
+    return rows.std(0)

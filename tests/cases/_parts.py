@@ -47,3 +47,9 @@ def split() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torc
     order = torch.randperm(len(y))
     x, y = x[order], y[order]
     return (x[:1347], y[:1347]), (x[1347:], y[1347:])
+
+
+def unseen() -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns digits that are not among those of ``loader()``."""
+    x, y = digits(1797)
+    return x[1024:], y[1024:]

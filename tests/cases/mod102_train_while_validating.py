@@ -5,7 +5,7 @@ from __future__ import annotations
 from program import Program
 from torch import nn
 
-from cases._parts import Classifier, loader
+from cases._parts import Classifier, loader, unseen
 
 
 def net() -> nn.Module:
@@ -26,10 +26,15 @@ class LeftToLightning(Classifier):
 
 
 def sick() -> Program:
-    return Program(BackToTrain(net()), loader(), loader(shuffle=False), trainer={"max_epochs": 2})
+    return Program(
+        BackToTrain(net()), loader(), loader(*unseen(), shuffle=False), trainer={"max_epochs": 2}
+    )
 
 
 def healthy() -> Program:
     return Program(
-        LeftToLightning(net()), loader(), loader(shuffle=False), trainer={"max_epochs": 2}
+        LeftToLightning(net()),
+        loader(),
+        loader(*unseen(), shuffle=False),
+        trainer={"max_epochs": 2},
     )

@@ -6,7 +6,7 @@ from program import Program
 from torch import nn
 from torch.nn import functional as F
 
-from cases._parts import Classifier, loader
+from cases._parts import Classifier, loader, unseen
 
 
 class AlwaysDrops(nn.Module):
@@ -30,11 +30,17 @@ class Validated(Classifier):
 
 def sick() -> Program:
     return Program(
-        Validated(AlwaysDrops()), loader(), loader(shuffle=False), trainer={"max_epochs": 2}
+        Validated(AlwaysDrops()),
+        loader(),
+        loader(*unseen(), shuffle=False),
+        trainer={"max_epochs": 2},
     )
 
 
 def healthy() -> Program:
     return Program(
-        Validated(DropsInTraining()), loader(), loader(shuffle=False), trainer={"max_epochs": 2}
+        Validated(DropsInTraining()),
+        loader(),
+        loader(*unseen(), shuffle=False),
+        trainer={"max_epochs": 2},
     )

@@ -38,7 +38,7 @@ class Inputs(Measurement):
         target: What the loss compares the outputs with, if it is in the batch.
         tokens: Whether the main one is looked up in an embedding.
         identity: What tells samples apart, if the user says so.
-        has_masks: Whether masks say which of the samples count.
+        selects: Whether a mask says which of the samples count.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -57,7 +57,7 @@ class Inputs(Measurement):
     target: Place | None = None
     tokens: bool = False
     identity: Place | None = None
-    has_masks: bool = False
+    selects: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Inputs | None:
@@ -186,9 +186,7 @@ def _described(
         target=target or usual,
         tokens=main in embedded,
         identity=identity,
-        has_masks=any(
-            one.dtype is torch.bool or "mask" in _word(place) for place, one in tensors(batch)
-        ),
+        selects=any(one.dtype is torch.bool and one.shape == (count,) for _, one in leaves),
     )
 
 

@@ -12,7 +12,6 @@ from torch.utils.data import (
     DataLoader,
     IterableDataset,
     RandomSampler,
-    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -94,8 +93,6 @@ def _habits(sampler: Any) -> tuple[bool | None, bool | None]:
         return False, False
     if isinstance(sampler, DistributedSampler):
         return bool(sampler.shuffle), False
-    if isinstance(sampler, (range, list, tuple)) and not isinstance(sampler, Sampler):
-        return None, len(set(sampler)) < len(sampler)
     return None, None
 
 

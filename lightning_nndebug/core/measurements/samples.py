@@ -34,6 +34,7 @@ class Overlap:
         distinct: how many of them differ,
         known: and how many are equal to one of training.
         trained: How many samples of training are remembered, at the same rate.
+        repeats: How many pairs of samples of one set are equal, in an epoch and this validation.
         look: Which validation it is, counted from 1.
     """
 
@@ -41,6 +42,7 @@ class Overlap:
     distinct: int
     known: int
     trained: int
+    repeats: int
     look: int
 
 
@@ -195,7 +197,8 @@ class _Roll:
 
     def hear_validation(self, moment: Moment) -> bool:
         """Notes a batch of validation; returns whether this one is over."""
-        if self.validations >= _VALIDATIONS or not _validates_once(moment):
+        # A mask may choose other samples of the same batch for validation.
+        if self.validations >= _VALIDATIONS or self.inputs.selects or not _validates_once(moment):
             return False
         if moment.hook == "on_validation_batch_start":
             marks = self.inputs.fingerprints(moment.batch, self.weights)
@@ -214,6 +217,7 @@ class _Roll:
             distinct=len(set(kept)),
             known=sum(mark in self.train.marks for mark in kept),
             trained=len(self.train.marks),
+            repeats=_pairs(self.first_counts or self.counts) + _pairs(Counter(kept)),
             look=self.validations,
         )
         return self.batches > 0
@@ -285,6 +289,10 @@ class _Sketch:
         while len(self.marks) > _KEPT:
             self.mask = 2 * self.mask + 1
             self.marks = {mark for mark in self.marks if self.keeps(mark)}
+
+
+def _pairs(counts: Counter[int]) -> int:
+    return sum(count * (count - 1) for count in counts.values()) // 2
 
 
 def _validates_once(moment: Moment) -> bool:

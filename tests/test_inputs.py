@@ -1,0 +1,641 @@
+"""Inputs: what the rules make of hand-made measurements."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from cases._parts import Classifier, loader
+from program import Program, digits, fit, seed
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    get_worker_info,
+)
+
+from lightning_nndebug import InputDetector
+from lightning_nndebug.core.findings import Misconfiguration
+from lightning_nndebug.core.measurements.batches import Place
+from lightning_nndebug.core.measurements.first_layers import (
+    FirstLayer,
+    FirstLayers,
+    FirstNorm,
+    Recurrent,
+)
+from lightning_nndebug.core.measurements.foresight import Foresight
+from lightning_nndebug.core.measurements.inputs import Inputs, _described, new_weights
+from lightning_nndebug.core.measurements.leaks import Leaks
+from lightning_nndebug.core.measurements.learned import Learned, _cross
+from lightning_nndebug.core.measurements.loaders import TrainLoader
+from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
+from lightning_nndebug.core.measurements.padding import Padding
+from lightning_nndebug.core.measurements.rows import Rows
+from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Sketch
+from lightning_nndebug.core.measurements.succession import Succession, _judged, _moments
+from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
+
+# -- which tensors are inputs
+
+
+def found(batch, *calls: LossCall, embedded=(), **options) -> Inputs | None:
+    """What is found in a batch whose loss was called like this."""
+    asked = {"input_key": None, "target_key": None, "sample_id_key": None, **options}
+    heard = LossCalls(calls, frozenset(embedded))
+    return _described(Inputs, batch, heard, SimpleNamespace(**asked))
+
+
+def against(place: Place) -> LossCall:
+    """A loss whose target is there."""
+    return LossCall("mse_loss", torch.zeros(8, 1), torch.zeros(8, 1), (8, 1), place=place)
+
+
+X, Y = torch.randn(8, 5), torch.arange(8)
+
+
+class Pair(NamedTuple):
+    """A batch as a named tuple."""
+
+    image: torch.Tensor
+    target: torch.Tensor
+
+
+@dataclass
+class Sample:
+    """A batch as a dataclass."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("batch", "names"),
+    [
+        (X, ["batch"]),
+        ((X, Y), ["batch[0]"]),
+        ([X, Y], ["batch[0]"]),
+        ({"image": X, "label": Y}, ["batch['image']"]),
+        ({"image": X, "idx": Y, "lengths": Y, "mask": X > 0}, ["batch['image']"]),
+        ({"input_ids": Y.expand(5, 8).T, "attention_mask": X, "labels": Y}, ["batch['input_ids']"]),
+        (Pair(X, Y), ["batch.image"]),
+        (Sample(X, Y), ["batch.image"]),
+        ({"a": (X, Y), "b": (X + 1, Y)}, ["batch['a'][0]", "batch['b'][0]"]),
+        ((X, X + 1), ["batch[0]", "batch[1]"]),
+        ({"x": X, "edge_index": torch.zeros(2, 9)}, None),
+        ({"name": "a"}, None),
+    ],
+)
+def test_inputs_are_what_is_no_target_mask_length_or_number(batch, names) -> None:
+    """Whatever the structure of the batch is."""
+    inputs = found(batch)
+    assert (inputs and [str(one) for one in inputs.places]) == names
+
+
+def test_the_loss_tells_targets_that_no_name_tells() -> None:
+    """The second image of a pair is a target if the loss compares with it, else an input."""
+    second = Place().item(1)
+    assert len(found((X, X + 1)).places) == 2
+    inputs = found((X, X + 1), against(second))
+    assert inputs.places == (Place().item(0),)
+    assert inputs.target == second
+
+
+def test_what_is_to_be_restored_is_an_input() -> None:
+    """An autoencoder's target is its input; the labels beside it are neither."""
+    assert found((X, Y), against(Place().item(0))).places == (Place().item(0),)
+    assert found(X, against(Place())).places == (Place(),)
+
+
+def test_samples_may_come_second() -> None:
+    """Where time comes first, the number of targets tells where the samples are."""
+    inputs = found((torch.randn(20, 8, 3), Y))
+    assert inputs.axes == (1,)
+    assert inputs.read_main((torch.randn(20, 6, 3), Y[:6])).shape == (6, 20, 3)
+
+
+def test_a_key_that_is_not_there_is_told() -> None:
+    """With the keys that are."""
+    with pytest.raises(Misconfiguration, match="Its tensors are: image, label"):
+        found({"image": X, "label": Y}, input_key="images")
+    assert found({"a": X, "b": X}, input_key="b").main == Place().item("b")
+
+
+# -- fingerprints
+
+WEIGHTS = new_weights()
+
+
+def marks(x: torch.Tensor) -> list[int]:
+    """Fingerprints of a batch of one tensor."""
+    return Inputs((Place(),), (0,), Place()).fingerprints(x, WEIGHTS).tolist()
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.uint8,
+        torch.int64,
+        torch.bool,
+        torch.complex64,
+    ],
+)
+def test_equal_samples_and_no_others_have_equal_fingerprints(dtype) -> None:
+    """In every dtype, whatever the batch that they are in."""
+    x = torch.randint(0, 9, (2000, 30)).to(dtype)
+    both = torch.cat([x, x[:7]])
+    own = marks(both)
+    assert own[2000:] == own[:7]
+    assert len(set(marks(x))) == len({tuple(row) for row in x.tolist()})
+    assert marks(x[5:6]) == own[5:6]
+
+
+def test_memory_formats_do_not_change_a_fingerprint_from_batch_to_batch() -> None:
+    """And large samples are told apart by a part of their values."""
+    x = torch.randn(6, 3, 90, 91)
+    assert len(set(marks(x))) == 6
+    last = x.to(memory_format=torch.channels_last)
+    assert marks(last)[:2] == marks(last[:2])
+
+
+def test_a_blank_sample_has_no_fingerprint() -> None:
+    """A constant is no evidence that two samples are the same."""
+    assert marks(torch.tensor([[0.0, 0.0], [3.0, 3.0], [0.0, 3.0]]))[:2] == [-1, -1]
+    assert marks(torch.tensor([[0.0], [3.0]])) != [-1, -1]
+
+
+def test_fingerprints_draw_no_random_number() -> None:
+    """The global generator stays where it was."""
+    before = torch.get_rng_state()
+    marks(X)
+    new_weights()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_sketch_stays_small_and_keeps_the_same_samples_everywhere() -> None:
+    """Of two sets, it keeps the common ones in both."""
+    one, other = _Sketch(), _Sketch()
+    many = marks(torch.randn(150_000, 2))
+    one.add(many)
+    other.add(many[:10])
+    assert len(one.marks) <= 2**16
+    assert {mark for mark in other.marks if one.keeps(mark)} <= one.marks
+
+
+# -- the same again and again
+
+SAMPLES = Samples(name="batch[0]", size=32, batches=40, pairs=39, seen=1280, distinct=1280)
+LOADER = TrainLoader("RandomSampler", True, False, 5000, collates=True)
+
+
+def torch_rand(*shape: int) -> torch.Tensor:
+    """Uniform values that are always the same."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def fired(rule, *values) -> bool:
+    """Whether a rule says something."""
+    return bool(list(rule(*values)))
+
+
+@pytest.mark.parametrize(
+    ("samples", "sick"),
+    [
+        (replace(SAMPLES, alike=8), True),
+        (replace(SAMPLES, alike=8, blank=8), True),
+        (replace(SAMPLES, alike=7), False),  # environments that have just been reset
+        (SAMPLES, False),
+    ],
+)
+def test_constant_input(samples: Samples, sick: bool) -> None:
+    """Samples must all be the same, for many batches in a row."""
+    assert fired(InputDetector().constant_input, samples) == sick
+
+
+@pytest.mark.parametrize(
+    ("samples", "loader", "sick"),
+    [
+        (replace(SAMPLES, same=39), LOADER, True),
+        (replace(SAMPLES, same=19), LOADER, True),  # two workers with the same data
+        (replace(SAMPLES, same=5), LOADER, False),
+        (replace(SAMPLES, same=39), replace(LOADER, collates=False), False),  # [batch] * 40
+        (replace(SAMPLES, same=39), replace(LOADER, samples=32), False),  # all data in one batch
+        (replace(SAMPLES, same=5, pairs=5), LOADER, False),
+        (replace(SAMPLES, same=39, alike=40), LOADER, False),  # that is INP101
+    ],
+)
+def test_repeated_batch(samples: Samples, loader: TrainLoader, sick: bool) -> None:
+    """A batch that holds all the data, or that the user hands over ready-made, may come again."""
+    assert fired(InputDetector().repeated_batch, samples, loader) == sick
+
+
+DOUBLED = replace(SAMPLES, is_whole=True, distinct=640, often={2: 640})
+
+
+@pytest.mark.parametrize(
+    ("samples", "loader", "sick"),
+    [
+        (DOUBLED, LOADER, True),
+        (replace(DOUBLED, often={1: 320, 3: 320}), LOADER, False),  # drawn at random, perhaps
+        (replace(DOUBLED, often={1: 320, 3: 320}, steady=0.99), LOADER, True),
+        (replace(DOUBLED, often={1: 320, 3: 320}, steady=0.5), LOADER, False),
+        (replace(DOUBLED, by_class={0: 1.0, 1: 9.0}), LOADER, False),  # a rare class, on purpose
+        (replace(DOUBLED, by_class={0: 2.0, 1: 2.0}), LOADER, True),
+        (DOUBLED, replace(LOADER, replaces=True), False),
+        (DOUBLED, replace(LOADER, replaces=None), False),
+        (DOUBLED, replace(LOADER, collates=False), False),
+        (replace(DOUBLED, is_whole=False), LOADER, False),
+        (replace(DOUBLED, distinct=1200), LOADER, False),
+    ],
+)
+def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) -> None:
+    """Copies must be in the data, and nobody may have chosen them."""
+    rows = Rows("batch[0]", "", torch_rand(300, 5))
+    assert fired(InputDetector().duplicate_samples, samples, loader, rows) == sick
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct"),
+    [
+        (torch_rand(300, 3), True),
+        (torch_rand(300, 1), True),
+        (digits(300)[0], True),
+        ((3 * torch_rand(300, 4)).round(), False),
+        ((torch_rand(300, 30) < 0.1).float(), False),
+        (F.one_hot(torch.arange(300) % 5).float(), False),
+        (torch.zeros(300, 4), False),
+    ],
+)
+def test_rows_of_few_categories_repeat_by_nature(rows: torch.Tensor, distinct: bool) -> None:
+    """They have near copies as well; images and continuous columns have not."""
+    assert are_distinct(rows) == distinct
+    loads = InputDetector().duplicate_samples(DOUBLED, LOADER, Rows("batch[0]", "", rows))
+    assert bool(list(loads)) == distinct
+
+
+def test_drawing_with_replacement_and_repeated_data_sets_are_known() -> None:
+    """What the loader says of itself."""
+    data = TensorDataset(X, Y)
+
+    def read(loader) -> TrainLoader:
+        combined = SimpleNamespace(flattened=[loader])
+        trainer = SimpleNamespace(fit_loop=SimpleNamespace(_combined_loader=combined))
+        return TrainLoader.take(SimpleNamespace(trainer=trainer), SimpleNamespace())
+
+    assert read(DataLoader(data, shuffle=True)).shuffles is True
+    assert read(DataLoader(data)).shuffles is False
+    assert read(DataLoader(data, sampler=RandomSampler(data, replacement=True))).replaces is True
+    assert read(DataLoader(ConcatDataset([data] * 3), shuffle=True)).replaces is True
+    assert read(DataLoader(data, batch_sampler=[[0, 1], [2]])).shuffles is None
+    assert read([(X, Y)]) == TrainLoader("list")
+
+
+# -- scale
+
+
+def layer(x: torch.Tensor, **options) -> FirstLayer:
+    """A linear layer that gets this."""
+    made = FirstLayer(
+        name="net.0", kind="Linear", is_weighing=True, is_normed=False, place="batch[0]",
+        shape=tuple(x.shape), origin=tuple(x.shape), is_reinterpreted=False, features=x.shape[-1],
+        low=float(x.min()), high=float(x.max()), means=tuple(x.mean(0).tolist()),
+        deviations=tuple(x.std(0).tolist()),
+    )  # fmt: skip
+    return replace(made, **options)
+
+
+def first(*layers: FirstLayer, **options) -> FirstLayers:
+    """What a net with these first layers was given."""
+    return replace(
+        FirstLayers(layers, None, (), carries_state=False, samples=32, looks=1), **options
+    )
+
+
+U = torch_rand(64, 6)
+LARGE = torch.tensor([1.0, 1, 1, 1, 1, 900])
+
+
+@pytest.mark.parametrize(
+    ("one", "sick"),
+    [
+        (layer(255 * U), True),
+        (layer(LARGE * U), True),
+        (layer(U / 255), True),
+        (layer(2005 + 10 * U), True),
+        (layer(255 * U, is_normed=True), False),
+        (layer(255 * U, is_weighing=False), False),
+        (layer(U), False),
+        (layer(16 * U), False),
+        (layer((U > 0.99).float()), False),
+        (layer(0 * U), False),
+        (layer(torch.full((4, 2), float("nan"))), False),
+    ],
+)
+def test_unscaled_input(one: FirstLayer, sick: bool) -> None:
+    """Only what weighs its input suffers from its scale; a norm takes care of it."""
+    assert fired(InputDetector().unscaled_input, first(one)) == sick
+
+
+def test_only_the_norm_of_a_pretrained_net_knows_better() -> None:
+    """One that is new has nothing to compare with."""
+    rule = InputDetector().pretrained_mismatch
+    norm = FirstNorm("net.1", was_fresh=False, shift=0.4, ratio=1.3)
+    assert not fired(rule, first(norm=norm))
+    assert not fired(rule, first())
+    assert fired(rule, first(norm=replace(norm, shift=3.0)))
+    assert fired(rule, first(norm=replace(norm, ratio=0.2)))
+    assert not fired(rule, first(norm=replace(norm, ratio=90.0, was_fresh=True)))
+
+
+# -- axes
+
+IMAGES = layer(U, kind="Conv2d", shape=(8, 3, 20, 24), origin=(8, 20, 24, 3), is_reinterpreted=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "sick"),
+    [
+        (IMAGES, True),
+        (replace(IMAGES, is_reinterpreted=False), False),  # permuted
+        (replace(IMAGES, shape=(8, 1, 20, 24), origin=(8, 20, 24, 1)), False),
+        (replace(IMAGES, shape=(8, 28, 28, 1), origin=(8, 28, 28, 1)), True),
+        (replace(IMAGES, shape=(8, 64, 128, 1), origin=(8, 64, 128, 1)), False),  # a signal
+        (replace(IMAGES, shape=(8, 3, 24, 24), origin=(8, 1728)), False),
+        (replace(IMAGES, kind="Linear"), False),
+    ],
+)
+def test_images_with_their_channels_last(one: FirstLayer, sick: bool) -> None:
+    """A view of what is not a permutation, or rows that are taken for channels."""
+    assert fired(InputDetector().swapped_axes, first(one)) == sick
+
+
+@pytest.mark.parametrize(
+    ("batch_first", "shape", "sick"),
+    [
+        (False, (32, 20, 5), True),
+        (True, (20, 32, 5), True),
+        (True, (32, 20, 5), False),
+        (False, (20, 32, 5), False),
+        (False, (32, 32, 5), False),  # nobody can tell
+        (True, (64, 32, 5), False),  # two views of 32 samples, 32 points in time
+        (True, (1, 32, 5), False),
+    ],
+)
+def test_sequences_with_samples_for_time(batch_first: bool, shape, sick: bool) -> None:
+    """Where the samples are, and where the module takes them."""
+    one = Recurrent("net.lstm", "LSTM", batch_first, shape)
+    assert fired(InputDetector().swapped_axes, first(recurrent=(one,))) == sick
+
+
+# -- order
+
+
+def succession(x: torch.Tensor, y: torch.Tensor | None = None) -> Succession:
+    """Batches of 32."""
+    parts = zip(x.split(32), [None] * 99 if y is None else y.split(32), strict=False)
+    return _judged("batch[0]", [_moments(*part) for part in parts])
+
+
+@pytest.mark.parametrize("carries_state", [False, True])
+@pytest.mark.parametrize("shuffles", [False, None, True])
+def test_unshuffled_training(shuffles, carries_state: bool) -> None:
+    """Order is an illness if it means something, nobody shuffles, and no state is carried on."""
+    x = torch_rand(1024, 5)
+    loader, net = replace(LOADER, shuffles=shuffles), first(carries_state=carries_state)
+    rule = InputDetector().unshuffled_training
+    assert not fired(rule, succession(x), loader, net)
+    ordered = succession(x[x[:, 2].argsort()])
+    assert fired(rule, ordered, loader, net) == (shuffles is False and not carries_state)
+
+
+def test_an_order_of_classes_is_a_matter_of_cls103() -> None:
+    """What is sorted by class is sorted by all that tells the classes apart."""
+    y = torch.arange(1024) // 128
+    x = torch_rand(1024, 5) + y[:, None]
+    unshuffled = replace(LOADER, shuffles=False)
+    assert not fired(InputDetector().unshuffled_training, succession(x, y), unshuffled, first())
+    assert fired(InputDetector().unshuffled_training, succession(x, x[:, 0]), unshuffled, first())
+
+
+# -- training and validation
+
+
+@pytest.mark.parametrize(
+    ("overlap", "sick"),
+    [
+        (Overlap(200, 200, known=150, trained=1000, repeats=0, look=1), True),
+        (Overlap(200, 200, known=200, trained=1000, repeats=0, look=1), True),
+        (Overlap(200, 200, known=200, trained=200, repeats=0, look=1), False),  # fit(net, a, a)
+        (Overlap(200, 200, known=6, trained=1000, repeats=0, look=1), True),
+        (Overlap(1000, 1000, known=6, trained=9000, repeats=0, look=1), False),
+        (Overlap(200, 180, known=100, trained=1000, repeats=400, look=1), False),  # categories
+        (Overlap(200, 200, known=0, trained=1000, repeats=0, look=1), False),
+        (Overlap(4, 4, known=4, trained=1000, repeats=0, look=1), False),
+    ],
+)
+def test_samples_of_validation_in_training(overlap: Overlap, sick: bool) -> None:
+    """What repeats by nature is in both by nature."""
+    assert fired(InputDetector().train_val_overlap, Leaks("batch[0]", overlap)) == sick
+
+
+def test_copies_of_continuous_rows_are_no_chance() -> None:
+    """Oversampled before the split: half of all rows have a copy, in either set."""
+    overlap = Overlap(200, 180, known=100, trained=1000, repeats=400, look=1)
+    rows = Rows("batch[0]", "", torch_rand(300, 5))
+    assert fired(InputDetector().train_val_overlap, Leaks("batch[0]", overlap, rows))
+    rows = Rows("batch[0]", "", (4 * torch_rand(300, 5)).round())
+    assert not fired(InputDetector().train_val_overlap, Leaks("batch[0]", overlap, rows))
+
+
+@pytest.mark.parametrize(
+    ("make", "is_class", "columns"),
+    [
+        (lambda x, y: torch.cat([x, y[:, None]], 1), True, [5]),
+        (lambda x, y: torch.cat([x, 2 * y[:, None] - 1], 1), True, [5]),
+        (lambda x, y: torch.cat([x, F.one_hot(y.long()).float()], 1), True, [5, 6, 7, 8]),
+        (lambda x, y: torch.cat([x, y[:, None]], 1), False, [5]),
+        (lambda x, y: torch.cat([x, y[:, None] + 0.1 * x[:, :1]], 1), True, []),
+        (lambda x, y: torch.cat([x, 2 * y[:, None] + 1], 1), False, []),  # a task, if an easy one
+        (lambda x, y: y[:, None], True, []),
+        (lambda x, y: x, True, []),
+        (lambda x, y: 0 * x, True, []),
+    ],
+)
+def test_a_column_that_is_the_target(make, is_class: bool, columns: list[int]) -> None:
+    """Up to scale for classes, which are but names; to the letter for values."""
+    y = torch.arange(80) % 4
+    assert leak(make(torch_rand(80, 5), y.float()), y.double(), is_class=is_class) == columns
+
+
+@pytest.mark.parametrize(
+    ("foresight", "sick"),
+    [
+        (Foresight("batch", shift=1, change=0.5), True),
+        (Foresight("batch", shift=1, change=1e-6), False),
+        (Foresight("batch", shift=0, change=1e-6), True),  # causal, and asked for what it is given
+        (Foresight("batch", shift=0, change=0.5), False),  # restores a whole sequence
+    ],
+)
+def test_tokens_that_are_seen_ahead_of_time(foresight: Foresight, sick: bool) -> None:
+    """A language model must not see the next token, and must be asked for it."""
+    assert fired(InputDetector().train_val_overlap, Leaks("batch", foresight=foresight)) == sick
+
+
+NOISY = torch.cat([torch.full((200, 20), -1.0), torch_rand(200, 20)], 1)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "is_image", "sick"),
+    [
+        (U.repeat(2, 1), U, False, False),
+        (torch_rand(200, 6), 2 + torch_rand(99, 6), False, True),
+        (torch_rand(200, 6) - 0.5, 10 * (torch_rand(99, 6) - 0.5), False, True),
+        (torch_rand(200, 6), torch_rand(99, 6) * LARGE, False, True),  # another unit
+        (
+            torch_rand(200, 40),
+            torch_rand(99, 40) + F.one_hot(torch.tensor(3), 40) * 2,
+            False,
+            False,
+        ),
+        (NOISY + 0.3 * torch.randn(200, 40), NOISY, True, False),  # noise on a background
+        (U, 9 + U[:20], False, False),
+        (0 * U, 0 * U, False, False),
+        (U, U[:, :3] + 9, False, False),
+        (U, U.log().clamp_min(-9) * float("nan"), False, False),
+    ],
+)
+def test_train_val_skew(train, validation, is_image: bool, sick: bool) -> None:
+    """Most columns must be off, or one by very much."""
+    rows = Rows("batch[0]", "", train, validation=validation, is_image=is_image)
+    assert fired(InputDetector().train_val_skew, rows) == sick
+
+
+# -- labels
+
+
+def test_near_neighbours_tell_whether_labels_mean_anything() -> None:
+    """For classes and for values; the score of random labels is that of chance."""
+    x, y = digits(400)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    assert relation(x, y, is_class=True) > 20
+    assert abs(relation(x, y[order], is_class=True)) < 3
+    assert relation(x, x[:, 20] + x[:, 40], is_class=False) > 5
+    assert abs(relation(x, (x[:, 20] + x[:, 40])[order], is_class=False)) < 3
+
+
+@pytest.mark.parametrize(
+    ("shuffled", "learned", "sick"),
+    [
+        (True, Learned(z=0.3, samples=400, target="batch[1]"), True),
+        (True, Learned(z=9.0, samples=400, target="batch[1]"), False),  # a parity, at last
+        (True, Learned(z=0.3, samples=100, target="batch[1]"), False),
+        (True, Learned(z=0.3, samples=400, target="batch[2]"), False),
+        (False, Learned(z=0.3, samples=400, target="batch[1]"), False),  # not learned yet
+    ],
+)
+def test_unrelated_labels(shuffled: bool, learned: Learned, sick: bool) -> None:
+    """Neither neighbours nor the net may see anything in them."""
+    x, y = digits(400)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    labels = (y[order] if shuffled else y).double()
+    rows = Rows("batch[0]", "batch[1]", x, labels, is_class=True)
+    assert fired(InputDetector().unrelated_labels, rows, learned) == sick
+
+
+def test_agreement_has_the_variance_that_it_says() -> None:
+    """Over random orders of the labels."""
+    a, b = (torch.randn(40, 3) for _ in range(2))
+    a, b = a - a.mean(0), b - b.mean(0)
+    sums = torch.stack([_cross(a, b[torch.randperm(40)])[0] for _ in range(4000)])
+    assert float(sums.var() / _cross(a, b)[1]) == pytest.approx(1.0, abs=0.1)
+    assert abs(float(sums.mean() / sums.std())) < 0.1
+
+
+def test_advice() -> None:
+    """Few samples and much padding are told, and no more."""
+    detector = InputDetector()
+    few = replace(SAMPLES, is_whole=True, distinct=60, class_sizes={0: 57, 1: 3})
+    assert fired(detector.too_few_samples, few)
+    assert not fired(detector.too_few_samples, replace(few, class_sizes={0: 30, 1: 30}))
+    assert not fired(detector.too_few_samples, replace(few, class_sizes=dict(Counter(range(60)))))
+    assert fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.8))
+    assert not fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.4))
+
+
+# -- whole runs
+
+
+class Stream(IterableDataset):
+    """Samples in order; split between the workers, or not."""
+
+    def __init__(self, *, split: bool) -> None:
+        self.x, self.y = digits(640)
+        self.split = split
+
+    def __iter__(self):
+        info = get_worker_info()
+        start, step = (info.id, info.num_workers) if self.split and info else (0, 1)
+        yield from ((self.x[i], self.y[i]) for i in range(start, len(self.y), step))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_workers_that_all_read_the_whole_stream(split: bool) -> None:
+    """Every batch comes once from each worker, unless the stream is split."""
+    seed()
+    detector = InputDetector()
+    train = DataLoader(Stream(split=split), batch_size=32, num_workers=2)
+    fit(Program(Classifier(), train, trainer={"max_epochs": 1}), detector)
+    assert [one.code for one in detector.findings] == ([] if split else ["INP102"])
+
+
+def test_an_input_that_the_step_scales_is_scaled() -> None:
+    """What counts is what the first layer gets."""
+    x, y = digits()
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    class Scaling(Classifier):
+        def forward(self, x):
+            return self.net(x / 127.5 - 1)
+
+    detector = InputDetector()
+    fit(Program(Scaling(net), loader((x + 1) * 127.5, y), trainer={"max_steps": 12}), detector)
+    assert not detector.findings
+
+
+class Language(pl.LightningModule):
+    """Predicts the next token."""
+
+    def __init__(self, *, both_ways: bool) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
+        self.rnn = nn.GRU(16, 8 if both_ways else 16, batch_first=True, bidirectional=both_ways)
+
+    def training_step(self, batch, batch_idx):
+        (ids,) = batch
+        logits = self.head(self.rnn(self.embed(ids))[0])
+        return F.cross_entropy(logits[:, :-1].reshape(-1, 30), ids[:, 1:].reshape(-1))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_language_model_that_sees_the_next_token(both_ways: bool) -> None:
+    """It is tried out, once, in a sandbox."""
+    seed()
+    train = DataLoader(TensorDataset(torch.randint(30, (256, 12))), batch_size=16)
+    detector = InputDetector()
+    fit(Program(Language(both_ways=both_ways), train, trainer={"max_epochs": 1}), detector)
+    assert [one.code for one in detector.findings] == ["INP203"] * both_ways
