@@ -20,6 +20,8 @@ from .gradients import GradientDetector as GradientDetector
 from .learning_rate import LearningRateDetector as LearningRateDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
+from .preflight import PreflightDetector as PreflightDetector
+from .preflight import check as check
 from .suite import NNDebug as NNDebug
 
 __version__ = "0.1.0"

@@ -13,6 +13,7 @@ from .gradients import GradientDetector
 from .learning_rate import LearningRateDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
+from .preflight import PreflightDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,
@@ -23,6 +24,9 @@ DETECTORS: tuple[type[Detector], ...] = (
     GeneralizationDetector,
     CrashDetector,
 )
+
+# Those that cost more than a run of theirs should: added by the user, or not at all.
+OPTIONAL: tuple[type[Detector], ...] = (PreflightDetector,)
 
 
 class NNDebug(Detector):

@@ -9,6 +9,7 @@ from cases import CASES
 from program import fit, seed
 
 from lightning_nndebug import RULES, NNDebug
+from lightning_nndebug.suite import OPTIONAL
 
 
 def code_of(name: str) -> str:
@@ -16,11 +17,17 @@ def code_of(name: str) -> str:
     return name.partition("_")[0].upper()
 
 
+def suite_for(name: str) -> NNDebug:
+    """The whole suite; an optional detector is added for its own cases."""
+    code = code_of(name)
+    return NNDebug(detectors=[one() for one in OPTIONAL if RULES[code][0] is one])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_sick_case_fires_its_code_and_no_other(name: str) -> None:
     """The illness is named, and nothing else is, at WARNING or above."""
     seed(0)
-    suite = NNDebug()
+    suite = suite_for(name)
     crashes = code_of(name).startswith("ERR")
     with pytest.raises(Exception) if crashes else nullcontext():  # noqa: PT011 -- torch's
         fit(CASES[name].sick(), suite)
@@ -35,7 +42,7 @@ def test_a_sick_case_fires_its_code_and_no_other(name: str) -> None:
 def test_a_healthy_twin_is_silent(name: str, value: int) -> None:
     """The fix that is printed cures the case."""
     seed(value)
-    suite = NNDebug()
+    suite = suite_for(name)
     fit(CASES[name].healthy(), suite)
     loud = [one for one in suite.findings if one.severity != "info" or one.code == code_of(name)]
     assert not loud, "\n".join(map(str, loud))
