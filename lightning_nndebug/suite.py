@@ -19,6 +19,7 @@ from .nonfinite import NonFiniteDetector
 from .outputs import OutputDetector
 from .structure import StructureDetector
 from .updates import UpdateDetector
+from .preflight import PreflightDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,
@@ -35,6 +36,9 @@ DETECTORS: tuple[type[Detector], ...] = (
     GeneralizationDetector,
     CrashDetector,
 )
+
+# Those that cost more than a run of theirs should: added by the user, or not at all.
+OPTIONAL: tuple[type[Detector], ...] = (PreflightDetector,)
 
 
 class NNDebug(Detector):

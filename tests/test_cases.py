@@ -9,6 +9,7 @@ from cases import CASES
 from program import fit, seed
 
 from lightning_nndebug import RULES, NNDebug, Severity
+from lightning_nndebug.suite import OPTIONAL
 
 
 def code_of(name: str) -> str:
@@ -16,12 +17,17 @@ def code_of(name: str) -> str:
     return name.partition("_")[0].upper()
 
 
+def suite_for(name: str) -> NNDebug:
+    """The whole suite; an optional detector is added for its own cases."""
+    code = code_of(name)
+    return NNDebug(detectors=[one() for one in OPTIONAL if RULES[code][0] is one])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_sick_case_leads_with_its_code(name: str) -> None:
     """The illness is named, and all else that is told, at WARNING or above, follows from it."""
     seed(0)
-    suite = NNDebug()
-    code = code_of(name)
+    suite, code = suite_for(name), code_of(name)
     with pytest.raises(Exception) if code.startswith("ERR") else nullcontext():  # noqa: PT011 -- torch's
         fit(CASES[name].sick(), suite)
     leading = {one.code for one in suite.findings if one.severity != "info" and not one.caused_by}
@@ -35,7 +41,7 @@ def test_a_sick_case_leads_with_its_code(name: str) -> None:
 def test_a_healthy_twin_is_silent(name: str, value: int) -> None:
     """The fix that is printed cures the case."""
     seed(value)
-    suite = NNDebug()
+    suite = suite_for(name)
     fit(CASES[name].healthy(), suite)
     loud = [one for one in suite.findings if one.severity != "info" or one.code == code_of(name)]
     assert not loud, "\n".join(map(str, loud))

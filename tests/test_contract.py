@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from lightning_nndebug import NNDebug
-from lightning_nndebug.suite import DETECTORS
+from lightning_nndebug.suite import DETECTORS, OPTIONAL
 from lightning_nndebug.testing import CHECKS
 
 SLOW = {"check_ddp"}
 
 
-@pytest.mark.parametrize("kind", [NNDebug, *DETECTORS], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [NNDebug, *DETECTORS, *OPTIONAL], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(
     "check",
     [pytest.param(one, marks=pytest.mark.slow if one.__name__ in SLOW else ()) for one in CHECKS],

@@ -50,6 +50,15 @@ else:
             return super().__new__(cls)
 
 
+def trainer_class(module: Any) -> Any:
+    """Returns the Trainer of the namespace that a LightningModule is of."""
+    roots = {kind.__module__.partition(".")[0] for kind in type(module).__mro__}
+    name = next((one for one in _NAMESPACES if one.partition(".")[0] in roots), None)
+    if name is None:
+        raise TypeError(f"A LightningModule is needed, got {type(module).__name__}.")
+    return importlib.import_module(name).Trainer
+
+
 def step_axis(trainer: Any) -> int:
     """Returns the x-axis of ``self.log``: batches that ended in an optimizer step.
 
