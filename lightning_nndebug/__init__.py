@@ -24,9 +24,9 @@ from .losses import LossDetector as LossDetector
 from .modes import ModeDetector as ModeDetector
 from .nonfinite import NonFiniteDetector as NonFiniteDetector
 from .outputs import OutputDetector as OutputDetector
-from .structure import StructureDetector as StructureDetector
 from .preflight import PreflightDetector as PreflightDetector
 from .preflight import check as check
+from .structure import StructureDetector as StructureDetector
 from .suite import NNDebug as NNDebug
 from .updates import UpdateDetector as UpdateDetector
 

@@ -17,9 +17,9 @@ from .losses import LossDetector
 from .modes import ModeDetector
 from .nonfinite import NonFiniteDetector
 from .outputs import OutputDetector
+from .preflight import PreflightDetector
 from .structure import StructureDetector
 from .updates import UpdateDetector
-from .preflight import PreflightDetector
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFiniteDetector,

@@ -85,6 +85,7 @@ class Session:
         self._prices: dict[Ask, float] = {}
         self._bills: dict[Ask, float] = defaultdict(float)
         self._due: set[Ask] = set()
+        self._tried: set[Ask] = set()
         self._fresh: set[Ask] = set()
         self._requested: set[type[Measurement]] = set()
         self._moment: Moment | None = None
@@ -143,6 +144,7 @@ class Session:
             take=self._take_for_another, request=self._requested.add, directory=self.directory,
             **context,
         )  # fmt: skip
+        self._tried.clear()
         self._fresh.clear()
         is_rest = self._rest.now and hook in _OF_A_BATCH
         for ask in () if is_rest else self._preparing[hook]:
@@ -199,11 +201,12 @@ class Session:
             self._timed(ask, ask.kind.prepare, moment, self._memory(ask))
 
     def _take(self, ask: Ask, moment: Moment) -> None:
-        if ask in self._fresh:
+        if ask in self._tried:  # another one needed it
             return
         is_due = ask in self._due if ask.kind.prepares else self._is_due(ask)
         if not is_due:
             return
+        self._tried.add(ask)
         value = self._timed(ask, ask.kind.take, moment, self._memory(ask))
         if value is None:
             return
@@ -220,7 +223,8 @@ class Session:
         is_rest = self._rest.now and moment is not None and moment.hook in _OF_A_BATCH
         if ask in self.values or moment is None or (is_rest and not kind.restless):
             return self.values.get(ask)
-        if moment.hook in kind.hooks:
+        if moment.hook in kind.hooks and ask not in self._tried:
+            self._tried.add(ask)
             value = self._timed(ask, kind.take, moment, self._memory(ask))
             if value is not None:
                 self.values[ask] = value
