@@ -379,8 +379,8 @@ class InputDetector(Detector):
 
         When it is fine:
             All of the training data are validated, or of several sets one is a part of them: that
-            is taken for intention, and not reported. Whole sequences are to be restored from a code. Rows of few categories,
-            which repeat by nature, are not reported.
+            is taken for intention, and not reported. Whole sequences are to be restored from a
+            code. Rows of few categories, which repeat by nature, are not reported.
 
         References:
             kaufman2012leakage, kapoor2023leakage
