@@ -247,6 +247,7 @@ class GeneralizationDetector(Detector):
             "CLS104",
             "CLS106",
             "INP202",
+            "INP204",
             "MOD102",
             "MOD103",
             "MOD105",

@@ -124,7 +124,7 @@ class GradientDetector(Detector):
     @rule(
         "GRD102",
         severity=Severity.WARNING,
-        caused_by=["ACT101", "ACT102", "INP103", "LOS102", "UPD104"],
+        caused_by=["ACT101", "ACT102", "ACT103", "INP103", "LOS102", "UPD104"],
     )
     def vanishing_gradient(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """The gradient dies on its way to the first layers, so they hardly learn.
@@ -166,7 +166,11 @@ class GradientDetector(Detector):
             details={"gradients": {one.name: one.gradient for one in flow.reached}},
         )
 
-    @rule("GRD103", severity=Severity.ERROR, caused_by=["LOS107", "MOD104", "STR105", "UPD104"])
+    @rule(
+        "GRD103",
+        severity=Severity.ERROR,
+        caused_by=["ACT101", "LOS107", "MOD104", "STR105", "UPD104"],
+    )
     def missing_gradient(self, reach: Reach) -> Iterator[Evidence]:
         """The loss depends on these parameters, but no gradient ever comes to them.
 

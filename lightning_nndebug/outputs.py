@@ -60,8 +60,11 @@ class OutputDetector(Detector):
             "INP101",
             "INP102",
             "INP103",
+            "LOS101",
             "LOS102",
             "LOS103",
+            "LOS105",
+            "LOS106",
             "LOS107",
             "LOS109",
             "LRN101",
@@ -159,6 +162,7 @@ class OutputDetector(Detector):
         caused_by=[
             "ACT101",
             "ACT102",
+            "ACT103",
             "GRD102",
             "GRD104",
             "INP101",
@@ -240,7 +244,7 @@ class OutputDetector(Detector):
                 message=f"a softmax over a single unit, of shape {alone.shape}{_at(alone.line)}",
             )
 
-    @rule("OUT105", severity=Severity.ERROR)
+    @rule("OUT105", severity=Severity.ERROR, caused_by=["INP104"])
     def mixed_batch(self, sensitivity: Sensitivity) -> Iterator[Evidence]:
         """What the net answers for one sample depends on the other samples of the batch.
 

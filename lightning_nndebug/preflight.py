@@ -33,7 +33,11 @@ class PreflightDetector(Detector):
     steps: int = threshold(default=100, source="benchmarks/results/preflight.md", minimum=1)
     left: float = threshold(default=0.2, source="benchmarks/results/preflight.md", maximum=1.0)
 
-    @rule("PRE101", severity=Severity.WARNING)
+    @rule(
+        "PRE101",
+        severity=Severity.WARNING,
+        caused_by=["ACT", "GRD", "INP", "LOS", "LRN101", "MOD", "OUT", "UPD"],
+    )
     def cannot_overfit_one_batch(self, rehearsal: Rehearsal) -> Iterator[Evidence]:
         """The module cannot learn a single batch by heart.
 

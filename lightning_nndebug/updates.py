@@ -275,7 +275,7 @@ class UpdateDetector(Detector):
     @rule(
         "UPD105",
         severity=Severity.WARNING,
-        caused_by=["GRD101", "GRD106", "INP103", "LOS108", "LOS109", "LRN101"],
+        caused_by=["GRD101", "GRD106", "INP103", "LOS108", "LOS109", "LRN101", "UPD103", "UPD104"],
     )
     def diverging_weights(self, updates: SampledUpdates) -> Iterator[Evidence]:
         """Weights grow without end.

@@ -59,7 +59,7 @@ class CrashDetector(Detector):
         """
         yield from _explained("shape_mismatch", crash, shapes)
 
-    @rule("ERR102", severity=Severity.ERROR)
+    @rule("ERR102", severity=Severity.ERROR, caused_by=["CLS105"])
     def index_out_of_range(self, crash: Crash) -> Iterator[Evidence]:
         """An index or a class number is larger than what it points into, or negative.
 
@@ -161,7 +161,7 @@ class CrashDetector(Detector):
         """
         yield from _explained("out_of_memory", crash, memory)
 
-    @rule("ERR106", severity=Severity.ERROR)
+    @rule("ERR106", severity=Severity.ERROR, caused_by=["LOS107", "MOD104"])
     def no_gradient(self, crash: Crash) -> Iterator[Evidence]:
         """The loss does not lead back to any parameter.
 
@@ -238,7 +238,7 @@ class CrashDetector(Detector):
         """
         yield from _explained("modified_in_place", crash, overwritten)
 
-    @rule("ERR109", severity=Severity.ERROR)
+    @rule("ERR109", severity=Severity.ERROR, caused_by=["STR105"])
     def unused_parameters(self, crash: Crash) -> Iterator[Evidence]:
         """In distributed training, some parameters had no part in the loss.
 

@@ -236,7 +236,11 @@ class LearningRateDetector(Detector):
                     fixes=(found.fix,),
                 )
 
-    @rule("LRN105", severity=Severity.WARNING, caused_by=["CLS103", "GRD101", "INP103", "LRN101"])
+    @rule(
+        "LRN105",
+        severity=Severity.WARNING,
+        caused_by=["CLS103", "GRD101", "INP103", "LRN101", "UPD105"],
+    )
     def recurring_spikes(self, loss: Loss) -> Iterator[Evidence]:
         """The loss jumps up again and again, and each time training has to recover.
 

@@ -92,7 +92,18 @@ class LossDetector(Detector):
     @rule(
         "LOS101",
         severity=Severity.WARNING,
-        caused_by=["ACT103", "CLS105", "INP103", "LOS102", "LOS103", "LOS109", "UPD104"],
+        caused_by=[
+            "ACT103",
+            "CLS103",
+            "CLS105",
+            "INP102",
+            "INP103",
+            "INP201",
+            "LOS102",
+            "LOS103",
+            "LOS109",
+            "UPD104",
+        ],
     )
     def initial_loss_off_chance(self, fits: Fits) -> Iterator[Evidence]:
         """The untrained net is not ignorant but wrong, and sure of it.

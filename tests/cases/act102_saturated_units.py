@@ -7,6 +7,8 @@ from torch import nn
 
 from cases._parts import Classifier, loader
 
+LEAD = "UPD104"  # which finds the cause
+
 
 def wide(weight):
     nn.init.normal_(weight, std=2.0)

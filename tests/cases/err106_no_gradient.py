@@ -7,6 +7,8 @@ from program import Program
 
 from cases._parts import Classifier, loader
 
+LEAD = "LOS107"  # which finds the cause
+
 
 class Anew(Classifier):
     def training_step(self, batch, batch_idx):
