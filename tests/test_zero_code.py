@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 class Net(pl.LightningModule):
     def __init__(self, width: int = 8):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(4, width), nn.Dropout(), nn.Linear(width, 1)).{mode}()
+        self.net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(), nn.Linear(width, 1)).{mode}()
 
     def training_step(self, batch, batch_idx):
         return (self.net(batch[0]) - batch[1]).pow(2).mean()
@@ -103,6 +103,11 @@ def nndebug(environment: dict[str, str], *arguments: object) -> subprocess.Compl
     return python(environment, "-m", "lightning_nndebug", *arguments)
 
 
+def alarms(run: subprocess.CompletedProcess) -> list[str]:
+    """The codes that a run has printed as JSON, without mere advice."""
+    return [one["code"] for one in json.loads(run.stdout) if one["severity"] != "info"]
+
+
 @pytest.mark.slow
 def test_the_variable_brings_the_suite(tmp_path, installed) -> None:
     """The finding is printed, and a run of ``lightning`` does not import ``pytorch_lightning``."""
@@ -128,7 +133,7 @@ def test_run_passes_the_scripts_exit_code_and_output_on(tmp_path, installed) -> 
     """A script that ends with 3 ends with 3; with --format json stdout is JSON and nothing else."""
     path = script(tmp_path, code=3, mode="train")
     run = nndebug(installed, "run", "--no-report", "--format", "json", path)
-    assert (run.returncode, json.loads(run.stdout)) == (3, [])
+    assert (run.returncode, alarms(run)) == (3, [])
     assert "arguments:" in run.stderr
 
 
@@ -137,7 +142,7 @@ def test_run_takes_a_script_of_pytorch_lightning(tmp_path, installed) -> None:
     """Its Trainer asks under another name for the same callbacks."""
     path = script(tmp_path, namespace="pytorch_lightning")
     run = nndebug(installed, "run", "--no-report", "--ignore", "GRD", "--format", "json", path)
-    assert [one["code"] for one in json.loads(run.stdout)] == ["MOD101"]
+    assert alarms(run) == ["MOD101"]
 
 
 @pytest.mark.slow
