@@ -1,33 +1,27 @@
 """A linter for training runs: Lightning callbacks that name what makes a run sick."""
 
-from .activations import ActivationDetector as ActivationDetector
-from .class_balance import ClassBalanceDetector as ClassBalanceDetector
-from .core.detector import RULES as RULES
-from .core.detector import Detector as Detector
-from .core.detector import rule as rule
-from .core.detector import state as state
-from .core.detector import threshold as threshold
-from .core.detector import vital as vital
-from .core.findings import Evidence as Evidence
-from .core.findings import Finding as Finding
-from .core.findings import Severity as Severity
-from .core.findings import TrainingHalted as TrainingHalted
-from .core.measurements import Cadence as Cadence
-from .core.measurements import Measurement as Measurement
-from .core.measurements import Moment as Moment
-from .crashes import CrashDetector as CrashDetector
-from .generalization import GeneralizationDetector as GeneralizationDetector
-from .gradients import GradientDetector as GradientDetector
-from .inputs import InputDetector as InputDetector
-from .learning_rate import LearningRateDetector as LearningRateDetector
-from .losses import LossDetector as LossDetector
-from .modes import ModeDetector as ModeDetector
-from .nonfinite import NonFiniteDetector as NonFiniteDetector
-from .outputs import OutputDetector as OutputDetector
-from .preflight import PreflightDetector as PreflightDetector
-from .preflight import check as check
-from .structure import StructureDetector as StructureDetector
-from .suite import NNDebug as NNDebug
-from .updates import UpdateDetector as UpdateDetector
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch and the detectors when they are first asked for.
+
+    So that ``NNDEBUG`` costs nothing where it is off, ``nndebug report`` needs no torch, and a
+    script under ``nndebug run`` imports torch and Lightning itself, in its own order.
+    """
+    if name.startswith("__") or find_spec(f"{__name__}.{name}"):  # a module imports itself
+        raise AttributeError(name)
+    names = import_module(f"{__name__}.public")
+    try:
+        return getattr(names, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -3,25 +3,63 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import json
+import sys
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .core.findings import Finding
+
 app = typer.Typer(
-    name="nndebug", help="A linter for training runs.", no_args_is_help=True, add_completion=False
-)
+    name="nndebug", help="A linter for training runs.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,  # what a script raises under `run` looks as it does without us
+)  # fmt: skip
 _STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
+_FOUND = 1  # the exit code of `check` if there is a finding, as that of any linter
+
+
+class Form(str, Enum):
+    """How findings are printed."""
+
+    text = "text"
+    json = "json"
+    sarif = "sarif"
+
+
+class Level(str, Enum):
+    """What stops a run."""
+
+    error = "error"
+    warning = "warning"
+    info = "info"
+
+
+_Form = Annotated[Form, typer.Option("--format", help="How findings are printed.")]
+_Select = Annotated[
+    list[str] | None, typer.Option(help="Codes or prefixes of the rules to use. May be repeated.")
+]
+_Ignore = Annotated[
+    list[str] | None, typer.Option(help="Codes or prefixes to leave out. May be repeated.")
+]
+_HaltOn = Annotated[
+    Level | None, typer.Option(help="Stop on a finding at least this severe, with exit code 86.")
+]
 
 
 @app.command()
 def demo(
-    directory: Annotated[Path, typer.Option(help="Where the records of the runs go.")] = Path(
+    directory: Annotated[Path, typer.Option(help="Where records and reports go.")] = Path(
         "nndebug_demo"
     ),
 ) -> None:
@@ -29,6 +67,106 @@ def demo(
     from .demo import main
 
     main(directory)
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def run(
+    script: Annotated[str, typer.Argument(help="The script; with --module, a module's name.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="Its own arguments.")] = None,
+    *,
+    module: Annotated[bool, typer.Option("--module", "-m", help="As python -m does.")] = False,
+    halt_on: _HaltOn = None,
+    select: _Select = None,
+    ignore: _Ignore = None,
+    form: _Form = Form.text,
+    report: Annotated[bool, typer.Option(help="Write report.html when a run ends.")] = True,
+) -> None:
+    """Runs an unmodified script with the suite in every Trainer.
+
+    The exit code is the script's own, or 86 if a finding has stopped it.
+    """
+    from .script import run as run_script
+    from .zero_code import FOUND
+
+    options = {"halt_on": halt_on, "select": select, "ignore": ignore, "report": report}
+    quiet = form is not Form.text
+    code = run_script(script, arguments or [], options, module=module, quiet=quiet)
+    if quiet:
+        _print(FOUND, form)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run's log directory, or its record.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; next to the record if none.")
+    ] = None,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="Print the findings instead of a report.")
+    ] = None,
+) -> None:
+    """Draws the report of a run, be it over, killed, or still going on."""
+    from .core.findings import Finding
+    from .core.record import find
+    from .report import Story, write
+
+    file = _or_quit(find, run_dir)
+    if form is not None:
+        _print([Finding.from_dict(one) for one in Story.read(file).findings], form)
+        return
+    target = output or file.parent / "report.html"
+    write(Story.read(file), target)
+    typer.echo(target)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="A run's log directory, or its record.")],
+    run_b: Annotated[Path, typer.Argument(help="Another one.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Says what differs between two runs: how they were set up, fared, and fell ill."""
+    from .core.record import find
+    from .report import Story
+    from .report.compare import differences
+
+    stories = [Story.read(_or_quit(find, one)) for one in (run_a, run_b)]
+    sections = differences(*stories)
+    if as_json:
+        typer.echo(json.dumps(sections, indent=2, default=str))
+        return
+    console = Console()
+    console.print(f"[bold]A[/]  {run_a}\n[bold]B[/]  {run_b}\n", highlight=False)
+    for heading, rows in sections.items():
+        table = Table(title=heading, title_justify="left", title_style="bold", box=None)
+        for column in ("", "A", "B"):
+            table.add_column(column, overflow="fold", header_style="bold")
+        for name, (a, b) in rows.items():
+            table.add_row(name, str(a), str(b))
+        console.print(table if rows else f"[bold]{heading}[/]: no difference")
+        console.print()
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="Returns (module, data)")],
+    *,
+    steps: Annotated[int, typer.Option(min=1, help="Given to learn one batch by heart.")] = 100,
+    form: _Form = Form.text,
+) -> None:
+    """Rehearses a training with one batch before it starts: on a copy, for CI.
+
+    The factory takes nothing and returns a LightningModule with a dataloader or data module for
+    it. The exit code is 1 if there is a warning or an error.
+    """
+    import lightning_nndebug
+
+    module, data = _made(target)
+    findings = lightning_nndebug.check(module, data, steps=steps)
+    _print(findings, form)
+    raise typer.Exit(_FOUND if any(one.severity != "info" for one in findings) else 0)
 
 
 @app.command()
@@ -93,3 +231,30 @@ def page(code: str) -> str:
             is_list = f"{heading}:\n    - " in text
             lines += ["", f"## {heading}", "", *(bullets if is_list else entries)]
     return "\n".join(lines) + "\n"
+
+
+def _print(findings: Sequence[Finding], form: Form) -> None:
+    from .core.formats import render
+
+    typer.echo(render(findings, form.value))
+
+
+def _or_quit(find: Any, path: Path) -> Path:
+    try:
+        return Path(find(path))
+    except FileNotFoundError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _made(target: str) -> tuple[Any, Any]:
+    """Calls what ``package.module:factory`` names."""
+    name, _, attribute = target.partition(":")
+    sys.path.insert(0, "")  # the user's modules are where the user is
+    try:
+        factory = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        typer.echo(f"There is no {target!r}: {error}. Expected MODULE:FACTORY.", err=True)
+        raise typer.Exit(2) from None
+    module, data = factory()
+    return module, data

@@ -80,8 +80,8 @@ class _PerImage(_Digits):
 
 def _backbone() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 32), nn.ReLU(),
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ def main(directory: Path) -> None:
     """Runs the demo.
 
     Args:
-        directory: Gets one folder per run, each with the run's record.
+        directory: Gets one folder per run, each with the run's record and report.
 
     Raises:
         SystemExit: If scikit-learn, which ships the digits, is not installed.
@@ -124,14 +124,14 @@ def main(directory: Path) -> None:
         console.rule(f"[bold]{number}/{len(_RUNS)} {run.title}[/]: {run.story}", align="left")
         folder = directory / name
         shutil.rmtree(folder / "nndebug", ignore_errors=True)
-        outcomes.append((run, *_train(run, folder), folder / "nndebug" / "record.jsonl"))
+        outcomes.append((run, *_train(run, folder), folder / "nndebug" / "report.html"))
     console.print(_table(outcomes))
     console.print("Read more of a finding with [bold]nndebug explain CODE[/].")
 
 
 def _train(run: _Run, folder: Path) -> tuple[int, list[Finding]]:
     pl.seed_everything(0, verbose=False)
-    suite = NNDebug(halt_on="warning")
+    suite = NNDebug(halt_on="warning", report=True)
     train, val = _batches(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on workers and log intervals, not on the run's health
@@ -163,10 +163,10 @@ def _batches(run: _Run) -> tuple[DataLoader[Any], DataLoader[Any]]:
 
 def _table(outcomes: list[tuple[_Run, int, list[Finding], Path]]) -> Table:
     table = Table(title="What was found", title_justify="left", title_style="bold", box=None)
-    for column in ("run", "steps", "finding", "record"):
+    for column in ("run", "steps", "finding", "report"):
         table.add_column(column, justify="right" if column == "steps" else "left", overflow="fold")
-    for run, steps, findings, record in outcomes:
+    for run, steps, findings, report in outcomes:
         codes = "\n".join(f"{one.code} {one.name}" for one in findings if one.severity != "info")
         style = "red" if codes else "green"
-        table.add_row(run.title, str(steps), f"[{style}]{codes or 'nothing'}[/]", str(record))
+        table.add_row(run.title, str(steps), f"[{style}]{codes or 'nothing'}[/]", str(report))
     return table

@@ -11,7 +11,7 @@ import lightning_nndebug
 
 ROOT = Path(lightning_nndebug.__file__).parent
 # The rooms where everything may meet.
-HALLS = {"__init__", "__main__", "suite", "cli", "demo", "testing"}
+HALLS = {"__init__", "__main__", "public", "suite", "cli", "script", "zero_code", "demo", "testing"}
 
 
 def room(path: Path) -> str:

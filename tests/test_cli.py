@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 from typer.testing import CliRunner
 
-from lightning_nndebug import RULES
+import lightning_nndebug
+from lightning_nndebug import RULES, Finding
 from lightning_nndebug.cli import app
+from lightning_nndebug.core.formats import render
 
 run = CliRunner().invoke
 
@@ -62,3 +65,145 @@ def test_the_demo_names_every_illness_and_passes_the_healthy_run(tmp_path: Path)
         "sorted": ["CLS103"],
         "nan": ["NAN102"],
     }
+
+
+# What SARIF 2.1.0 asks for, as far as we use it: its own schema is 3,000 lines long.
+_TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
+_LEVEL = {"enum": ["none", "note", "warning", "error"]}
+_LOCATION = {
+    "type": "object",
+    "properties": {
+        "logicalLocations": {"type": "array", "items": {"required": ["fullyQualifiedName"]}},
+        "physicalLocation": {
+            "required": ["artifactLocation", "region"],
+            "properties": {
+                "artifactLocation": {"required": ["uri"]},
+                "region": {"properties": {"startLine": {"type": "integer", "minimum": 1}}},
+            },
+        },
+    },
+    "additionalProperties": False,
+}
+_RULE = {
+    "type": "object",
+    "required": ["id"],
+    "properties": {
+        "id": {"type": "string"},
+        "name": {"type": "string"},
+        "shortDescription": _TEXT,
+        "help": _TEXT,
+        "defaultConfiguration": {"properties": {"level": _LEVEL}},
+    },
+    "additionalProperties": False,
+}
+_RESULT = {
+    "type": "object",
+    "required": ["message", "ruleId", "ruleIndex", "level"],
+    "properties": {
+        "ruleId": {"type": "string"},
+        "ruleIndex": {"type": "integer", "minimum": 0},
+        "level": _LEVEL,
+        "message": _TEXT,
+        "locations": {"type": "array", "items": _LOCATION},
+        "properties": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
+SARIF = {
+    "type": "object",
+    "required": ["version", "runs"],
+    "properties": {
+        "$schema": {"type": "string", "format": "uri"},
+        "version": {"const": "2.1.0"},
+        "runs": {
+            "type": "array",
+            "items": {
+                "required": ["tool", "results"],
+                "properties": {
+                    "tool": {
+                        "required": ["driver"],
+                        "properties": {
+                            "driver": {
+                                "required": ["name"],
+                                "properties": {"rules": {"type": "array", "items": _RULE}},
+                            }
+                        },
+                    },
+                    "results": {"type": "array", "items": _RESULT},
+                    "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+                },
+                "additionalProperties": False,
+            },
+        },
+    },
+    "additionalProperties": False,
+}
+
+
+def _finding(**values: object) -> Finding:
+    return Finding(
+        **{
+            "code": "NAN102", "name": "non-finite-forward", "severity": "error", "step": 3,
+            "epoch": 0, "where": "net.0 · src/train.py:12", "measured": "nan", "limit": None,
+            "message": "div got 0", "means": "It is NaN.", "causes": ["a"], "fixes": ["b"], **values,
+        }
+    )  # fmt: skip
+
+
+def test_sarif_is_valid_and_points_to_the_line() -> None:
+    """Each result has its rule, its level, and the line of the user's code if it is known."""
+    findings = [_finding(), _finding(code="GRD107", severity="info", where="net")]
+    log = json.loads(render(findings, "sarif"))
+    jsonschema.validate(log, SARIF)
+    jsonschema.validate(json.loads(render([], "sarif")), SARIF)
+    (one,) = log["runs"]
+    rules = [rule["id"] for rule in one["tool"]["driver"]["rules"]]
+    assert [rules[result["ruleIndex"]] for result in one["results"]] == ["NAN102", "GRD107"]
+    assert [result["level"] for result in one["results"]] == ["error", "note"]
+    place = one["results"][0]["locations"][0]["physicalLocation"]
+    assert place == {"artifactLocation": {"uri": "src/train.py"}, "region": {"startLine": 12}}
+
+
+def test_json_is_what_the_findings_hold() -> None:
+    """And reads back into the same findings."""
+    rows = json.loads(render([_finding()], "json"))
+    assert [Finding.from_dict(one) for one in rows] == [_finding()]
+    assert render([], "text") == "nothing found"
+
+
+def test_check_calls_the_factory_and_speaks_in_exit_codes(tmp_path, monkeypatch) -> None:
+    """0 if nothing is found, 1 if something is, 2 if there is no such factory."""
+    (tmp_path / "project.py").write_text("def make():\n    return 'module', 'data'\n")
+    monkeypatch.chdir(tmp_path)
+    found: list[Finding] = []
+    asked: list[tuple] = []
+
+    def check(module: object, data: object, *, steps: int) -> list[Finding]:
+        asked.append((module, data, steps))
+        return found
+
+    monkeypatch.setattr(lightning_nndebug, "check", check, raising=False)
+    assert run(app, ["check", "project:make", "--steps", "7"]).exit_code == 0
+    assert asked == [("module", "data", 7)]
+    found.append(_finding())
+    result = run(app, ["check", "project:make", "--format", "json"])
+    assert (result.exit_code, json.loads(result.stdout)[0]["code"]) == (1, "NAN102")
+    for wrong in ("project:nothing", "nowhere:make", "project"):
+        assert run(app, ["check", wrong]).exit_code == 2
+
+
+def test_check_rehearses_a_real_module(tmp_path, monkeypatch) -> None:
+    """One that cannot learn is told of; one that can is not."""
+    code = (
+        "from cases._parts import Classifier, loader\n"
+        "import torch\n"
+        "def healthy():\n    return Classifier(), loader()\n"
+        "class Deaf(Classifier):\n"
+        "    def loss(self, x, y):\n        return super().loss(torch.zeros_like(x), y)\n"
+        "def sick():\n    return Deaf(), loader()\n"
+    )
+    (tmp_path / "rehearsed.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    assert run(app, ["check", "rehearsed:healthy"]).exit_code == 0
+    result = run(app, ["check", "rehearsed:sick", "--format", "json"])
+    assert (result.exit_code, json.loads(result.stdout)[0]["code"]) == (1, "PRE101")

@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from typing_extensions import dataclass_transform
@@ -191,6 +192,9 @@ class Detector(Callback):
         """Returns whether ``select`` and ``ignore`` let a rule pass."""
         selected = self.select is None or code.startswith(tuple(self.select))
         return selected and not (self.ignore and code.startswith(tuple(self.ignore)))
+
+    def conclude(self, directory: Path) -> None:
+        """Called on one rank when a run has ended: its record, in this directory, is complete."""
 
     def __repr__(self) -> str:
         values = [(one, getattr(self, one.name)) for one in fields(self) if one.init]

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-from datetime import datetime, timezone
+import time
 from pathlib import Path
-from typing import Any, TextIO
-
-import torch
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .findings import Finding, Severity
 
+if TYPE_CHECKING:
+    from .measurements import Measurement
+
 FILE = "record.jsonl"
+
+# A run of 100,000 steps must fit into 10 MB, and a short one must lose nothing.
+_POINTS = 1000  # of a curve in each e-fold of steps; before that, every step
+_LOOKS, _GROWTH = 20, 1.08  # snapshots of a kind: all of the first, and then at each 8 % of age
+_DIGITS = 6
 
 
 class Record:
     """Writes ``record.jsonl``, and ``findings.json`` at the end, into one directory.
 
-    Every line has a ``kind``: ``run`` (the run card, first), ``vitals``, ``finding``, ``end``. A
-    resumed run appends its own ``run`` line.
+    Every line has a ``kind``: ``run`` (the run card, first), ``vitals``, ``finding``, ``curve``
+    (the mean of some numbers from ``step`` to ``to``, with their extremes), ``snapshot`` (what a
+    measurement saw in one step), ``end``. A resumed run appends its own ``run`` line.
     """
 
-    def __init__(self, directory: Path, trainer: Any) -> None:
+    def __init__(self, directory: Path, card: dict[str, Any]) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (directory / FILE).open("a", encoding="utf-8")
-        self._write("run", **_run_card(trainer))
+        self._curve = _Curve(0)
+        self._looks: dict[str, tuple[int, int]] = {}
+        self._began = time.perf_counter()
+        self._write("run", **card)
 
     def finding(self, finding: Finding) -> None:
         """Writes a finding."""
@@ -37,17 +46,72 @@ class Record:
         """Writes the numbers of a step."""
         self._write("vitals", step=step, **vitals)
 
+    def measured(self, step: int, value: Measurement) -> None:
+        """Writes what a measurement has to say for the record, if it is time."""
+        if curves := value.curves():
+            if step - self._curve.step >= max(1, step // _POINTS):
+                self._flush()
+                self._curve = _Curve(step)
+            self._curve.add(step, curves)
+        kind = type(value).__name__
+        count, last = self._looks.get(kind, (0, 0))
+        if (count < _LOOKS or step >= _GROWTH * last) and (snapshot := value.snapshot()):
+            self._looks[kind] = count + 1, step
+            self._write("snapshot", of=kind, step=step, **_rounded(snapshot))
+
     def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
         """Writes how the run ended, and all findings in one file."""
         ending = None if exception is None else f"{type(exception).__name__}: {exception}"
-        self._write("end", step=step, exception=ending)
+        self._flush()
+        seconds = round(time.perf_counter() - self._began, 3)
+        self._write("end", step=step, exception=ending, seconds=seconds)
         self._file.close()
         text = json.dumps([one.to_dict() for one in findings], indent=2, default=str)
         (self.directory / "findings.json").write_text(text, encoding="utf-8")
 
+    def _flush(self) -> None:
+        if self._curve.values:
+            self._write("curve", **_rounded(self._curve.line()))
+
     def _write(self, kind: str, **values: Any) -> None:
         self._file.write(json.dumps(_plain({"kind": kind, **values}), default=str) + "\n")
         self._file.flush()
+
+
+class _Curve:
+    """One point of the curves: their means and extremes over some steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.to = step, step
+        self.values: dict[str, list[float]] = {}
+
+    def add(self, step: int, curves: dict[str, float]) -> None:
+        self.to = step
+        for name, value in curves.items():
+            self.values.setdefault(name, []).append(value)
+
+    def line(self) -> dict[str, Any]:
+        means = {name: sum(some) / len(some) for name, some in self.values.items()}
+        if self.to == self.step:
+            return {"step": self.step, **means}
+        low = {name: min(some) for name, some in self.values.items()}
+        high = {name: max(some) for name, some in self.values.items()}
+        return {"step": self.step, "to": self.to, **means, "low": low, "high": high}
+
+
+def find(path: Path) -> Path:
+    """Returns the record that a path means: itself, or the one of the run whose directory it is.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    candidates = [path, path / FILE, path / "nndebug" / FILE]
+    file = next((one for one in candidates if one.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(
+            f"No record at {path}: expected {FILE} there or in its nndebug folder."
+        )
+    return file
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -56,14 +120,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: If there is no record.
     """
-    candidates = [path, path / FILE, path / "nndebug" / FILE]
-    file = next((one for one in candidates if one.is_file()), None)
-    if file is None:
-        raise FileNotFoundError(
-            f"No record at {path}: expected {FILE} there or in its nndebug folder."
-        )
     lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in find(path).read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:  # the run was killed while it wrote
@@ -87,19 +145,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _run_card(trainer: Any) -> dict[str, Any]:
-    module = trainer.lightning_module
-    return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "module": type(module).__name__,
-        "parameters": sum(one.numel() for one in module.parameters()),
-        "optimizers": [type(one).__name__ for one in trainer.optimizers],
-        "strategy": type(trainer.strategy).__name__,
-        "precision": str(trainer.precision),
-        "world_size": trainer.world_size,
-        "max_epochs": trainer.max_epochs,
-        "max_steps": trainer.max_steps,
-        "device": str(trainer.strategy.root_device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

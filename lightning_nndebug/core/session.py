@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import torch
 from .causality import by_cause
 from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted
 from .measurements import EVERY_TIME, Measurement, Moment
+from .measurements.chronicle import KINDS
 from .rest import Rest
 from .sinks import Sink, open_sinks
 from .trainer import is_stepping, run_directory, step_axis
@@ -48,6 +49,11 @@ class Watch:
     detector: Detector
     owner: Detector
 
+    @property
+    def is_in_suite(self) -> bool:
+        """Whether the detector came with a suite."""
+        return self.owner is not self.detector
+
     def option(self, name: str) -> Any:
         """Returns the detector's own option, or else its suite's."""
         own = getattr(self.detector, name, None)
@@ -73,7 +79,8 @@ class Session:
 
     def __init__(self, trainer: Any, module: Any, callbacks: Iterable[Detector]) -> None:
         self.trainer, self.module = trainer, module
-        self.watches = _watches(callbacks)
+        self.callbacks = list(callbacks)
+        self.watches = _watches(self.callbacks)
         self.values: dict[Ask, Measurement] = {}
         self.vitals: dict[str, float] = {}
         self.pending: list[Finding] = []
@@ -95,9 +102,9 @@ class Session:
         self._step_time = 0.0
         self._spent = 0.0
         self._rest = Rest()
+        self.directory = run_directory(trainer)
         self._plan()
         self._raw = self._listen_to_raw_optimizers()
-        self.directory = run_directory(trainer)
         self.sinks: list[Sink] = open_sinks(trainer, self.directory, self._known())
 
     # -- life
@@ -129,6 +136,9 @@ class Session:
         findings = self._known()
         for sink in self.sinks:
             self._guard(type(sink).__name__, sink.close, findings, self._step(), exception)
+        if self.directory is not None and self.trainer.is_global_zero:
+            for one in self.callbacks:
+                self._guard("the report", one.conclude, self.directory)
 
     # -- one hook
 
@@ -151,10 +161,9 @@ class Session:
             self._prepare(ask, moment)
         for ask in self._restless[hook] if is_rest else self._taking[hook]:
             self._take(ask, moment)
-        if fresh := self._fresh:
-            for watch, question, asks in self._asking[hook]:
-                if fresh.intersection(asks) and all(ask in self.values for ask in asks):
-                    self._ask(watch, question, [self.values[ask] for ask in asks])
+        if self._fresh:
+            self._ask_all(hook)
+            self._record()
         self._moment = None
         self._spent += time.perf_counter() - began
         if hook in _MEETINGS:
@@ -265,6 +274,11 @@ class Session:
 
     # -- rules
 
+    def _ask_all(self, hook: str) -> None:
+        for watch, question, asks in self._asking[hook]:
+            if self._fresh.intersection(asks) and all(ask in self.values for ask in asks):
+                self._ask(watch, question, [self.values[ask] for ask in asks])
+
     def _ask(self, watch: Watch, question: Question, values: list[Measurement]) -> None:
         name = type(watch.detector).__name__
         if name in self.broken:
@@ -374,6 +388,10 @@ class Session:
                 asks = tuple(self._enlist(watch, kind) for kind in question.kinds)
                 for hook in {hook for ask in asks for hook in ask.kind.hooks}:
                     self._asking[hook].append((watch, question, asks))
+        if self.directory is not None and any(one.is_in_suite for one in self.watches):
+            for kind in KINDS:
+                self._enlist(self.watches[0], kind)
+        self._recorded = {ask for ask in self._occasions if _is_for_the_record(ask.kind)}
         for ask in self._occasions:
             for hook in ask.kind.hooks:
                 self._taking[hook].append(ask)
@@ -420,6 +438,12 @@ class Session:
                 self._guard(type(sink).__name__, sink.finding, finding)
         return fresh
 
+    def _record(self) -> None:
+        for ask in self._fresh & self._recorded:
+            part = f"the record of {ask.kind.__name__}"
+            for sink in self.sinks:
+                self._guard(part, sink.measured, self._step(), self.values[ask])
+
     def _known(self) -> list[Finding]:
         found = (one for watch in self.watches for one in watch.detector._findings)
         rules = (one for watch in self.watches for one in watch.detector.rules)
@@ -442,15 +466,23 @@ class Session:
             return None
 
 
+def _is_for_the_record(kind: type[Measurement]) -> bool:
+    return kind.curves is not Measurement.curves or kind.snapshot is not Measurement.snapshot
+
+
 def _answer(question: Question, detector: Detector, values: list[Measurement]) -> Any:
     answer = question.method(detector, *values)
     return answer if answer is None or isinstance(answer, (int, float)) else list(answer)
 
 
-def _watches(callbacks: Iterable[Detector]) -> list[Watch]:
-    """Lists the detectors once each; one that the user added himself goes before a suite's."""
+def _watches(callbacks: Sequence[Detector]) -> list[Watch]:
+    """Lists the detectors once each: a lone one goes before a suite's, an earlier before a later.
+
+    The last is the one that ``NNDEBUG`` brings: what the user's own code says goes before it.
+    """
     watches: dict[str, Watch] = {}
-    for owner in sorted(callbacks, key=lambda one: one.members == (one,)):
+    latest_first = callbacks[::-1]
+    for owner in sorted(latest_first, key=lambda one: one.members == (one,)):
         for detector in owner.members:
             watches[type(detector).__qualname__] = Watch(detector, owner)
     return list(watches.values())

@@ -13,12 +13,15 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from .findings import Finding, Severity
+from .measurements import Measurement
 from .record import Record
+from .run_card import run_card
 
 log = logging.getLogger("lightning_nndebug")
 
 # A rule that fires at more places than this is one story: the record has all of it.
 _PLACES_SHOWN = 3
+_NOTEBOOK = 100  # columns
 
 
 class Sink(Protocol):
@@ -29,6 +32,9 @@ class Sink(Protocol):
 
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         """Takes the numbers known after a step; the sink decides how often it wants them."""
+
+    def measured(self, step: int, value: Measurement) -> None:
+        """Takes a measurement that has something for the record."""
 
     def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
         """Takes all findings of the run, at its end, however it ended."""
@@ -48,7 +54,7 @@ def open_sinks(trainer: Any, directory: Path | None, known: list[Finding]) -> li
     sinks: list[Sink] = [Console(known), Loggers(trainer)]
     if directory is not None:
         try:
-            sinks.append(Sampled(Record(directory, trainer), trainer))
+            sinks.append(Sampled(Record(directory, run_card(trainer)), trainer))
         except OSError as error:
             log.warning("nndebug keeps no record of this run: %s", error)
     return sinks
@@ -70,6 +76,9 @@ class Console:
 
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         """Says nothing: numbers are for the loggers."""
+
+    def measured(self, step: int, value: Measurement) -> None:
+        """Says nothing: pictures are for the report."""
 
     def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
         """Sums up: what began first leads, and what follows from it comes after."""
@@ -113,6 +122,10 @@ class Sampled:
             self._last = step
             self._sink.vitals(step, vitals)
 
+    def measured(self, step: int, value: Measurement) -> None:
+        """Hands the measurement on."""
+        self._sink.measured(step, value)
+
     def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
         """Closes the sink."""
         self._sink.close(findings, step, exception)
@@ -136,6 +149,9 @@ class Loggers:
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         """Logs the numbers, at the Trainer's own cadence."""
         self._each("vitals", step, vitals)
+
+    def measured(self, step: int, value: Measurement) -> None:
+        """Leaves pictures to the report."""
 
     def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
         """Leaves the loggers open: Lightning closes them."""
@@ -171,6 +187,9 @@ class _Logger:
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         self._logger.log_metrics(dict(vitals), step=step)
 
+    def measured(self, *args: Any) -> None:
+        pass
+
     def close(self, *args: Any) -> None:
         pass
 
@@ -199,8 +218,11 @@ class _Handler(logging.Handler):
             text.highlight_regex(rf"(?m)^ *{severity} [A-Z]{{3}}\d+ \S+", style)
         text.highlight_regex(r"(?m)^  (measured|means|because|likely|try|more) ", "dim")
         out = StringIO()
-        colour = bool(getattr(sys.stderr, "isatty", lambda: False)())
-        console = RichConsole(file=out, force_terminal=colour, width=None if colour else 10_000)
+        notebook = type(sys.stderr).__module__.startswith("ipykernel")
+        colour = notebook or bool(getattr(sys.stderr, "isatty", lambda: False)())
+        width = _NOTEBOOK if notebook else None if colour else 10_000
+        # In a notebook, rich would show each line by itself instead of handing it to us.
+        console = RichConsole(file=out, force_terminal=colour, force_jupyter=False, width=width)
         for line in text.split("\n"):
             # Continuation lines hang under the text of their key.
             indent = 12 if line.plain.startswith("  ") else 0

@@ -113,3 +113,18 @@ class Measurement:
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
         """Leaves nothing behind: after every look, and when the run ends, however it ends."""
+
+    def curves(self) -> dict[str, float]:
+        """Returns numbers by name, which the record keeps of every step, as means once it is long.
+
+        Not of a measurement that is taken several times a step.
+        """
+        return {}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Returns what the record keeps of some looks, ever more rarely, in plain builtins.
+
+        Under ``layers``, a quantity's name leads to numbers by layer: the report draws them over
+        time, whoever has measured them.
+        """
+        return {}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..layers import condensed
 from ..sandbox import running
 from ..source import Line, nearest_line, outward
 from ..trainer import eagerly, plain_name
@@ -177,6 +178,19 @@ class Activations(Measurement):
         history = vars(memory).setdefault("history", {})
         calls, layers, lonely, fakes = memory.mode.heard(history)
         return cls(calls, layers, lonely, fakes, moment.step)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The share of idle units after each layer, and the scale of what each layer answers."""
+        idle = {one.where: one.idle / one.units for one in self.calls if one.idle is not None}
+        scales = {one.where: one.std for one in self.layers}
+        quantities = {"idle units": idle, "activation scale": scales}
+        return {
+            "layers": {
+                name: condensed(values, max, of_modules=True)
+                for name, values in quantities.items()
+                if values
+            }
+        }
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:

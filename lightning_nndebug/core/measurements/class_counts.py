@@ -129,6 +129,13 @@ class ClassCounts(Measurement):
             memory.look,
         )  # fmt: skip
 
+    def snapshot(self) -> dict[str, Any]:
+        """How often each class was shown, in training and validation."""
+        train, validation = (
+            [round(one) for one in counts.tolist()] for counts in (self.train, self.validation)
+        )
+        return {"target": self.target.name, "train": train, "validation": validation}
+
 
 class _Sum(Metric):
     """Adds a tensor up over all ranks, if all of them mean the same by it."""

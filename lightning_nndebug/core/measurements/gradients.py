@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..layers import condensed
 from ..trainer import accumulation, gradient_scale, plain_name
 from . import Cadence, Measurement, Moment
 from .flow import HALF, GradientFlow, norm
@@ -141,6 +142,13 @@ class Gradients(Measurement):
         )
         _look_deeper(value, moment, memory)
         return value
+
+    def snapshot(self) -> dict[str, Any]:
+        """The norms, by layer."""
+        norms = {one.name: one.norm for one in self.parameters if one.norm is not None}
+        weights = {one.name: one.weight for one in self.parameters}
+        layers = {"gradient norm": condensed(norms), "weight norm": condensed(weights)}
+        return {"optimizer": self.optimizer, "layers": layers}
 
 
 def held_parameters(module: nn.Module, optimizer: Any) -> list[tuple[str, nn.Parameter]]:

@@ -17,6 +17,7 @@ from .loss_calls import LossCall, LossCalls
 
 # More classes than that are a vocabulary: it has no balance that could be expected of it.
 MOST_CLASSES = 1000
+_DRAWN = 100  # classes that the report can tell apart
 _VOCABULARY = 20  # from so many classes on, an embedding of just that size is one
 
 
@@ -176,6 +177,12 @@ class Labels(Measurement):
         if counts is None:
             return None
         return cls(target, counts, moment.hook == "on_validation_batch_start", late)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The counts of a training batch, unless there are too many classes to be drawn."""
+        if self.validation or len(self.counts) > _DRAWN:
+            return {}
+        return {"target": self.target.name, "counts": [round(one) for one in self.counts.tolist()]}
 
 
 def _count(numbers: Tensor, bins: int) -> Tensor:

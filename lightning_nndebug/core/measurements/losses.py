@@ -61,6 +61,10 @@ class Loss(Measurement):
         pending.clear()
         return cls(sum(values) / len(values), tuple(values), _index(moment), moment.step)
 
+    def curves(self) -> dict[str, float]:
+        """The loss, by optimizer if there are several."""
+        return {f"loss {self.optimizer}" if self.optimizer else "loss": self.value}
+
 
 def _index(moment: Moment) -> int:
     optimizers: list[Any] = moment.trainer.optimizers

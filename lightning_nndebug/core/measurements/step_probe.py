@@ -100,6 +100,11 @@ class StepProbe(Measurement):
         memory.spent += time.perf_counter() - began
         return probe
 
+    def snapshot(self) -> dict[str, Any]:
+        """The rate, and the loss along the step."""
+        curve = {f"{multiple:g}": loss for multiple, loss in sorted(self.curve.items())}
+        return {"optimizer": self.optimizer, "rate": self.rate, "curve": curve}
+
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
         """Lets go of the batch, the weights and the gradients."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ..layers import condensed
 from ..trainer import gradient_scale
 from . import Cadence, Measurement, Moment
 from .gradients import held_parameters, is_sharded
@@ -98,6 +100,11 @@ class SampledUpdates(Measurement):
         memory.before = []
         updates = [one for book in books for one in book.close(moment)]
         return cls(tuple(updates)) if updates else None
+
+    def snapshot(self) -> dict[str, Any]:
+        """The relative change of the weights, by layer."""
+        ratios = {one.name: one.ratio for one in self.updates if math.isfinite(one.ratio)}
+        return {"layers": {"update ratio": condensed(ratios, median)}}
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:

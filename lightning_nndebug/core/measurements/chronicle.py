@@ -1,0 +1,220 @@
+"""What only the record asks for: learning rates, weights, the first batch, the user's metrics."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from ..trainer import plain_name
+from . import Measurement, Moment
+from .batches import tensors
+from .gradients import is_sharded
+from .losses import Loss
+
+_ENTRIES = 1024  # of each tensor, evenly spaced: enough for a histogram
+_BINS = 41
+_GROWTH = math.sqrt(10)  # looks at the weights: after 0, 1, 4, 11, 32, 101, ... steps
+_IMAGES, _PIXELS = 8, 32
+_METRICS = 50
+
+
+@dataclass(frozen=True)
+class Rates(Measurement):
+    """The learning rate of the step that is about to be made, the largest of the groups.
+
+    Attributes:
+        optimizer: Index of the optimizer.
+        value: Its learning rate.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
+    restless: ClassVar[bool] = True
+
+    optimizer: int
+    value: float
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Rates | None:
+        """Reads the rates; those that live on a device are left there."""
+        rates = [group.get("lr") for group in moment.optimizer.param_groups]
+        numbers = [one for one in rates if isinstance(one, (int, float))]
+        optimizers = moment.trainer.optimizers
+        index = next((i for i, one in enumerate(optimizers) if one is moment.optimizer), 0)
+        return cls(index, float(max(numbers))) if numbers else None
+
+    def curves(self) -> dict[str, float]:
+        """The learning rate, by optimizer."""
+        return {
+            f"learning rate {self.optimizer}" if self.optimizer else "learning rate": self.value
+        }
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often values fall into each of equal bins.
+
+    Attributes:
+        low: Lower end of the first bin.
+        high: Upper end of the last.
+        counts: One number a bin.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weights(Measurement):
+    """The distribution of weights and biases, ever more rarely as the run grows older.
+
+    Attributes:
+        weights: Of the parameters with more than one dimension.
+        biases: Of the others.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_end")
+
+    weights: Histogram | None
+    biases: Histogram | None
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Weights | None:
+        """Reads some entries of each parameter, by one copy to the host for either kind."""
+        due = vars(memory).setdefault("due", moment.step)
+        if moment.hook != "on_train_end" and moment.step < due:
+            return None
+        memory.due = moment.step + max(1, math.ceil((_GROWTH - 1) * moment.step))
+        named = [(plain_name(name), one) for name, one in moment.module.named_parameters()]
+        if not moment.trainer.is_global_zero or is_sharded(moment.trainer, named):
+            return None
+        real = [one.detach() for _, one in named if one.is_floating_point() and one.numel()]
+        return cls(
+            _histogram([one for one in real if one.dim() > 1]),
+            _histogram([one for one in real if one.dim() <= 1]),
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Both histograms."""
+        return {
+            name: {"low": one.low, "high": one.high, "counts": list(one.counts)}
+            for name, one in (("weights", self.weights), ("biases", self.biases))
+            if one is not None
+        }
+
+
+@dataclass(frozen=True)
+class FirstBatch(Measurement):
+    """The first batch of training: its tensors, and its images as thumbnails.
+
+    Attributes:
+        tensors: For each, where it is, its type and shape, and its range if it has one.
+        images: Some images of it, as bytes in base64 with width, height and channels.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start",)
+
+    tensors: tuple[dict[str, Any], ...]
+    images: dict[str, Any] | None
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> FirstBatch | None:
+        """Looks once."""
+        if hasattr(memory, "done") or not moment.trainer.is_global_zero:
+            return None
+        memory.done = True
+        found = tensors(moment.batch)
+        images = next((one for _, one in found if _is_image(one)), None)
+        return cls(
+            tuple({"where": str(place), **_summary(one)} for place, one in found[:_METRICS]),
+            None if images is None else _thumbnails(images),
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything."""
+        return {"tensors": list(self.tensors), "images": self.images}
+
+
+@dataclass(frozen=True)
+class Validation(Measurement):
+    """What the user's own metrics were after a validation.
+
+    Attributes:
+        metrics: Those of ``callback_metrics`` that are single numbers.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_validation_end",)
+
+    metrics: dict[str, float]
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Validation:
+        """Reads them."""
+        found = list(moment.trainer.callback_metrics.items())[:_METRICS]
+        single = {
+            name: one for name, one in found if not isinstance(one, Tensor) or one.numel() == 1
+        }
+        return cls({str(name): float(one) for name, one in single.items()})
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of them."""
+        return {"metrics": self.metrics}
+
+
+# What the record asks for beside what the detectors do.
+KINDS: tuple[type[Measurement], ...] = (Loss, Rates, Weights, FirstBatch, Validation)
+
+
+def _histogram(parameters: list[Tensor]) -> Histogram | None:
+    if not parameters:
+        return None
+    device = parameters[0].device
+    parts = [one.flatten()[:: max(1, one.numel() // _ENTRIES)] for one in parameters]
+    values = torch.cat([one.to(device, torch.float32) for one in parts]).cpu()
+    values = values[values.isfinite()]
+    if not len(values):
+        return None
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts = torch.histc(values, _BINS, low, high)
+    return Histogram(low, high, tuple(int(one) for one in counts.tolist()))
+
+
+def _summary(tensor: Tensor) -> dict[str, Any]:
+    about: dict[str, Any] = {"type": str(tensor.dtype)[6:], "shape": list(tensor.shape)}
+    if tensor.numel() and not tensor.is_complex() and tensor.layout is torch.strided:
+        real = tensor.detach().float()
+        numbers = torch.stack([real.min(), real.max(), real.mean(), real.std(correction=0)])
+        about.update(zip(("low", "high", "mean", "std"), numbers.tolist(), strict=True))
+    return about
+
+
+def _is_image(tensor: Tensor) -> bool:
+    """Whether it looks like a batch of images, channels first or last."""
+    sides = 4
+    if tensor.dim() != sides or tensor.layout is not torch.strided:
+        return False
+    _, first, height, last = tensor.shape
+    return (first in (1, 3) or last in (1, 3)) and sides <= height
+
+
+def _thumbnails(images: Tensor) -> dict[str, Any]:
+    some = images[:_IMAGES].detach().float().cpu()
+    if some.shape[1] not in (1, 3):
+        some = some.movedim(-1, 1)
+    scale = min(1.0, _PIXELS / max(some.shape[-2:]))
+    size = [max(1, round(side * scale)) for side in some.shape[-2:]]
+    some = F.interpolate(some, size=size, mode="area")
+    low, high = some.amin(), some.amax()
+    some = ((some - low) / (high - low).clamp_min(1e-12) * 255).nan_to_num().byte()
+    pixels = some.movedim(1, -1).contiguous().numpy().tobytes()
+    shape = [len(some), *size, some.shape[1]]
+    return {"shape": shape, "pixels": base64.b64encode(pixels).decode("ascii")}
