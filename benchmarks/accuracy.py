@@ -252,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="programs or families; all by default")
     parser.add_argument("--split", choices=["develop", "held_out", "all"], default="all")
-    parser.add_argument("--kinds", default="sick,fixed,healthy", help="of sick,fixed,healthy,mutant")
+    parser.add_argument(
+        "--kinds", default="sick,fixed,healthy", help="of sick,fixed,healthy,mutant"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--fast", action="store_true", help=f"{FAST} programs of each family")
     parser.add_argument("--again", action="store_true", help="forget the results so far")
@@ -266,7 +268,9 @@ def main() -> None:
     results = all_runs(options.jobs, todo, options.results)
     if options.show:
         for one in results:
-            print(f"{one['kind']:<8}{one['name']:<42}{verdict(one):<12}{one['seconds']}s {one['error']}")
+            print(
+                f"{one['kind']:<8}{one['name']:<42}{verdict(one):<12}{one['seconds']}s {one['error']}"
+            )
             for said in one["findings"]:
                 cause = f" <- {said['caused_by']}" if said["caused_by"] else ""
                 text = f"{said['code']} {said['severity']}@{said['step']} {said['where']}{cause}"

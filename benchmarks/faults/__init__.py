@@ -73,7 +73,7 @@ def fault(*expected: str, source: str) -> Callable[[Callable[[bool], Program]], 
 def all_faults() -> dict[str, Fault]:
     """Imports every family and returns the faults by name."""
     for module in pkgutil.iter_modules(__path__):
-        if module.name not in {"mutations"}:
+        if module.name != "mutations":
             importlib.import_module(f"{__name__}.{module.name}")
     return FAULTS
 

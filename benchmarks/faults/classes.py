@@ -79,9 +79,7 @@ def background_everywhere(fixed: bool) -> Program:
     return Program(Segmenter(60.0 if fixed else 1.0), **data, trainer={"max_epochs": 4})
 
 
-@fault(
-    "CLS103", "CLS102", "INP201", source="https://github.com/Deci-AI/super-gradients/issues/416"
-)
+@fault("CLS103", "CLS102", "INP201", source="https://github.com/Deci-AI/super-gradients/issues/416")
 def folders_read_class_by_class(fixed: bool) -> Program:
     """The files are read folder by folder, one class after the other, without shuffle."""
     train, val = split(*digits(1797))
@@ -94,9 +92,7 @@ def folders_read_class_by_class(fixed: bool) -> Program:
     )
 
 
-@fault(
-    "CLS103", "CLS102", "INP201", source="https://github.com/open-mmlab/mmdetection/issues/1649"
-)
+@fault("CLS103", "CLS102", "INP201", source="https://github.com/open-mmlab/mmdetection/issues/1649")
 def all_the_benign_first(fixed: bool) -> Program:
     """A table sorted by its diagnosis, read in order."""
     from sklearn.datasets import load_breast_cancer
@@ -154,16 +150,6 @@ def last_classes_held_out(fixed: bool) -> Program:
     return Program(Supervised(mlp(64, 64, 10)), **loaders(train, val), trainer={"max_epochs": 4})
 
 
-@fault("CLS105", "CLS104", source="https://github.com/pytorch/pytorch/issues/15666")
-def labels_from_one_to_ten(fixed: bool) -> Program:
-    """Labels count from one, and an eleventh output was added to stop the crash."""
-    x, y = digits(1797)
-    y, outputs = (y, 10) if fixed else (y + 1, 11)
-    return Program(
-        Supervised(mlp(64, 64, outputs)), **loaders(*split(x, y)), trainer={"max_epochs": 3}
-    )
-
-
 class Masks(pl.LightningModule):
     """Segments discs with a single logit a pixel."""
 
@@ -182,9 +168,7 @@ class Masks(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=2e-3)
 
 
-@fault(
-    "CLS105", "LOS102", "LOS109", source="https://github.com/milesial/Pytorch-UNet/issues/291"
-)
+@fault("CLS105", "LOS102", "LOS109", source="https://github.com/milesial/Pytorch-UNet/issues/291")
 def masks_of_0_and_255(fixed: bool) -> Program:
     """Masks are read as 8-bit images: 255 for the object."""
     x, mask = scenes(320)
@@ -240,7 +224,10 @@ class SentenceTagger(pl.LightningModule):
 
 
 @fault(
-    "CLS105", "INP206", "CLS101", "CLS107",
+    "CLS105",
+    "INP206",
+    "CLS101",
+    "CLS107",
     source="https://github.com/DaoyuanLi2816/Molecule-Generator/pull/22",
 )
 def padding_learned_as_a_tag(fixed: bool) -> Program:
@@ -274,9 +261,7 @@ def labels_cut_to_zero(fixed: bool) -> Program:
     """An integer division makes every label zero; the loss is perfect after an epoch."""
     x, y = digits(1797)
     y = y if fixed else y // 10
-    return Program(
-        Supervised(mlp(64, 64, 10)), **loaders(*split(x, y)), trainer={"max_epochs": 3}
-    )
+    return Program(Supervised(mlp(64, 64, 10)), **loaders(*split(x, y)), trainer={"max_epochs": 3})
 
 
 @fault("CLS101", "CLS107", "CLS106", source=HUMBATOVA + ", wrong sampling")

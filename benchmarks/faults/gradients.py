@@ -81,7 +81,12 @@ class Recurrent(nn.Module):
 
 
 @fault(
-    "GRD101", "UPD104", "ACT103", "NAN102", "NAN103", "LRN101",
+    "GRD101",
+    "UPD104",
+    "ACT103",
+    "NAN102",
+    "NAN103",
+    "LRN101",
     source="https://github.com/pytorch/pytorch/issues/2623",
 )
 def recurrent_net_without_clipping(fixed: bool) -> Program:
@@ -173,25 +178,19 @@ def image_dicts():
 @fault("GRD103", "UPD102", source="https://github.com/rballester/tntorch/issues/3")
 def features_detached(fixed: bool) -> Program:
     """A detach() from the days of the frozen encoder."""
-    return Program(
-        Transfer("" if fixed else "detach"), **image_dicts(), trainer={"max_epochs": 5}
-    )
+    return Program(Transfer("" if fixed else "detach"), **image_dicts(), trainer={"max_epochs": 5})
 
 
 @fault("GRD103", "UPD102", "MOD104", source=HUMBATOVA + ", wrong use of no_grad")
 def encoder_under_no_grad(fixed: bool) -> Program:
     """The encoder is called under no_grad, and meant to be trained."""
-    return Program(
-        Transfer("" if fixed else "no_grad"), **image_dicts(), trainer={"max_epochs": 5}
-    )
+    return Program(Transfer("" if fixed else "no_grad"), **image_dicts(), trainer={"max_epochs": 5})
 
 
 @fault("GRD103", "UPD102", source=NEURALINT)
 def features_through_numpy(fixed: bool) -> Program:
     """Features leave torch for a moment and lose their graph."""
-    return Program(
-        Transfer("" if fixed else "numpy"), **image_dicts(), trainer={"max_epochs": 5}
-    )
+    return Program(Transfer("" if fixed else "numpy"), **image_dicts(), trainer={"max_epochs": 5})
 
 
 class Codebook(pl.LightningModule):
@@ -268,9 +267,7 @@ def gradients_zeroed_before_the_step(fixed: bool) -> Program:
     return Program(module, digit_stream(), trainer={"max_epochs": 3})
 
 
-@fault(
-    "GRD106", source="https://github.com/Lightning-AI/pytorch-lightning/issues/17957"
-)
+@fault("GRD106", source="https://github.com/Lightning-AI/pytorch-lightning/issues/17957")
 def accumulation_thrown_away(fixed: bool) -> Program:
     """Gradients of four batches should add up, but each batch zeroes those before it."""
     module = ByHand("right" if fixed else "each", accumulate=4)
@@ -330,7 +327,16 @@ def clipped_to_nothing(fixed: bool) -> Program:
     return Program(module, **digit_loaders(), trainer=options)
 
 
-@fault("GRD103", "OUT101", "ACT101", "OUT102", "LOS104", "GRD104", "UPD104", source=HUMBATOVA + ", wrong activation of the output")
+@fault(
+    "GRD103",
+    "OUT101",
+    "ACT101",
+    "OUT102",
+    "LOS104",
+    "GRD104",
+    "UPD104",
+    source=HUMBATOVA + ", wrong activation of the output",
+)
 def output_clamped_to_zero(fixed: bool) -> Program:
     """Outputs are clamped to [0, 1], and all of them start below."""
     net = mlp(10, 32, 1)
@@ -350,22 +356,6 @@ def norm_over_a_single_feature(fixed: bool) -> Program:
         net.append(nn.LayerNorm(1))
     module = Supervised(net, F.mse_loss)
     return Program(module, **loaders(*split(*diabetes())), trainer={"max_epochs": 10})
-
-
-@fault("GRD104", "OUT103", "OUT101", "GRD103", "LOS104", source=HUMBATOVA + ", wrong normalization")
-def group_of_a_single_value(fixed: bool) -> Program:
-    """Group norm with a group for each channel, on maps of one pixel: all zeros."""
-    groups = 4 if fixed else 32
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4),
-        nn.GroupNorm(groups, 32),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32, 10),
-    )
-    return Program(Supervised(net), **digit_loaders(image=True), trainer={"max_epochs": 4})
 
 
 class UNet(pl.LightningModule):

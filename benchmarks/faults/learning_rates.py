@@ -37,7 +37,11 @@ def small_rate_without_momentum(fixed: bool) -> Program:
     """Plain SGD at 1e-5 on a convolutional net."""
     sgd = lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9 if fixed else 0.0)  # noqa: E731
     net = nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(1, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(256, 10),
     )
     module = Supervised(net, lr=0.05 if fixed else 1e-5, optimizer=sgd)
@@ -45,7 +49,13 @@ def small_rate_without_momentum(fixed: bool) -> Program:
 
 
 @fault(
-    "LRN101", "LOS108", "GRD101", "NAN102", "NAN103", "NAN104", "UPD105",
+    "LRN101",
+    "LOS108",
+    "GRD101",
+    "NAN102",
+    "NAN103",
+    "NAN104",
+    "UPD105",
     source=DEEPLOCALIZE + ", high learning rate",
 )
 def sgd_at_ten(fixed: bool) -> Program:
@@ -56,7 +66,13 @@ def sgd_at_ten(fixed: bool) -> Program:
 
 
 @fault(
-    "LRN101", "UPD103", "LOS104", "LOS108", "ACT101", "ACT102", "GRD101",
+    "LRN101",
+    "UPD103",
+    "LOS104",
+    "LOS108",
+    "ACT101",
+    "ACT102",
+    "GRD101",
     source=AUTOTRAINER + ", oscillating loss",
 )
 def adam_at_a_half(fixed: bool) -> Program:
@@ -137,7 +153,7 @@ class Scheduled(Supervised):
 def warm_up_by_integers(fixed: bool) -> Program:
     """The warm-up divides whole numbers: the rate is zero for 500 steps, the whole run."""
     factor = (lambda s: min(1.0, (s + 1) / 20)) if fixed else (lambda s: min(1, s // 500))
-    module = Scheduled(lambda o, m: lr_scheduler.LambdaLR(o, factor))
+    module = Scheduled(lambda o, _: lr_scheduler.LambdaLR(o, factor))
     return Program(module, **digit_loaders(), trainer={"max_epochs": 4})
 
 
@@ -151,17 +167,22 @@ def one_cycle_by_the_epoch(fixed: bool) -> Program:
     return Program(module, **digit_loaders(), trainer={"max_epochs": 6})
 
 
-@fault("LRN104", "LRN102", "LRN103", source="https://github.com/Lightning-AI/pytorch-lightning/issues/5631")
+@fault(
+    "LRN104",
+    "LRN102",
+    "LRN103",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/5631",
+)
 def decay_by_the_step(fixed: bool) -> Program:
     """A decay meant for every other epoch, applied at every other step."""
-    module = Scheduled(lambda o, m: lr_scheduler.StepLR(o, 2, 0.5), "epoch" if fixed else "step")
+    module = Scheduled(lambda o, _: lr_scheduler.StepLR(o, 2, 0.5), "epoch" if fixed else "step")
     return Program(module, **digit_loaders(), trainer={"max_epochs": 5})
 
 
 @fault("LRN104", source="https://github.com/FunctionLab/selene/issues/115")
 def plateau_that_waits_for_a_maximum(fixed: bool) -> Program:
     """ReduceLROnPlateau(mode="max") on a loss: the better it gets, the lower the rate."""
-    make = lambda o, m: lr_scheduler.ReduceLROnPlateau(  # noqa: E731
+    make = lambda o, _: lr_scheduler.ReduceLROnPlateau(  # noqa: E731
         o, mode="min" if fixed else "max", patience=0 if not fixed else 2, factor=0.2
     )
     module = Scheduled(make, "epoch", monitor="val_loss")
@@ -171,7 +192,7 @@ def plateau_that_waits_for_a_maximum(fixed: bool) -> Program:
 @fault("LRN104", source="https://github.com/Lightning-AI/pytorch-lightning/issues/3205")
 def cosine_of_epochs_by_the_step(fixed: bool) -> Program:
     """T_max counts epochs, the scheduler steps: the rate swings up and down all the time."""
-    make = lambda o, m: lr_scheduler.CosineAnnealingLR(o, T_max=6)  # noqa: E731
+    make = lambda o, _: lr_scheduler.CosineAnnealingLR(o, T_max=6)  # noqa: E731
     module = Scheduled(make, "epoch" if fixed else "step")
     return Program(module, **digit_loaders(), trainer={"max_epochs": 6})
 
@@ -211,9 +232,7 @@ def scheduler_nobody_steps(fixed: bool) -> Program:
 def warm_up_longer_than_the_run(fixed: bool) -> Program:
     """Ten thousand steps of warm-up, copied from a paper, for a run of two hundred."""
     steps = 30 if fixed else 10_000
-    module = Scheduled(
-        lambda o, m: lr_scheduler.LambdaLR(o, lambda s: min(1.0, (s + 1) / steps))
-    )
+    module = Scheduled(lambda o, _: lr_scheduler.LambdaLR(o, lambda s: min(1.0, (s + 1) / steps)))
     return Program(module, **digit_loaders(), trainer={"max_epochs": 5})
 
 
@@ -238,14 +257,25 @@ class Spiky(Supervised):
         return self.out(self.rnn(x)[0][:, -1])
 
 
-@fault("LRN101", "LRN105", "UPD103", "GRD101", "ACT102", "LOS108", "LOS104", source=DEEPFD + ", high learning rate")
+@fault(
+    "LRN101",
+    "LRN105",
+    "UPD103",
+    "GRD101",
+    "ACT102",
+    "LOS108",
+    "LOS104",
+    source=DEEPFD + ", high learning rate",
+)
 def recurrent_net_at_a_third(fixed: bool) -> Program:
     """A GRU trained with Adam at 0.3."""
     module = Spiky(5e-3 if fixed else 0.3)
     return Program(module, **loaders(*split(*waves())), trainer={"max_epochs": 6})
 
 
-@fault("LRN105", "GRD101", "INP103", "LOS108", source="https://github.com/pytorch/pytorch/issues/2623")
+@fault(
+    "LRN105", "GRD101", "INP103", "LOS108", source="https://github.com/pytorch/pytorch/issues/2623"
+)
 def outliers_kick_the_loss(fixed: bool) -> Program:
     """One sample in three hundred has a target in other units: the loss jumps, again and again."""
     x, y = torch.randn(3200, 8), None
@@ -257,8 +287,13 @@ def outliers_kick_the_loss(fixed: bool) -> Program:
     return Program(module, loader, trainer={"max_epochs": 3})
 
 
-@fault("LRN103", "LRN104", "LRN102", source="https://github.com/Lightning-AI/pytorch-lightning/issues/673")
+@fault(
+    "LRN103",
+    "LRN104",
+    "LRN102",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/673",
+)
 def decay_to_nothing_at_once(fixed: bool) -> Program:
     """ExponentialLR(0.1) at every step: after ten steps the rate is 1e-12."""
-    make = lambda o, m: lr_scheduler.ExponentialLR(o, 0.99 if fixed else 0.1)  # noqa: E731
+    make = lambda o, _: lr_scheduler.ExponentialLR(o, 0.99 if fixed else 0.1)  # noqa: E731
     return Program(Scheduled(make), **digit_loaders(), trainer={"max_epochs": 4})

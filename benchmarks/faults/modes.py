@@ -18,9 +18,7 @@ from ._parts import (
     TensorDataset,
     digit_loaders,
     digits,
-    loaders,
     mlp,
-    split,
 )
 
 
@@ -145,9 +143,7 @@ class KeepsTraining(Supervised):
 def validation_hook_overridden(fixed: bool) -> Program:
     """The hook on_validation_model_eval is overridden and does nothing."""
     kind = Supervised if fixed else KeepsTraining
-    return Program(
-        kind(regular_cnn()), **digit_loaders(image=True), trainer={"max_epochs": 3}
-    )
+    return Program(kind(regular_cnn()), **digit_loaders(image=True), trainer={"max_epochs": 3})
 
 
 class FrozenBackbone(Supervised):
@@ -191,7 +187,7 @@ class GradientSwitchedOff(Supervised):
     "MOD104", "LOS107", "GRD103", source="https://github.com/ronghuaiyang/arcface-pytorch/issues/56"
 )
 def loss_told_to_require_grad(fixed: bool) -> Program:
-    """"element 0 of tensors does not require grad": so the loss is told to, and nothing learns."""
+    """ "element 0 of tensors does not require grad": so the loss is told to, and nothing learns."""
     return Program(GradientSwitchedOff(fixed), **digit_loaders(), trainer={"max_epochs": 3})
 
 
@@ -209,7 +205,10 @@ class NoGradForward(Supervised):
 
 
 @fault(
-    "MOD104", "LOS107", "GRD103", source="https://github.com/lxztju/pytorch_classification/issues/32"
+    "MOD104",
+    "LOS107",
+    "GRD103",
+    source="https://github.com/lxztju/pytorch_classification/issues/32",
 )
 def forward_decorated_for_inference(fixed: bool) -> Program:
     """forward() carries @torch.no_grad()."""
@@ -263,7 +262,8 @@ def attention_drops_in_validation(fixed: bool) -> Program:
 
 
 @fault(
-    "MOD105", "GEN105",
+    "MOD105",
+    "GEN105",
     source="https://github.com/Cadene/pretrained-models.pytorch/issues/5",
 )
 def norm_that_hardly_remembers(fixed: bool) -> Program:
@@ -285,7 +285,9 @@ class Averaged(Supervised):
 
     def __init__(self, net, fixed: bool) -> None:
         super().__init__(net)
-        self.average = [copy.deepcopy(net).requires_grad_(False)]  # no submodule: not in checkpoints
+        self.average = [
+            copy.deepcopy(net).requires_grad_(False)
+        ]  # no submodule: not in checkpoints
         self.fixed = fixed
 
     def on_train_batch_end(self, *args):

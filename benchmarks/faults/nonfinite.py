@@ -42,9 +42,7 @@ def zero_over_zero_in_the_scaler(fixed: bool) -> Program:
     x, y = digits(1797)
     deviation = x.std(0)
     x = (x - x.mean(0)) / (deviation.clamp_min(1e-3) if fixed else deviation)
-    return Program(
-        Supervised(mlp(64, 64, 10)), **loaders(*split(x, y)), trainer={"max_epochs": 4}
-    )
+    return Program(Supervised(mlp(64, 64, 10)), **loaders(*split(x, y)), trainer={"max_epochs": 4})
 
 
 class Normalizer(nn.Module):
@@ -201,10 +199,10 @@ class Attention(nn.Module):
 def attention_over_nothing_but_padding(fixed: bool) -> Program:
     """A few sentences are empty, so that all of their scores are masked."""
     tokens = torch.randint(1, 30, (1200, 12))
-    y = (tokens < 8).sum(1).clamp(1, 5) - 1
-    tokens[torch.arange(12) >= torch.randint(6, 13, (1200, 1))] = 0
+    tokens[torch.arange(12) >= torch.randint(8, 13, (1200, 1))] = 0
     tokens[torch.randperm(1200)[:10]] = 0
-    module = Supervised(Attention(32, 5, fixed), lr=5e-3)
+    y = (tokens[:, :, None] % 5 == torch.arange(5)).sum(1).argmax(1)
+    module = Supervised(Attention(32, 5, fixed), lr=1e-2)
     return Program(module, **loaders(*split(tokens, y)), trainer={"max_epochs": 5})
 
 
@@ -396,7 +394,7 @@ class HalfSum(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=2e-3)
 
 
-@fault("NAN102", "NAN105", source="https://github.com/pytorch/pytorch/issues/40497")
+@fault("NAN102", "NAN103", "NAN105", source="https://github.com/pytorch/pytorch/issues/40497")
 def sum_beyond_half_precision(fixed: bool) -> Program:
     """A sum of squares over the image passes 65,504, the largest number of float16."""
     loader = DataLoader(TensorDataset(*scenes(512, 32)), batch_size=32, shuffle=True)
