@@ -76,16 +76,22 @@ def names(split: str, kinds: str, *, fast: bool, chosen: list[str]) -> Iterator[
 
 def run(kind: str, name: str) -> dict[str, Any]:
     """Runs one program with the suite, from a seed of its own, and returns what was found."""
+    asked = kind
     seed(0)
     torch.set_num_threads(1)
     expected: tuple[str, ...] = ()
     if kind == "healthy":
         make = all_programs()[name]
     elif kind == "mutant":
-        from faults.mutations import all_mutants
+        from faults.mutations import is_worse, mutant
 
-        mutant = all_mutants()[name]
-        make, expected = mutant.make, mutant.expected
+        one = mutant(name)
+        make, expected = one.make, one.expected
+        with _quiet(io.StringIO()):
+            worse = is_worse(one)
+        if not worse:
+            kind = "harmless"
+        seed(0)
     else:
         fault = all_faults()[name]
         make, expected = (lambda: fault.make(kind == "fixed")), fault.expected
@@ -103,9 +109,12 @@ def run(kind: str, name: str) -> dict[str, Any]:
             if "lightning_nndebug" in last[0].f_code.co_filename:
                 error = f"OURS {error}"
     return {
+        "asked": asked,
         "kind": kind,
         "name": name,
-        "family": FAULTS[name].family if name in FAULTS else kind,
+        "family": FAULTS[name].family
+        if name in FAULTS
+        else {"mutant": "mutations"}.get(kind, kind),
         "expected": list(expected),
         "seconds": round(time.perf_counter() - start, 2),
         "steps": steps,
@@ -132,11 +141,11 @@ def all_runs(jobs: int, todo: list[tuple[str, str]], path: Path) -> list[dict[st
     if path.exists():
         for line in path.read_text().splitlines():
             result = json.loads(line)
-            done[result["kind"], result["name"]] = result
+            done[result["asked"], result["name"]] = result
     missing = [one for one in todo if one not in done]
     with path.open("a") as file:
         for number, result in enumerate(_map(run, missing, jobs), 1):
-            done[result["kind"], result["name"]] = result
+            done[result["asked"], result["name"]] = result
             file.write(json.dumps(result) + "\n")
             file.flush()
             print(f"\r{number}/{len(missing)} {result['name']:<50}", end="", file=sys.stderr)
@@ -152,6 +161,8 @@ def alarms(result: dict[str, Any]) -> list[dict[str, Any]]:
 def verdict(result: dict[str, Any]) -> str:
     """Returns led, named, noticed or missed for a sick program; silent or false alarm for another."""
     said = [one["code"] for one in alarms(result)]
+    if result["kind"] == "harmless":
+        return "silent"
     if result["kind"] in {"fixed", "healthy"}:
         return "false alarm" if said else "silent"
     expected = result["expected"]
@@ -172,7 +183,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for one in results:
         families[one["family"]].append(one)
     sick_kinds = {"sick", "mutant"}
-    ordered = [f for f in families if f != "healthy"]
+    ordered = [f for f in families if f not in {"healthy", "harmless"}]
     for family in [*ordered, "all"]:
         members = results if family == "all" else families[family]
         sick = [one for one in members if one["kind"] in sick_kinds]

@@ -6,13 +6,13 @@ not crash, do not change a bit of the run, and leave nothing behind.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import logging
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -26,8 +26,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_nndebug import NNDebug
 from lightning_nndebug.testing import _attachments, _same
 
-Pair = collections.namedtuple("Pair", ["x", "y"])
 WIDTH, CLASSES = 12, 4
+
+
+class Pair(NamedTuple):
+    """A batch as a named tuple."""
+
+    x: torch.Tensor
+    y: torch.Tensor
 
 
 @dataclasses.dataclass
@@ -515,6 +521,6 @@ def _equal(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, float) and one != one:
-        return isinstance(other, float) and other != other
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or (math.isnan(one) and math.isnan(other))
     return _same(one, other)
