@@ -160,6 +160,11 @@ def _mixed(program: Program, mixin: type) -> Program:
     return program
 
 
+def _set_loss(program: Program, loss: Callable[..., torch.Tensor]) -> None:
+    program.module._modules.pop("loss", None)
+    program.module.loss = loss
+
+
 def _has_modes(module: nn.Module) -> bool:
     return any(
         isinstance(one, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd))
@@ -200,7 +205,7 @@ def square_error_of_class_numbers(program: Program) -> Program | None:
     program.module.net[-1] = nn.Linear(last.in_features, 1)
     x, y = _data(program.train)
     train = _with_data(program.train, x, y.float()[:, None])
-    program.module.loss = F.mse_loss
+    _set_loss(program, F.mse_loss)
     return replace(program, train=train, val=None)
 
 
@@ -208,7 +213,7 @@ def square_error_of_class_numbers(program: Program) -> Program | None:
 def loss_negated(program: Program) -> Program | None:
     """The loss is maximized."""
     loss = program.module.loss
-    program.module.loss = lambda out, y: -loss(out, y)
+    _set_loss(program, lambda out, y: -loss(out, y))
     return program
 
 
@@ -216,8 +221,9 @@ def loss_negated(program: Program) -> Program | None:
 def loss_rebuilt_from_its_number(program: Program) -> Program | None:
     """torch.tensor(loss.item(), requires_grad=True)."""
     loss = program.module.loss
-    program.module.loss = lambda out, y: torch.tensor(
-        loss(out, y).item(), requires_grad=out.requires_grad
+    _set_loss(
+        program,
+        lambda out, y: torch.tensor(loss(out, y).item(), requires_grad=out.requires_grad),
     )
     return program
 
