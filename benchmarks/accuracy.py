@@ -105,8 +105,9 @@ def run(kind: str, name: str) -> dict[str, Any]:
         except Exception as exception:
             steps, metrics = None, {}
             error = f"{type(exception).__name__}: {exception}"[:300]
-            *_, last = traceback.walk_tb(exception.__traceback__)
-            if "lightning_nndebug" in last[0].f_code.co_filename:
+            frames = [one.f_code for one, _ in traceback.walk_tb(exception.__traceback__)]
+            frames = [one for one in frames if not one.co_name.startswith("__torch_")]
+            if "lightning_nndebug" in frames[-1].co_filename:
                 error = f"OURS {error}"
     return {
         "asked": asked,

@@ -96,7 +96,7 @@ class Waves(Supervised):
         return self.out(self.rnn(x)[0][:, -1])
 
 
-@fault("OUT105", source="https://github.com/IBM/TabFormer/pull/14")
+@fault("OUT105", "INP104", source="https://github.com/IBM/TabFormer/pull/14")
 def batch_read_as_time(fixed: bool) -> Program:
     """batch_first is missing: the net runs from one sample to the next."""
     module = Waves(fixed, "batch_first")
@@ -124,7 +124,7 @@ class Sentence(nn.Module):
         return self.out(self.body(self.embed(tokens)).mean(1))
 
 
-@fault("OUT105", source="https://github.com/DaoyuanLi2816/Molecule-Generator/pull/22")
+@fault("OUT105", "INP104", source="https://github.com/DaoyuanLi2816/Molecule-Generator/pull/22")
 def attention_across_the_batch(fixed: bool) -> Program:
     """A transformer layer without batch_first attends from one sentence to the others."""
     tokens = torch.randint(30, (1200, 10))

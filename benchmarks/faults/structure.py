@@ -70,20 +70,25 @@ def batch_norm_over_two(fixed: bool) -> Program:
 class Unfinished(nn.Module):
     """Has a refinement stage."""
 
-    def __init__(self, fixed: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.first, self.refine, self.out = mlp(10, 32, 32), mlp(32, 32, 32), nn.Linear(32, 1)
-        self.fixed = fixed
+        self.first, self.out = mlp(10, 32, 32), nn.Linear(32, 1)
+        self.refine = mlp(32, 32, 32)
+
+    def forward(self, x):
+        return self.out(self.first(x).relu())
+
+
+class Finished(Unfinished):
+    """Uses its refinement stage."""
 
     def forward(self, x):
         h = self.first(x).relu()
-        if self.fixed:
-            h = h + self.refine(h)
-        return self.out(h)
+        return self.out(h + self.refine(h))
 
 
 @fault("STR105", "GRD103", "UPD102", source=HUMBATOVA + ", missing layer in forward")
 def stage_never_called(fixed: bool) -> Program:
     """A stage was added to __init__ and not to forward."""
-    module = Supervised(Unfinished(fixed), F.mse_loss)
+    module = Supervised(Finished() if fixed else Unfinished(), F.mse_loss)
     return Program(module, **loaders(*split(*diabetes())), trainer={"max_epochs": 10})
