@@ -38,6 +38,7 @@ def main() -> None:
         for number in numbers:
             wrong = complaints(number)
             bad += bool(wrong)
+            print(f"\r{number}", end="", file=sys.stderr, flush=True)
             if wrong or options.numbers:
                 print(*wrong, plan(number), sep="\n  ", flush=True)
         os.chdir("/")

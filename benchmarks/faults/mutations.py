@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-SHARE = 3  # one pair in so many is run
+SHARE = 5  # one pair in so many is run
 
 RUNAWAY = ("LRN101", "LOS108", "GRD101", "UPD103", "UPD105", "NAN102", "NAN103", "NAN104")
 STUCK = ("LOS104", "OUT101", "GRD104", "GEN102")
@@ -86,9 +86,9 @@ def all_mutants() -> dict[str, Mutant]:
     mutants = {}
     for name, make in all_programs().items():
         wanted = [one for one in OPERATORS.values() if _drawn(f"{one.name}.{name}")]
-        for one in wanted:
-            seed(0)
-            if _ordinary(program := make()) and one.spoil(program) is not None:
+        seed(0)
+        for one in wanted if _ordinary(make()) else ():
+            if one.spoil(make()) is not None:
                 mutants[f"{one.name}.{name}"] = mutant(f"{one.name}.{name}")
     return mutants
 
