@@ -81,7 +81,7 @@ class InputDetector(Detector):
         default=0.01, source="benchmarks/thresholds#inputs", maximum=1.0
     )
     order_limit: float = threshold(default=0.25, source="benchmarks/thresholds#inputs", maximum=1.0)
-    skew_limit: float = threshold(default=0.15, source="benchmarks/thresholds#inputs")
+    skew_limit: float = threshold(default=0.35, source="benchmarks/thresholds#inputs")
     mismatch_shift: float = threshold(default=1.5, source="benchmarks/thresholds#inputs")
     mismatch_spread: float = threshold(
         default=2.5, source="benchmarks/thresholds#inputs", minimum=1.0

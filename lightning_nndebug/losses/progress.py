@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ _LATE = 0.75  # of a run: other findings say why, and need their time
 _LEAST = 30  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
+_NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 
 
@@ -121,16 +123,19 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
 def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     """Returns the best level so far and the one now, if it is that much worse and stays so.
 
-    Levels are means over two looks, as shares of the constant's loss.
+    Levels are means over two looks, as shares of the constant's loss. The rise must be beyond what
+    looks differ by anyway: batches may be small, and losses heavy-tailed.
     """
     looks = history["looks"]
+    single = [excess(history, [one]) for one in looks]
     levels = [excess(history, looks[i : i + 2]) for i in range(len(looks) - 1)]
     if len(levels) < 2 * _FEW:
         return None
     best, last = min(levels[:-_FEW]), levels[-_FEW:]
     worst = min(last)
     falling = last[-1] < 0.9 * last[0]
-    rises = worst > max(1.0, rise * best) and not falling
+    noise = statistics.median(abs(b - a) for a, b in itertools.pairwise(single))
+    rises = worst > max(1.0, rise * best, best + _NOISES * noise) and not falling
     return (best, last[-1]) if rises else None
 
 

@@ -13,8 +13,8 @@ def net(units: int) -> nn.Module:
 
 
 def sick() -> Program:
-    return Program(Classifier(net(1), lr=3e-2), loader(), trainer={"max_epochs": 6})
+    return Program(Classifier(net(1), lr=3e-2), loader(), trainer={"max_epochs": 10})
 
 
 def healthy() -> Program:
-    return Program(Classifier(net(32), lr=3e-2), loader(), trainer={"max_epochs": 6})
+    return Program(Classifier(net(32), lr=3e-2), loader(), trainer={"max_epochs": 10})

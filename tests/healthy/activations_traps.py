@@ -75,7 +75,7 @@ class TanhGelu(nn.Module):
 def gelu_by_hand() -> Program:
     """Its tanh is a gate, though it is not multiplied with before 1 is added."""
     net = mlp(64, 64, 64, 10, activation=TanhGelu)
-    nn.init.normal_(net[0].weight, std=0.7)
+    nn.init.normal_(net[0].weight, std=0.5)
     return Program(
         Classifier(net, lr=1e-3), **digit_loaders(image=False), trainer={"max_epochs": 5}
     )

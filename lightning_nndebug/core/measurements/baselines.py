@@ -19,13 +19,18 @@ from .skill import Skill, only, sums_of, tally
 
 _KEPT = 512  # samples
 _LEAST = 96
-_STEPS = 64  # before the first look
+_STEPS = 200  # before the first look
 _ENTRIES = 4096  # of a sample
 _MOST_CLASSES = 100
 _VIEWS = 5  # that may come between a layer and the loss
 _LAYERS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
 _RESHAPED = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose",
              "TBackward", "ToCopy", "LogSoftmax", "Flatten", "Mean", "Select", "Slice")  # fmt: skip
+# What asks for the class or the mean, as the models that the net is held against do.
+_FITTING = {
+    "cross_entropy", "nll_loss", "mse_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+}  # fmt: skip
 _PENALTIES = (1e-3, 1e-2, 1e-1)  # relative to the mean eigenvalue of the kernel times its size
 _SHARE = 0.25  # of the run, in which the loss is held against as much of it before
 _SETTLED = 0.1  # of all that was gained, gained in that
@@ -84,7 +89,7 @@ class Baselines(Measurement):
         curve = moment.take(LossCurve)
         if curve is None or memory.kept < _LEAST or not _has_settled(curve):
             return None
-        least = _STEPS if curve.over else planned_steps(moment.trainer) / 2
+        least = max(_STEPS, 0 if curve.over else planned_steps(moment.trainer) / 2)
         if curve.step < least:  # before the middle of the run it may be a plateau
             return None
         late = [sums for step, sums in memory.parts if step > curve.step / 2]
@@ -151,7 +156,7 @@ def _whole(one: Any) -> float:
 
 def _keep(moment: Moment, call: LossCall, memory: SimpleNamespace) -> None:
     sums = sums_of(call)
-    if sums is None or call.target is None:
+    if sums is None or call.target is None or call.function not in _FITTING:
         return
     memory.function, memory.direct = call.function, _is_plain(call.input)
     memory.parts = [*memory.parts[-63:], (moment.step, sums)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,8 +12,9 @@ from types import FrameType, SimpleNamespace
 from typing import Any, ClassVar
 
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from ..sandbox import named_tensors
 from ..source import Line, outward, owner_of
@@ -22,6 +24,13 @@ from . import Cadence, Measurement, Moment
 
 # `dropout(input, p, training)`
 _EXPLICIT = 2
+# Attention that is called with its rate by position.
+_PARAMETERS = {
+    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p"),
+    "multi_head_attention_forward": tuple(
+        inspect.signature(functional.multi_head_attention_forward).parameters
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class ActiveDropouts(Measurement):
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
-        """Listens to the operations below autograd, where that changes no number."""
+        """Listens to the functions that are called in this batch."""
         memory.stack = stack = ExitStack()
         memory.listener = _Listener(moment.module, moment.batch)
         stack.enter_context(eagerly(moment.module))
@@ -82,17 +91,20 @@ class ActiveDropouts(Measurement):
             del memory.stack, memory.listener
 
 
-class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks at the stack whenever an operation drops something."""
+class _Listener(TorchFunctionMode):
+    """Looks at the stack whenever a function drops something.
+
+    A mode below autograd would hear more, and turn autocast off within fused operations.
+    """
 
     def __init__(self, module: nn.Module, batch: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls: dict[Line, DropoutCall] = {}
         self.error: Exception | None = None
         self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
         self._batch = {address(tensor) for _, tensor in named_tensors(batch)} - {None}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.error is None and _drops(func, args, kwargs):
             try:
@@ -136,15 +148,15 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _drops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Returns whether an operation makes the mask of a dropout, or contains one."""
-    name = func._schema.name.partition("::")[2]
-    if name in ("bernoulli_", "native_dropout", "_fused_dropout"):
-        return True
-    if "attention" not in name:
+    """Returns whether this is a call of dropout, or of attention with dropout, that drops."""
+    name = getattr(func, "__name__", "")
+    names = ("input", "p", "training") if "dropout" in name else _PARAMETERS.get(name)
+    if names is None:
         return False
-    names = [one.name for one in func._schema.arguments]
-    amount = {**dict(zip(names, args, strict=False)), **kwargs}.get("dropout_p", 0.0)
-    return isinstance(amount, float) and amount > 0
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    amount = given.get("p", 0.5) if "dropout" in name else given.get("dropout_p", 0.0)
+    works = given.get("training", given.get("train", True))
+    return bool(works) and isinstance(amount, (int, float)) and amount > 0
 
 
 def _self(frame: FrameType) -> nn.Module | None:

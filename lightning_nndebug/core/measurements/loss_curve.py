@@ -32,6 +32,7 @@ class LossCurve(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = (*Loss.hooks, "on_train_end")
+    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Loss,)
 
     means: tuple[float, ...]

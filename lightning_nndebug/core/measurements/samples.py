@@ -74,6 +74,7 @@ class Samples(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = Inputs.hooks
+    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
 
     name: str
