@@ -59,7 +59,17 @@ class ActivationDetector(Detector):
         "ACT101",
         severity=Severity.WARNING,
         patience=2,
-        caused_by=["GRD101", "INP103", "LOS109", "LRN101", "UPD104"],
+        caused_by=[
+            "GRD101",
+            "INP101",
+            "INP103",
+            "LOS109",
+            "LRN101",
+            "NAN102",
+            "NAN103",
+            "NAN104",
+            "UPD104",
+        ],
     )
     def dead_units(self, activations: Activations) -> Iterator[Evidence]:
         """Most units of a layer answer no sample, and so can never learn to.
@@ -103,7 +113,7 @@ class ActivationDetector(Detector):
         "ACT102",
         severity=Severity.WARNING,
         patience=4,
-        caused_by=["GRD101", "INP103", "LOS102", "LRN101", "UPD104", "UPD105"],
+        caused_by=["GRD101", "INP103", "LOS102", "LRN101", "NAN102", "UPD104", "UPD105"],
     )
     def saturated_units(self, activations: Activations) -> Iterator[Evidence]:
         """Most of what goes into a layer's activation function is where it is flat.
@@ -147,7 +157,17 @@ class ActivationDetector(Detector):
         "ACT103",
         severity=Severity.WARNING,
         patience=8,
-        caused_by=["GRD101", "INP103", "LRN101", "STR103", "UPD104", "UPD105"],
+        caused_by=[
+            "GRD101",
+            "INP103",
+            "LRN101",
+            "NAN102",
+            "NAN103",
+            "NAN104",
+            "STR103",
+            "UPD104",
+            "UPD105",
+        ],
     )
     def scale_drift(self, activations: Activations) -> Iterator[Evidence]:
         """The scale of the layers' answers shrinks or grows with depth, far out of bounds.

@@ -65,7 +65,7 @@ class GeneralizationDetector(Detector):
         default=0.1, source="benchmarks/thresholds#generalization", maximum=1.0
     )
 
-    @rule("GEN101", severity=Severity.WARNING, caused_by=["CLS106", "INP202", "INP205"])
+    @rule("GEN101", severity=Severity.WARNING, caused_by=["CLS106", "INP202", "INP203", "INP205"])
     def overfitting(self, scores: Scores) -> Iterator[Evidence]:
         """Validation has turned for the worse while the training loss goes on falling.
 
@@ -115,6 +115,7 @@ class GeneralizationDetector(Detector):
         caused_by=[
             "ACT101",
             "ACT102",
+            "CLS",
             "GRD",
             "INP",
             "LOS",
@@ -123,8 +124,10 @@ class GeneralizationDetector(Detector):
             "LRN103",
             "MOD101",
             "OUT",
+            "STR103",
             "UPD101",
             "UPD102",
+            "UPD103",
             "UPD104",
         ],
     )
@@ -245,9 +248,12 @@ class GeneralizationDetector(Detector):
             "CLS102",
             "CLS103",
             "CLS104",
+            "CLS105",
             "CLS106",
+            "INP104",
             "INP202",
             "INP204",
+            "MOD101",
             "MOD102",
             "MOD103",
             "MOD105",

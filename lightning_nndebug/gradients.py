@@ -61,7 +61,11 @@ class GradientDetector(Detector):
         """The norm of the gradients of the first optimizer, before clipping."""
         return gradients.total if gradients.is_first else None
 
-    @rule("GRD101", severity=Severity.WARNING, caused_by=["ACT103", "INP103", "LRN101", "UPD104"])
+    @rule(
+        "GRD101",
+        severity=Severity.WARNING,
+        caused_by=["ACT103", "GRD106", "INP103", "LOS109", "LRN101", "UPD104"],
+    )
     def exploding_gradient(self, gradients: Gradients, loss: Loss) -> Iterator[Evidence]:
         """The gradient is so large that hardly any step along it is short enough.
 

@@ -143,7 +143,18 @@ class UpdateDetector(Detector):
         "UPD103",
         severity=Severity.WARNING,
         patience=_LOOKS,
-        caused_by=["GRD101", "INP103", "LRN101", "LRN102", "LRN104", "UPD104"],
+        caused_by=[
+            "GRD101",
+            "GRD106",
+            "INP103",
+            "LRN101",
+            "LRN102",
+            "LRN103",
+            "LRN104",
+            "LRN105",
+            "UPD101",
+            "UPD104",
+        ],
     )
     def update_ratio(self, updates: SampledUpdates) -> Iterator[Evidence]:
         """Steps are out of proportion to the weights that they change.
@@ -275,7 +286,19 @@ class UpdateDetector(Detector):
     @rule(
         "UPD105",
         severity=Severity.WARNING,
-        caused_by=["GRD101", "GRD106", "INP103", "LOS108", "LOS109", "LRN101", "UPD103", "UPD104"],
+        caused_by=[
+            "GRD101",
+            "GRD106",
+            "INP103",
+            "LOS108",
+            "LOS109",
+            "LRN101",
+            "NAN102",
+            "NAN103",
+            "NAN104",
+            "UPD103",
+            "UPD104",
+        ],
     )
     def diverging_weights(self, updates: SampledUpdates) -> Iterator[Evidence]:
         """Weights grow without end.

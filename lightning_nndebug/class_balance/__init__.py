@@ -306,9 +306,14 @@ class ClassBalanceDetector(Detector):
             "CLS103",
             "CLS104",
             "CLS105",
+            "GRD103",
+            "GRD104",
             "LOS102",
+            "LOS104",
             "LRN101",
+            "LRN102",
             "OUT101",
+            "UPD101",
         ],
     )
     def neglected_class(self, counts: ClassCounts) -> Iterator[Evidence]:

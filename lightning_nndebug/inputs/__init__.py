@@ -455,7 +455,11 @@ class InputDetector(Detector):
             details={"shift": norm.shift, "ratio": norm.ratio},
         )
 
-    @rule("INP204", severity=Severity.WARNING, caused_by=["CLS105", "INP101", "INP102", "INP104"])
+    @rule(
+        "INP204",
+        severity=Severity.WARNING,
+        caused_by=["CLS105", "INP101", "INP102", "INP104", "LRN101", "MOD101"],
+    )
     def unrelated_labels(self, rows: Rows, learned: Learned) -> Iterator[Evidence]:
         """The labels seem to have nothing to do with the inputs.
 

@@ -64,7 +64,11 @@ class LearningRateDetector(Detector):
     blamed: str = state(str)
     histories: dict[str, dict[str, Any]] = state(dict)
 
-    @rule("LRN101", severity=Severity.WARNING, caused_by=["INP103", "LOS102", "LOS109", "UPD104"])
+    @rule(
+        "LRN101",
+        severity=Severity.WARNING,
+        caused_by=["CLS103", "GRD106", "INP103", "LOS102", "LOS109", "UPD101", "UPD104"],
+    )
     def learning_rate_too_high(self, probe: StepProbe) -> Iterator[Evidence]:
         """Steps overshoot: training gets nowhere, and shorter ones would have been better.
 
@@ -122,7 +126,23 @@ class LearningRateDetector(Detector):
             details=_details(probe),
         )
 
-    @rule("LRN102", severity=Severity.WARNING, caused_by=["GRD102"])
+    @rule(
+        "LRN102",
+        severity=Severity.WARNING,
+        caused_by=[
+            "ACT101",
+            "CLS102",
+            "CLS103",
+            "GRD102",
+            "GRD103",
+            "INP201",
+            "LOS105",
+            "LOS107",
+            "LRN103",
+            "UPD101",
+            "UPD104",
+        ],
+    )
     def learning_rate_too_low(self, probe: StepProbe, run: Schedules) -> Iterator[Evidence]:
         """Steps are so short that the planned run cannot get anywhere.
 
@@ -239,7 +259,7 @@ class LearningRateDetector(Detector):
     @rule(
         "LRN105",
         severity=Severity.WARNING,
-        caused_by=["CLS103", "GRD101", "INP103", "LRN101", "UPD105"],
+        caused_by=["CLS102", "CLS103", "GRD101", "INP103", "INP201", "LRN101", "UPD105"],
     )
     def recurring_spikes(self, loss: Loss) -> Iterator[Evidence]:
         """The loss jumps up again and again, and each time training has to recover.
