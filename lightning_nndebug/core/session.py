@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -95,6 +96,11 @@ class Session:
         self._spent = 0.0
         self._rest = Rest()
         self._plan()
+        if "torch._dynamo" in sys.modules:
+            # Manual optimization calls hooks from within a training_step that may be compiled: they
+            # would be traced, and compiled anew whenever a rule remembers something.
+            untraced = torch.compiler.disable(self.pass_on)  # type: ignore[no-untyped-call]
+            self.pass_on = untraced  # type: ignore[method-assign]
         self._raw = self._listen_to_raw_optimizers()
         self.directory = run_directory(trainer)
         self.sinks: list[Sink] = open_sinks(trainer, self.directory, self._known())

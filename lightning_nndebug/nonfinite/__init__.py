@@ -103,7 +103,7 @@ class NonFiniteDetector(Detector):
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN103", severity=Severity.ERROR, caused_by=["GRD101", "LRN101"])
+    @rule("NAN103", severity=Severity.ERROR, caused_by=["NAN101", "NAN102", "GRD101", "LRN101"])
     def non_finite_gradient(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """The loss is finite, but an operation of the backward pass spoilt a gradient.
 
