@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import zipfile
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -112,19 +111,25 @@ def test_mlflow_on_a_local_store(tmp_path: Path) -> None:
     assert any("MOD101" in one for one in texts)
 
 
-def test_comet_offline(tmp_path: Path) -> None:
-    """The archive that is uploaded later has both."""
+def test_comet_offline(tmp_path: Path, monkeypatch) -> None:
+    """Numbers are metrics, findings are texts that carry their code."""
     pytest.importorskip("comet_ml")
-    from comet_ml import ExperimentConfig  # noqa: F401  a version that Lightning knows
+    from comet_ml.offline import OfflineExperiment
 
-    logger = CometLogger(online=False, offline_directory=str(tmp_path), project="nndebug")
-    run(logger)
-    logger.experiment.end()
-    (archive,) = tmp_path.glob("*.zip")
-    with zipfile.ZipFile(archive) as files:
-        content = b"".join(files.read(name) for name in files.namelist()).decode(errors="ignore")
-    assert VITAL in content
-    assert "MOD101" in content
+    numbers, texts = [], []
+    monkeypatch.setattr(
+        OfflineExperiment,
+        "__internal_api__log_metrics__",
+        lambda self, metrics, **kwargs: numbers.append((kwargs["step"], set(metrics))),
+    )
+    monkeypatch.setattr(
+        OfflineExperiment, "log_text", lambda self, text, **kwargs: texts.append((text, kwargs))
+    )
+    run(CometLogger(online=False, offline_directory=str(tmp_path), project="nndebug"))
+    assert [step for step, keys in numbers if VITAL in keys] == [0, 10, 20, 30]
+    ((text, kwargs),) = texts
+    assert "MOD101" in text
+    assert kwargs["metadata"]["code"] == "MOD101"
 
 
 def test_several_at_once_and_one_that_fails(tmp_path: Path, caplog) -> None:
