@@ -17,6 +17,7 @@ import torch
 from .causality import by_cause
 from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted
 from .measurements import EVERY_TIME, Measurement, Moment
+from .measurements.gradients import is_sharded
 from .ranks import share
 from .rest import Rest
 from .sinks import Sink, open_sinks
@@ -107,6 +108,13 @@ class Session:
         self.sinks: list[Sink] = open_sinks(
             trainer, self.directory, self._known(), self._vital_names()
         )
+        if trainer.is_global_zero and is_sharded(trainer, list(module.named_parameters())):
+            log.info(
+                "nndebug: a process holds only a part of each parameter here (%s). What needs "
+                "whole ones does not apply: the size of gradients, whether they reach all layers "
+                "and are zeroed, and the operation behind a NaN.",
+                type(trainer.strategy).__name__,
+            )
 
     # -- life
 
