@@ -3,7 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check clean
+# Lightning and torch, oldest and newest that we support. The contract runs in
+# both namespaces, lightning and pytorch_lightning.
+MATRIX := 2.4.0+2.13.0 2.5.6+2.13.0 2.6.6+2.13.0 2.5.6+2.4.0
+SMOKE := tests/test_contract.py tests/core/test_session.py tests/test_nonfinite.py
+
+.PHONY: demo test check matrix clean
 
 demo: .venv/installed
 	$(BIN)/nndebug demo
@@ -16,8 +21,22 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+.SECONDARY:
+matrix: $(MATRIX:%=matrix-%)
+
+matrix-%: .venvs/%/installed
+	.venvs/$*/bin/python -m pytest -q -k "NNDebug or NonFinite or session or nonfinite" $(SMOKE)
+
+.venvs/%/installed: pyproject.toml
+	test -x .venvs/$*/bin/python || $(PYTHON) -m venv .venvs/$*
+	.venvs/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --extra-index-url https://download.pytorch.org/whl/cpu \
+	    lightning==$(firstword $(subst +, ,$*)) pytorch-lightning==$(firstword $(subst +, ,$*)) \
+	    torch==$(lastword $(subst +, ,$*)) 'numpy<$(if $(findstring +2.4,$*),2,3)' -e '.[dev]'
+	touch $@
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venvs build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt
