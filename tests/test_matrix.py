@@ -44,6 +44,7 @@ AXES = Cell(
     optimization=("automatic", "accumulation", "manual", "raw", "two", "lbfgs"),
     fault=("nan", "eval", "one_class"),
 )
+OLD_TORCH = not hasattr(torch.compiler, "set_stance")
 SAMPLES, SIZE = 1024, 16
 CODES = {"nan": "NAN102", "eval": "MOD101", "one_class": "CLS102"}
 
@@ -85,6 +86,9 @@ def marked(cell: Cell):
     marks += [pytest.mark.ddp] if cell.strategy == "ddp" else []
     # Of a training_step with optimizers in it, dynamo makes hundreds of frames.
     by_hand = cell.optimization in ("manual", "raw", "two")
+    if cell.compiled == "whole" and OLD_TORCH:
+        # Known and open: measurements that listen with torch function modes have dynamo spin there.
+        marks += [pytest.mark.xfail(reason="torch < 2.6 cannot be told to run eagerly", run=False)]
     if cell.compiled == "whole" and by_hand:
         marks += [pytest.mark.slow, pytest.mark.timeout(280)]
     return pytest.param(cell, marks=marks, id=str(cell))
@@ -195,6 +199,7 @@ def test_matrix(cell: Cell, tmp_path: Path) -> None:
     assert findings(cell._replace(fault=""), tmp_path / "healthy") == {}
 
 
+@pytest.mark.xfail(OLD_TORCH, reason="torch < 2.6 cannot be told to run eagerly", run=False)
 def test_a_compiled_module_is_compiled_as_often_as_without_us() -> None:
     """Whatever needs hooks of its own looks at a step that runs eagerly."""
     graphs = []
