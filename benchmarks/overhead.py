@@ -10,6 +10,7 @@ them; the table has the median over rounds of each contender's ratio to the bare
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import platform
 import statistics
@@ -29,6 +30,24 @@ from lightning_nndebug import NNDebug
 from lightning_nndebug.suite import DETECTORS
 
 WARM_UP = 5
+
+
+def host_synchronizations(
+    subject, callbacks: list[pl.Callback], options: dict, steps: int
+) -> float:
+    """Returns how often a step makes the host wait for the GPU.
+
+    Torch warns of every such call in this mode; reading the clock's own synchronization is not one
+    of them, since ``torch.cuda.synchronize`` is exempt.
+    """
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            run(subject, callbacks, options, steps, "cuda", quiet=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [one for one in caught if "synchronizing CUDA operation" in str(one.message)]
+    return len(waits) / (steps + WARM_UP)
 
 
 class Clock(pl.Callback):
@@ -70,14 +89,14 @@ def contenders() -> dict[str, Callable[[], tuple[list[pl.Callback], dict]]]:
 
 
 def run(
-    subject, callbacks: list[pl.Callback], options: dict, steps: int, device: str
+    subject, callbacks: list[pl.Callback], options: dict, steps: int, device: str, *, quiet=True
 ) -> tuple[float, float]:
     """Returns the mean and the median seconds of a step."""
     torch.manual_seed(0)
     clock = Clock(device)
     batch = subject.batch()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings() if quiet else contextlib.nullcontext():
+        warnings.simplefilter("ignore" if quiet else "always")
         trainer = pl.Trainer(
             accelerator="gpu" if device == "cuda" else "cpu",
             devices=1,
@@ -117,6 +136,10 @@ def main() -> None:
         "| net | contender | ms a step (median) | median step, ratio to bare | mean step, ratio to bare |",
         "|---|---|---|---|---|",
     ]
+    if args.device == "cuda":
+        lines[0] = f"{header}; {torch.cuda.get_device_name()}"
+        lines[2] += " host waits a step |"
+        lines[3] += "---|"
     for name, subject in SUBJECTS.items():
         net = name.split()[0]
         if net not in args.nets:
@@ -135,6 +158,9 @@ def main() -> None:
             median = statistics.median(a[1] / b[1] for a, b in pairs)
             ms = 1000 * statistics.median(a[1] for a, _ in pairs)
             lines.append(f"| {name} | {one} | {ms:.2f} | {median:.3f} | {mean:.3f} |")
+            if args.device == "cuda":
+                waits = host_synchronizations(subject, *makers[one](), args.steps or steps[net])
+                lines[-1] += f" {waits:.2f} |"
             print(lines[-1], flush=True)
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")

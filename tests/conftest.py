@@ -24,6 +24,7 @@ def _quiet_and_tidy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)  # the order of the tests is nobody's business
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("MASTER_PORT", raising=False)  # Lightning leaves that of the last run
     os.environ.setdefault("TQDM_DISABLE", "1")
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

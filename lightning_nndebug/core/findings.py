@@ -65,7 +65,8 @@ class Finding:
         means: What the rule means, in one sentence.
         causes: Likely causes, the likeliest first.
         fixes: What to try, the most promising first.
-        rank: The process that saw it.
+        rank: The process that saw it; of several, the first.
+        ranks: How many processes saw it when they met.
         details: More evidence, as plain builtins.
         caused_by: The code and place of the finding that this one follows from, if there is one.
         leads_to: The codes and places of the findings that follow from this one.
@@ -87,6 +88,7 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)
     caused_by: str | None = None
     leads_to: list[str] = field(default_factory=list)
+    ranks: int = 1
 
     @property
     def level(self) -> Severity:
@@ -109,7 +111,8 @@ class Finding:
         return cls(**{key: value for key, value in values.items() if key in known})
 
     def __str__(self) -> str:
-        rank = f" · rank {self.rank}" if self.rank else ""
+        rank = f" · rank {self.rank}" if self.rank or self.ranks > 1 else ""
+        rank += f" and {self.ranks - 1:,} more" if self.ranks > 1 else ""
         lines = [f"{self.severity} {self.code} {self.name} · step {self.step}{rank} · {self.where}"]
         rows = {
             "measured": self.message,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,9 +18,11 @@ from .causality import by_cause
 from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted
 from .measurements import EVERY_TIME, Measurement, Moment
 from .measurements.chronicle import KINDS
+from .measurements.gradients import is_sharded
+from .ranks import share
 from .rest import Rest
 from .sinks import Sink, open_sinks
-from .trainer import is_stepping, run_directory, step_axis
+from .trainer import can_watch, is_stepping, run_directory, step_axis
 
 if TYPE_CHECKING:
     from .detector import Detector, Question, Rule
@@ -102,10 +105,25 @@ class Session:
         self._step_time = 0.0
         self._spent = 0.0
         self._rest = Rest()
+        self._can_watch = can_watch(module)
         self.directory = run_directory(trainer)
         self._plan()
+        if "torch._dynamo" in sys.modules:
+            # Manual optimization calls hooks from within a training_step that may be compiled: they
+            # would be traced, and compiled anew whenever a rule remembers something.
+            untraced = torch.compiler.disable(self.pass_on)  # type: ignore[no-untyped-call]
+            self.pass_on = untraced  # type: ignore[method-assign]
         self._raw = self._listen_to_raw_optimizers()
-        self.sinks: list[Sink] = open_sinks(trainer, self.directory, self._known())
+        self.sinks: list[Sink] = open_sinks(
+            trainer, self.directory, self._known(), self._vital_names()
+        )
+        if trainer.is_global_zero and is_sharded(trainer, list(module.named_parameters())):
+            log.info(
+                "nndebug: a process holds only a part of each parameter here (%s). What needs "
+                "whole ones does not apply: the size of gradients, whether they reach all layers "
+                "and are zeroed, and the operation behind a NaN.",
+                type(trainer.strategy).__name__,
+            )
 
     # -- life
 
@@ -205,7 +223,7 @@ class Session:
         # micro-batch which only accumulates would never be finished.
         if "on_before_optimizer_step" in ask.kind.hooks and not is_stepping(self.trainer):
             return
-        if self._is_due(ask):
+        if self._can_watch and self._is_due(ask):
             self._due.add(ask)
             self._timed(ask, ask.kind.prepare, moment, self._memory(ask))
 
@@ -321,6 +339,7 @@ class Session:
         One collective, entered by every rank every time: nothing a rank has seen, and no error of
         our own, may keep it away, or the others wait for ever.
         """
+        rest: list[Finding] = []
         if self.trainer.world_size > 1:
             if hook == "on_train_batch_end" and (self._met_in_batch or not self._is_manual()):
                 return
@@ -330,34 +349,34 @@ class Session:
             due = halting or self._meetings % _MEET_EVERY == 0
             if not due and hook in ("on_before_optimizer_step", "on_train_batch_end"):
                 return
-            self._agree()
+            rest = self._agree()
         if not self.pending:
             return
-        self._halt(self._report())
+        fresh, self.pending = self._report(), rest
+        self._halt(fresh)
 
-    def _agree(self) -> None:
+    def _agree(self) -> list[Finding]:
+        """Makes what is pending the same on all ranks; returns what waits for the next meeting."""
         parts = [type(watch.detector).__name__ for watch in self.watches]
         parts += [ask.kind.__name__ for ask in self._occasions]
-        flags = [bool(self.pending), *(part in self.broken for part in parts)]
-        mine = torch.tensor(flags, dtype=torch.int64, device=self.trainer.strategy.root_device)
-        anyone, *broken = self.trainer.strategy.reduce(mine, reduce_op="max").tolist()
+        flags = [len(self.pending), *(part in self.broken for part in parts)]
+        device = self.trainer.strategy.root_device
+        mine = torch.tensor(flags, dtype=torch.int64, device=device)
+        most, *broken = self.trainer.strategy.reduce(mine, reduce_op="max").tolist()
         self.broken.update(part for part, is_broken in zip(parts, broken, strict=True) if is_broken)
-        if not anyone:
-            return
-        gathered: list[list[Finding]] = [[] for _ in range(self.trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, self.pending)
+        if not most:
+            return []
+        told = share(self.pending, most, device)
+        places = {one.place for one in told}
+        rest = [one for one in self.pending if one.place not in places]
         owners = {
             one.code: watch.detector for watch in self.watches for one in watch.detector.rules
         }
-        self.pending, places = [], set()
-        for finding in (one for rank in gathered for one in rank):
-            if finding.place in places:  # seen by several ranks: the first speaks for them
-                continue
-            places.add(finding.place)
-            self.pending.append(finding)
-            known = owners[finding.code]._findings
-            if finding.place not in {one.place for one in known}:
-                known.append(finding)
+        for finding in told:
+            found = owners[finding.code]._findings
+            found[:] = [one for one in found if one.place != finding.place] + [finding]
+        self.pending = told
+        return rest
 
     def _is_manual(self) -> bool:
         return not self.module.automatic_optimization
@@ -448,6 +467,17 @@ class Session:
         found = (one for watch in self.watches for one in watch.detector._findings)
         rules = (one for watch in self.watches for one in watch.detector.rules)
         return by_cause(found, {one.code: one.caused_by for one in rules})
+
+    def _vital_names(self) -> list[str]:
+        """Lists what may ever become a vital."""
+        asked = [one for asking in self._asking.values() for one in asking]
+        return sorted(
+            {
+                f"nndebug/{watch.detector.symptom}/{question.name}"
+                for watch, question, _ in asked
+                if question in watch.detector.vitals
+            }
+        )
 
     def _step(self) -> int:
         return step_axis(self.trainer)

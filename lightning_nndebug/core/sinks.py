@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -40,18 +41,21 @@ class Sink(Protocol):
         """Takes all findings of the run, at its end, however it ended."""
 
 
-def open_sinks(trainer: Any, directory: Path | None, known: list[Finding]) -> list[Sink]:
+def open_sinks(
+    trainer: Any, directory: Path | None, known: list[Finding], vitals: Sequence[str] = ()
+) -> list[Sink]:
     """Opens the sinks of a run.
 
     Args:
         trainer: The Trainer.
         directory: Where the record goes; None for no record.
         known: Findings of the run that this one resumes; they are not said again.
+        vitals: The keys of all numbers that may come.
     """
     if not trainer.is_global_zero:
         return []
     _add_handler()
-    sinks: list[Sink] = [Console(known), Loggers(trainer)]
+    sinks: list[Sink] = [Console(known), Loggers(trainer, vitals)]
     if directory is not None:
         try:
             sinks.append(Sampled(Record(directory, run_card(trainer)), trainer))
@@ -72,7 +76,10 @@ class Console:
         if finding.level == Severity.INFO or self._shown[finding.code] > _PLACES_SHOWN:
             return
         level = logging.ERROR if finding.level == Severity.ERROR else logging.WARNING
-        log.log(level, "%s", finding, extra={"finding": finding})
+        text = str(finding)
+        if self._shown[finding.code] > 1:  # what it means and what to try is said above
+            text = "\n".join(text.splitlines()[:2])
+        log.log(level, "%s", text, extra={"finding": finding})
 
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         """Says nothing: numbers are for the loggers."""
@@ -138,13 +145,15 @@ class Loggers:
     spoken to directly. One that fails is told of once, and left alone.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-        self._loggers = [Sampled(_Logger(one, trainer), trainer) for one in trainer.loggers]
+    def __init__(self, trainer: Any, vitals: Sequence[str] = ()) -> None:
+        self._loggers = [Sampled(_Logger(one, vitals), trainer) for one in trainer.loggers]
+        self._shown: Counter[str] = Counter()
 
     def finding(self, finding: Finding) -> None:
-        """Logs the finding as text."""
-        self._each("finding", finding)
+        """Logs the finding as text: of each rule only the first few, as each may be a request."""
+        self._shown[finding.code] += 1
+        if self._shown[finding.code] <= _PLACES_SHOWN:
+            self._each("finding", finding)
 
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         """Logs the numbers, at the Trainer's own cadence."""
@@ -166,26 +175,32 @@ class Loggers:
 
 
 class _Logger:
-    def __init__(self, logger: Any, trainer: Any) -> None:
+    def __init__(self, logger: Any, vitals: Sequence[str]) -> None:
         self._logger = logger
         # By name, so that subclasses and both Lightning namespaces are known alike.
         self._kinds = {one.__name__ for one in type(logger).__mro__}
+        # A key that comes later would have CSVLogger write its whole file anew.
+        self._blank = dict.fromkeys(vitals, "") if "CSVLogger" in self._kinds else {}
+        self._table: list[list[Any]] = []
 
     def finding(self, finding: Finding) -> None:
         key = f"nndebug/findings/{finding.code}"
         text = str(finding)
+        self._table.append([finding.step, finding.severity, finding.code, finding.where, text])
         if "TensorBoardLogger" in self._kinds:
             self._logger.experiment.add_text(key, f"```\n{text}\n```", finding.step)
-        elif "WandbLogger" in self._kinds:
-            self._logger.log_text(key, columns=["finding"], data=[[text]])
+        elif "WandbLogger" in self._kinds:  # which shows the last table of a key and no other
+            columns = ["step", "severity", "code", "where", "finding"]
+            self._logger.log_text("nndebug/findings", columns=columns, data=self._table)
         elif "MLFlowLogger" in self._kinds:
-            path = f"{key}/{finding.step}.txt"
+            path = f"{key}/{len(self._table)}_step_{finding.step}.txt"
             self._logger.experiment.log_text(self._logger.run_id, text, path)
         elif "CometLogger" in self._kinds:
-            self._logger.experiment.log_text(text, step=finding.step)
+            metadata = {"code": finding.code, "severity": finding.severity}
+            self._logger.experiment.log_text(text, step=finding.step, metadata=metadata)
 
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
-        self._logger.log_metrics(dict(vitals), step=step)
+        self._logger.log_metrics({**self._blank, **vitals}, step=step)
 
     def measured(self, *args: Any) -> None:
         pass

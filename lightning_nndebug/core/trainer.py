@@ -113,14 +113,23 @@ def eagerly(module: Any) -> AbstractContextManager[Any]:
     """Returns a context in which compiled code runs eagerly, if there is any.
 
     Hooks and torch function modes that come after compilation are silently ignored, or cause
-    another compilation. Before torch 2.6 there is no way around that, and nothing is done.
+    another compilation. Before torch 2.6 there is no way around that: see ``can_watch``.
     """
-    compiled = any(
+    return _Eagerly() if is_compiled(module) and can_watch(module) else nullcontext()
+
+
+def is_compiled(module: Any) -> bool:
+    """Returns whether the module, or a part of it, is compiled."""
+    parts = any(
         getattr(one, "_compiled_call_impl", None) is not None or hasattr(one, "_orig_mod")
         for one in module.modules()
     )
-    compiled = compiled or getattr(module, "_compiler_ctx", None) is not None
-    return _Eagerly() if compiled and hasattr(torch.compiler, "set_stance") else nullcontext()
+    return parts or getattr(module, "_compiler_ctx", None) is not None
+
+
+def can_watch(module: Any) -> bool:
+    """Returns whether a step can be watched from within: not compiled code before torch 2.6."""
+    return hasattr(torch.compiler, "set_stance") or not is_compiled(module)
 
 
 class _Eagerly(AbstractContextManager[None]):

@@ -107,7 +107,11 @@ class NonFiniteDetector(Detector):
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN103", severity=Severity.ERROR, caused_by=["GRD101", "INP103", "LRN101", "UPD104"])
+    @rule(
+        "NAN103",
+        severity=Severity.ERROR,
+        caused_by=["NAN101", "NAN102", "GRD101", "INP103", "LRN101", "UPD104"],
+    )
     def non_finite_gradient(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """The loss is finite, but an operation of the backward pass spoilt a gradient.
 

@@ -985,15 +985,17 @@ class Gan(pl.LightningModule):
         real, _ = batch
         g, d = self.optimizers()
         noise = torch.randn(len(real), 4)
-        with self.toggled_optimizer(d):
-            fake = self.d(self.g(noise).detach())
-            self.manual_backward(F.softplus(fake).mean() + F.softplus(-self.d(real)).mean())
-            d.step()
-            d.zero_grad()
-        with self.toggled_optimizer(g):
-            self.manual_backward(self.generate(self.d(self.g(noise))))
-            g.step()
-            g.zero_grad()
+        self.toggle_optimizer(d)
+        fake = self.d(self.g(noise).detach())
+        self.manual_backward(F.softplus(fake).mean() + F.softplus(-self.d(real)).mean())
+        d.step()
+        d.zero_grad()
+        self.untoggle_optimizer(d)
+        self.toggle_optimizer(g)
+        self.manual_backward(self.generate(self.d(self.g(noise))))
+        g.step()
+        g.zero_grad()
+        self.untoggle_optimizer(g)
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.g.parameters()), torch.optim.Adam(self.d.parameters())

@@ -140,7 +140,7 @@ def _before_update(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:
     alone = moment.trainer.world_size == 1
     if all_finite([*gradients, *(step.losses if alone else ())]):
         memory.streak, memory.suspect = 0, None
-        return None
+        return None if alone else _of_this_rank(moment, memory, suspect or step)
     in_loss = suspect is not None or not all_finite(step.losses)
     scaled = getattr(moment.trainer, "scaler", None) is not None and not in_loss
     if scaled:
@@ -160,6 +160,18 @@ def _before_update(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:
         return found and replace(found, skipped=memory.skipped)
     memory.let_through = not scaled
     return found
+
+
+def _of_this_rank(moment: Moment, memory: SimpleNamespace, step: _Step) -> Autopsy | None:
+    """Tells of a bad loss that has spoilt no gradient: the others do not know, so nothing is run.
+
+    The derivative of log(x) at -1 is -1: there are such losses.
+    """
+    if all_finite(step.losses):
+        return None
+    loss = next(float(one.float().mean()) for one in step.losses if not all_finite([one]))
+    repro = write_repro(moment, step.snapshot, step.batch_idx, memory.repro_mb)
+    return Autopsy(in_loss=True, loss=loss, repro=repro)
 
 
 def _without_update(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:
