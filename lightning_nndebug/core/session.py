@@ -180,7 +180,7 @@ class Session:
         for ask in self._restless[hook] if is_rest else self._taking[hook]:
             self._take(ask, moment)
         if self._fresh:
-            self._ask_all(hook)
+            self._ask_all()
             self._record()
         self._moment = None
         self._spent += time.perf_counter() - began
@@ -292,9 +292,11 @@ class Session:
 
     # -- rules
 
-    def _ask_all(self, hook: str) -> None:
-        for watch, question, asks in self._asking[hook]:
-            if self._fresh.intersection(asks) and all(ask in self.values for ask in asks):
+    def _ask_all(self) -> None:
+        concerned = {number for ask in self._fresh for number in self._concerned[ask]}
+        for number in sorted(concerned):  # in the order of the detectors and their rules
+            watch, question, asks = self._questions[number]
+            if all(ask in self.values for ask in asks):
                 self._ask(watch, question, [self.values[ask] for ask in asks])
 
     def _ask(self, watch: Watch, question: Question, values: list[Measurement]) -> None:
@@ -400,13 +402,15 @@ class Session:
         self._preparing: dict[str, list[Ask]] = defaultdict(list)
         self._taking: dict[str, list[Ask]] = defaultdict(list)
         self._restless: dict[str, list[Ask]] = defaultdict(list)
-        self._asking: dict[str, list[tuple[Watch, Question, tuple[Ask, ...]]]] = defaultdict(list)
+        self._questions: list[tuple[Watch, Question, tuple[Ask, ...]]] = []
+        self._concerned: dict[Ask, list[int]] = defaultdict(list)
         for watch in self.watches:
             used = [one for one in watch.detector.rules if watch.uses(one.code)]
             for question in [*used, *(watch.detector.vitals if used else ())]:
                 asks = tuple(self._enlist(watch, kind) for kind in question.kinds)
-                for hook in {hook for ask in asks for hook in ask.kind.hooks}:
-                    self._asking[hook].append((watch, question, asks))
+                for ask in asks:
+                    self._concerned[ask].append(len(self._questions))
+                self._questions.append((watch, question, asks))
         if self.directory is not None and any(one.is_in_suite for one in self.watches):
             for kind in KINDS:
                 self._enlist(self.watches[0], kind)
@@ -470,11 +474,10 @@ class Session:
 
     def _vital_names(self) -> list[str]:
         """Lists what may ever become a vital."""
-        asked = [one for asking in self._asking.values() for one in asking]
         return sorted(
             {
                 f"nndebug/{watch.detector.symptom}/{question.name}"
-                for watch, question, _ in asked
+                for watch, question, _ in self._questions
                 if question in watch.detector.vitals
             }
         )

@@ -75,7 +75,7 @@ class LossDetector(Detector):
         nndebug/losses/kept: What the last probed step kept of what the gradient promised.
     """
 
-    chance_ratio: float = threshold(default=2.0, source=_SOURCE, minimum=1.0)
+    chance_ratio: float = threshold(default=3.0, source=_SOURCE, minimum=1.0)
     variance_ratio: float = threshold(default=10.0, source=_SOURCE, minimum=1.0)
     stalled: float = threshold(default=0.97, source=_SOURCE, maximum=1.0)
     relation: float = threshold(default=0.1, source=_SOURCE, maximum=1.0)

@@ -48,7 +48,6 @@ class Inputs(Measurement):
         "on_validation_batch_start",
         "on_validation_epoch_end",
     )
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
     options: ClassVar[tuple[str, ...]] = ("input_key", "target_key", "target_fn", "sample_id_key")
 

@@ -74,7 +74,6 @@ class Samples(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = Inputs.hooks
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
 
     name: str
@@ -121,6 +120,7 @@ class _Roll:
         self.overlap: Overlap | None = None
         self.batches = self.size = self.alike = self.blank = self.pairs = self.same = 0
         self.value, self.epoch = math.nan, 0
+        self.number, self.is_over = -1, False
         self.first: list[int] = []
         self.first_counts: Counter[int] = Counter()
         self.begin()
@@ -134,7 +134,10 @@ class _Roll:
 
     def hear(self, moment: Moment) -> bool:
         """Notes a batch of training; returns whether what is pending was read."""
-        if self.epoch >= _EPOCHS or self.batches >= _BATCHES:
+        number = moment.trainer.fit_loop.total_batch_idx
+        self.is_over |= number > self.number + 1  # some were left out: the counts would not hold
+        self.number = number
+        if self.is_over or self.epoch >= _EPOCHS or self.batches >= _BATCHES:
             self.pending.clear()
             return False
         if moment.hook == "on_train_epoch_end":

@@ -41,7 +41,6 @@ class Succession(Measurement):
         "on_train_batch_end",
         "on_train_epoch_end",
     )
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
 
     name: str
