@@ -819,14 +819,45 @@ def draw_figure(runs: list[Run], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def write_so_far(runs: list[Run]) -> None:
+    """Writes the tables of the tasks that are complete; they say which ones are missing."""
+    complete = [
+        task
+        for task in TASKS
+        if sum(run.task == task for run in runs) == sum(map(len, RATES.values()))
+    ]
+    runs = [run for run in runs if run.task in complete]
+    missing = [task for task in TASKS if task not in complete]
+    parts = [
+        "# Learning rates: verdicts against the truth",
+        "Made by `python benchmarks/learning_rate.py --so-far`. "
+        f"Not run: {', '.join(missing) or 'nothing is missing'}.",
+    ]
+    for is_held_out, title in (
+        (False, "looked at while the rule was made"),
+        (True, "looked at once"),
+    ):
+        chosen = [run for run in runs if TASKS[run.task].held_out == is_held_out]
+        if chosen:
+            parts.append(table_of(chosen, f"Tasks that were {title}"))
+    (RESULTS / "learning_rate.md").write_text("\n\n".join(parts) + "\n")
+    draw_figure(runs, RESULTS / "learning_rate.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--quick", action="store_true", help="a small part of the grid, and print only"
     )
+    parser.add_argument(
+        "--so-far", action="store_true", help="the tables of those tasks that have been run"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
+    if options.so_far:
+        write_so_far(list(load(RESULTS / "learning_rate.jsonl").values()))
+        return
     runs = collect(RESULTS / "learning_rate.jsonl", quick=options.quick)
     chosen = [run for run in runs if not TASKS[run.task].held_out]
     held_out = [run for run in runs if TASKS[run.task].held_out]

@@ -360,5 +360,6 @@ def test_runs_of_a_hundred_steps(name: str) -> None:
         y = torch.randn(len(y))
     data = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
     detector = LossDetector()
-    fit(Program(Task(loss, optimizer), data, trainer={"max_epochs": 3}), detector)
+    epochs = 6 if loss is shuffled else 3  # it takes a while to unlearn what it started with
+    fit(Program(Task(loss, optimizer), data, trainer={"max_epochs": epochs}), detector)
     assert [one.code for one in detector.findings] == ([code] if code else [])
