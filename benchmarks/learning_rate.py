@@ -828,10 +828,10 @@ def write_so_far(runs: list[Run]) -> None:
     ]
     runs = [run for run in runs if run.task in complete]
     missing = [task for task in TASKS if task not in complete]
+    made = "Made by `python benchmarks/learning_rate.py --so-far`."
     parts = [
         "# Learning rates: verdicts against the truth",
-        "Made by `python benchmarks/learning_rate.py --so-far`. "
-        f"Not run: {', '.join(missing) or 'nothing is missing'}.",
+        f"{made} Not run: {', '.join(missing) or 'nothing is missing'}.",
     ]
     for is_held_out, title in (
         (False, "looked at while the rule was made"),

@@ -149,7 +149,7 @@ class OutputDetector(Detector):
             goodfellow2016deep
         """
         for one in predictions.pairs:
-            if one.beyond > self.unreachable_share:
+            if one.beyond > self.unreachable_share and not one.is_of_classes:
                 low, high = one.ends
                 yield Evidence(
                     where=one.place,

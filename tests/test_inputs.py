@@ -242,22 +242,24 @@ def test_repeated_batch(samples: Samples, loader: TrainLoader, sick: bool) -> No
 
 
 DOUBLED = replace(SAMPLES, is_whole=True, distinct=640, often={2: 640})
+JOINED = replace(DOUBLED, often={1: 320, 3: 320}, steady=0.99)
 
 
 @pytest.mark.parametrize(
     ("samples", "loader", "sick"),
     [
-        (DOUBLED, LOADER, True),
+        (DOUBLED, LOADER, False),  # repeated, for longer epochs
+        (replace(DOUBLED, steady=1.0), LOADER, False),
         (replace(DOUBLED, often={1: 320, 3: 320}), LOADER, False),  # drawn at random, perhaps
         (replace(DOUBLED, often={1: 320, 3: 320}, steady=0.99), LOADER, True),
         (replace(DOUBLED, often={1: 320, 3: 320}, steady=0.5), LOADER, False),
-        (replace(DOUBLED, by_class={0: 1.0, 1: 9.0}), LOADER, False),  # a rare class, on purpose
-        (replace(DOUBLED, by_class={0: 2.0, 1: 2.0}), LOADER, True),
-        (DOUBLED, replace(LOADER, replaces=True), False),
-        (DOUBLED, replace(LOADER, replaces=None), False),
-        (DOUBLED, replace(LOADER, collates=False), False),
-        (replace(DOUBLED, is_whole=False), LOADER, False),
-        (replace(DOUBLED, distinct=1200), LOADER, False),
+        (replace(JOINED, by_class={0: 1.0, 1: 9.0}), LOADER, False),  # a rare class, on purpose
+        (replace(JOINED, by_class={0: 2.0, 1: 2.0}), LOADER, True),
+        (JOINED, replace(LOADER, replaces=True), False),
+        (JOINED, replace(LOADER, replaces=None), False),
+        (JOINED, replace(LOADER, collates=False), False),
+        (replace(JOINED, is_whole=False), LOADER, False),
+        (replace(JOINED, distinct=1200), LOADER, False),
     ],
 )
 def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) -> None:
@@ -281,7 +283,7 @@ def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) ->
 def test_rows_of_few_categories_repeat_by_nature(rows: torch.Tensor, distinct: bool) -> None:
     """They have near copies as well; images and continuous columns have not."""
     assert are_distinct(rows) == distinct
-    loads = InputDetector().duplicate_samples(DOUBLED, LOADER, Rows("batch[0]", "", rows))
+    loads = InputDetector().duplicate_samples(JOINED, LOADER, Rows("batch[0]", "", rows))
     assert bool(list(loads)) == distinct
 
 

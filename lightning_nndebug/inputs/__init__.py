@@ -240,8 +240,9 @@ class InputDetector(Detector):
         copies = 1 - samples.distinct / samples.seen
         evenly = len(samples.often) == 1
         several = loader.is_stream and loader.workers > 1 and evenly and copies > 0
-        # A data set that draws at random by itself has other copies in every epoch.
-        fixed = evenly or (samples.steady or 0.0) > _STEADY
+        # A data set that draws at random by itself has other copies in every epoch, and one that
+        # holds everything equally often is repeated, to make its epochs longer.
+        fixed = (samples.steady or 0.0) > _STEADY and not evenly
         once = loader.replaces is False and fixed and not _is_oversampled(samples)
         once = once and copies > self.copies_limit
         if (several or once) and are_distinct(rows.train):
