@@ -166,12 +166,14 @@ class ClassBalanceDetector(Detector):
 
     @rule("CLS104", severity=Severity.WARNING)
     def missing_class(self, counts: ClassCounts) -> Iterator[Evidence]:
-        """A class of validation never occurs in training.
+        """A class that is asked for never occurs in training.
 
         Why it matters:
-            The net cannot learn it, and every sample of it in validation is a sure error.
+            The net cannot learn it, and every sample of it in validation is a sure error. Where all
+            labels are one class, the loss is perfect, and says nothing.
 
         Likely causes:
+            - The labels were spoilt on their way, as by a division or a comparison of other types
             - The data are sorted and were split without shuffling
             - The split is by group, and the class is in few groups
             - Two class maps: names got other numbers in training than in validation
@@ -188,6 +190,17 @@ class ClassBalanceDetector(Detector):
             fisher1922interpretation
         """
         take_up(self.progress, counts)
+        target, shown = counts.target, self.progress["train"]
+        is_all = counts.passes and shown.sum() >= _FEW and not counts.resampled
+        if is_all and target.is_single and not target.reweighted and int((shown > 0).sum()) == 1:
+            yield Evidence(
+                where=target.name,
+                measured=1.0,
+                limit=2.0,
+                message=f"all {int(shown.sum()):,} training labels are of class "
+                f"{int(shown.argmax())}, of the {target.classes} that the loss tells apart",
+            )
+            return
         if not _comparable(counts):
             return
         train, validation = self.progress["train"], counts.validation

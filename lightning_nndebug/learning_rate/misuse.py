@@ -116,7 +116,7 @@ def _endless_warm_up(schedule: Schedule) -> Misuse | None:
     if len(factors) <= planned + 1:
         return None
     end = factors[int(planned)]
-    peak = factors.index(max(factors))
+    peak = schedule.summit or factors.index(max(factors))
     # One that rises for ever is no warm-up but a range test.
     if end >= 0.5 or end < max(factors[: int(planned) + 1]) or peak == len(factors) - 1:  # noqa: PLR2004
         return None

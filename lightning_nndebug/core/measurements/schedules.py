@@ -13,10 +13,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from . import Cadence, Measurement, Moment
 
+_FAR = 1_000_000  # calls
 _HORIZON = 10_000  # calls of a scheduler that are tried out; some 5 us each
 _LENGTHS = {
     "OneCycleLR": "total_steps",
@@ -41,6 +42,7 @@ class Schedule:
         length: The number of calls after which it has done what it was made for, if it has one.
         factors: The largest learning rate after 0, 1, 2, ... calls from now, relative to its peak.
             They reach beyond the end of the run, and are empty for what cannot be foretold.
+        summit: After how many calls a warm-up that is longer than all of those reaches its peak.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Schedule:
     taken: int = 0
     length: int | None = None
     factors: tuple[float, ...] = ()
+    summit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ def _plan(trainer: Any, module: Any) -> _Plan:
                 is_fresh = alone and _calls(scheduler) == 0
                 peaks[index] = _foretold(peaks[index], rates, planned, is_fresh)
         highest = [max(row) for row in rates] if alone else []
-        top = max(highest, default=0.0) or 1.0
+        summit, top = _summit(scheduler, highest)
         schedules.append(
             Schedule(
                 name=type(scheduler).__name__,
@@ -250,6 +253,7 @@ def _plan(trainer: Any, module: Any) -> _Plan:
                 planned=planned,
                 length=_length(scheduler),
                 factors=tuple(rate / top for rate in highest),
+                summit=summit,
             )
         )
     began = tuple(_calls(config.scheduler) for config in configs)
@@ -291,6 +295,29 @@ def _try_out(scheduler: Any, planned: float, trainer: Any, module: Any) -> list[
                 twin.step()
                 rates.append(stand_in.rates())
     return rates
+
+
+def _summit(scheduler: Any, highest: list[float]) -> tuple[int | None, float]:
+    """Returns where a warm-up ends that has not ended in the trial, and the largest rate of all.
+
+    Only a ``LambdaLR`` can be asked for its rates in a distant future. One that goes on rising for
+    a million calls is a range test.
+    """
+    top = max(highest, default=0.0) or 1.0
+    if type(scheduler) is not LambdaLR or len(highest) < 2 or highest[-1] <= highest[-2]:  # noqa: PLR2004
+        return None, top
+    call, best = len(highest), top
+    while call < _FAR:
+        further = int(1.25 * call)
+        try:
+            pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            rate = float(max(base * function(further) for base, function in pairs))
+        except Exception:  # it looks its factors up in a list
+            return None, top
+        if rate <= best:
+            return call, best
+        call, best = further, rate
+    return None, top
 
 
 class _StandIn:
