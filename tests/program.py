@@ -45,7 +45,11 @@ def fit(program: Program, *callbacks: pl.Callback, **options: Any) -> pl.Trainer
         trainer = pl.Trainer(
             **{**defaults, **program.trainer, **options, "callbacks": [*own, *callbacks]}
         )
-        trainer.fit(program.module, program.train, program.val)
+        try:
+            trainer.fit(program.module, program.train, program.val)
+        finally:  # processes that are forked later would inherit the group, and wait for ever
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
     return trainer
 
 
