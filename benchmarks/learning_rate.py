@@ -815,6 +815,7 @@ def draw_figure(runs: list[Run], path: Path) -> None:
         ylabel="loss of the next batch, relative",
     )
     axes.set_xscale("symlog", linthresh=0.1)
+    axes.set_xlim(left=-0.02)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
