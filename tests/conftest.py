@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,18 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_tidy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _quiet_and_tidy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test runs in a folder of its own: a Trainer without a logger writes where it stands."""
     torch.manual_seed(0)  # the order of the tests is nobody's business
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("MASTER_PORT", raising=False)  # Lightning leaves that of the last run
     os.environ.setdefault("TQDM_DISABLE", "1")
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    yield
+    # What one test has begun, the processes of the next would inherit, and wait for ever.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

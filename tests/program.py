@@ -45,11 +45,7 @@ def fit(program: Program, *callbacks: pl.Callback, **options: Any) -> pl.Trainer
         trainer = pl.Trainer(
             **{**defaults, **program.trainer, **options, "callbacks": [*own, *callbacks]}
         )
-        try:
-            trainer.fit(program.module, program.train, program.val)
-        finally:  # processes that are forked later would inherit the group, and wait for ever
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+        trainer.fit(program.module, program.train, program.val)
     return trainer
 
 

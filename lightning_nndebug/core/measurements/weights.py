@@ -122,8 +122,9 @@ def is_dense(p: Tensor) -> bool:
 
 def entries(x: Tensor) -> Tensor:
     """Returns some entries of a dense tensor, spread all over it: always the same, in float32."""
-    n = x.numel()
     flat = x.detach()
+    flat = flat.to_local() if hasattr(flat, "to_local") else flat  # a part of a sharded one
+    n, x = flat.numel(), flat
     # The order does not matter: what lies dense in memory need not be copied.
     if sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) == n - 1:
         flat = flat.as_strided((n,), (1,))
