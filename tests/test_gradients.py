@@ -18,7 +18,7 @@ from lightning_nndebug import GradientDetector
 from lightning_nndebug.core.measurements.flow import GradientFlow, Layer
 from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
 from lightning_nndebug.core.measurements.losses import Loss
-from lightning_nndebug.core.measurements.reach import Cut, Reach, _topmost
+from lightning_nndebug.core.measurements.reach import Cut, Reach, topmost
 from lightning_nndebug.core.measurements.zeroing import Zeroed, Zeroing
 
 # -- hand-made measurements
@@ -265,7 +265,7 @@ def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() 
     )
     net["a"][0].bias.requires_grad_(False)
     missing = ["a.0.weight", "a.1.weight", "a.1.bias", "b.bias"]
-    assert {"a": missing[:3], "b.bias": ["b.bias"]} == _topmost(net, missing)
+    assert {"a": missing[:3], "b.bias": ["b.bias"]} == topmost(net, missing)
 
 
 # -- the measurements, in small runs
