@@ -114,18 +114,6 @@ class Inputs(Measurement):
         return torch.where(varied, total, -1)
 
 
-def is_first_call(moment: Moment, memory: SimpleNamespace) -> bool:
-    """Returns whether this is the first time that somebody asks at this moment.
-
-    A measurement that only adds up, and returns nothing yet, is taken by everyone who needs it.
-    """
-    total = moment.trainer.fit_loop.total_batch_idx
-    call = moment.hook, total, moment.batch_idx, moment.dataloader_idx
-    is_first = vars(memory).get("call") != call
-    memory.call = call
-    return is_first
-
-
 def new_weights() -> Tensor:
     """Returns the weights of the values in a fingerprint: always the same, whatever the seed."""
     own = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import Measurement, Moment
-from .inputs import Inputs, is_first_call, sampled, stride
+from .inputs import Inputs, sampled, stride
 
 _ROWS = 512  # samples of training, and as many of validation,
 _FEATURES = 512  # and so many values of each: 1 MB each
@@ -55,7 +55,7 @@ class Rows(Measurement):
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Rows | None:
         """Keeps a few rows of each batch on their device, and reads them once they are complete."""
         inputs = moment.take(Inputs)
-        if inputs is None or inputs.tokens or not is_first_call(moment, memory):
+        if inputs is None or inputs.tokens:
             return None
         pool: _Pool = vars(memory).setdefault("pool", _Pool(inputs))
         if moment.hook == "on_train_batch_end" and pool.train:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import Measurement, Moment
-from .inputs import Inputs, is_first_call, new_weights
+from .inputs import Inputs, new_weights
 
 _EPOCHS = 3  # whose samples are looked at; in the first, all is new
 _BATCHES = 2**14  # at most
@@ -99,7 +99,7 @@ class Samples(Measurement):
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Samples | None:
         """Gathers fingerprints on their device, and reads those of several batches together."""
         inputs = moment.take(Inputs)
-        if inputs is None or not is_first_call(moment, memory):
+        if inputs is None:
             return None
         roll: _Roll = vars(memory).setdefault("roll", _Roll(inputs))
         if moment.hook.startswith("on_validation"):
