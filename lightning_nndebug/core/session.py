@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from traceback import walk_tb
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -175,13 +177,14 @@ class Session:
         self._tried.clear()
         self._fresh.clear()
         is_rest = self._rest.now and hook in _OF_A_BATCH
-        for ask in () if is_rest else self._preparing[hook]:
-            self._prepare(ask, moment)
-        for ask in self._restless[hook] if is_rest else self._taking[hook]:
-            self._take(ask, moment)
-        if self._fresh:
-            self._ask_all()
-            self._record()
+        with torch.no_grad():
+            for ask in () if is_rest else self._preparing[hook]:
+                self._prepare(ask, moment)
+            for ask in self._restless[hook] if is_rest else self._taking[hook]:
+                self._take(ask, moment)
+            if self._fresh:
+                self._ask_all()
+                self._record()
         self._moment = None
         self._spent += time.perf_counter() - began
         if hook in _MEETINGS:
@@ -271,11 +274,11 @@ class Session:
         return ask.kind.cadence.due(occasion, self._prices.get(ask, 0.0), self._step_time)
 
     def _timed(self, ask: Ask, call: Callable[..., Any], *args: Any) -> Any:
+        if ask.kind.cadence is EVERY_TIME:
+            return self._guard(ask.kind.__name__, call, *args)
         began = time.perf_counter()
-        with torch.no_grad():
-            value = self._guard(ask.kind.__name__, call, *args)
-        if ask.kind.cadence is not EVERY_TIME:
-            self._bills[ask] += time.perf_counter() - began
+        value = self._guard(ask.kind.__name__, call, *args)
+        self._bills[ask] += time.perf_counter() - began
         return value
 
     def _release(self, ask: Ask) -> None:
@@ -493,10 +496,18 @@ class Session:
             return call(*args)
         except Misconfiguration:
             raise
-        except Exception:
+        except Exception as error:
+            if _is_from_a_signal(error):
+                raise
             self.broken.add(part)
             log.exception("nndebug: %s failed and is off from here; the run goes on.", part)
             return None
+
+
+def _is_from_a_signal(error: Exception) -> bool:
+    """Tells what a signal's handler raised while we happened to run, such as a worker's death."""
+    handlers = {getattr(signal.getsignal(one), "__code__", None) for one in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in walk_tb(error.__traceback__))
 
 
 def _is_for_the_record(kind: type[Measurement]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,6 +250,24 @@ def test_a_sink_that_fails_is_told_once_and_the_run_goes_on(
         or "Sampled" in one.message
     ]
     assert len(told) == 1, caplog.text
+
+
+def test_what_a_signal_raises_in_our_code_is_the_users(monkeypatch) -> None:
+    """A DataLoader's worker that dies while we run must end the run as it would without us."""
+
+    def handler(*args):
+        raise RuntimeError("a worker is dead")
+
+    def take(cls, moment, memory):
+        signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(Clock, "take", classmethod(take))
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(RuntimeError, match="a worker is dead"):
+            fit(program(), PlantedDetector())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_many_places_are_one_story_on_the_console(caplog) -> None:
