@@ -18,6 +18,7 @@ class Subject:
     net: Callable[[], nn.Module]
     batch: Callable[[], tuple[Tensor, Tensor]]
     lr: float = 1e-4
+    steps: int = 0
 
 
 class Step(pl.LightningModule):
@@ -123,4 +124,22 @@ SUBJECTS = {
     "gpt2 124M": Subject(
         GPT, lambda: (torch.randint(50257, (1, 128)), torch.randint(50257, (1, 128)))
     ),
+}
+
+
+def _grown(layers: int = 4, width: int = 256, batch: int = 256, steps: int = 300) -> Subject:
+    def net() -> nn.Module:
+        widths = [64, *[width] * layers]
+        hidden = zip(widths, widths[1:], strict=False)
+        parts = [part for a, b in hidden for part in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*parts, nn.Linear(width, 10))
+
+    return Subject(net, lambda: (torch.randn(batch, 64), torch.randint(10, (batch,))), 1e-3, steps)
+
+
+GROWTH = {
+    **{f"{n} layers": _grown(layers=n) for n in (4, 16, 64)},
+    **{f"width {n}": _grown(width=n) for n in (64, 1024)},
+    **{f"batch of {n}": _grown(batch=n) for n in (16, 4096)},
+    **{f"{n} steps": _grown(steps=n) for n in (50, 3000)},
 }

@@ -87,7 +87,7 @@ def run(kind: str, name: str) -> dict[str, Any]:
 
         one = mutant(name)
         make, expected = one.make, one.expected
-        with _quiet(io.StringIO()):
+        with quiet(io.StringIO()):
             worse = is_worse(one)
         if not worse:
             kind = "harmless"
@@ -97,7 +97,7 @@ def run(kind: str, name: str) -> dict[str, Any]:
         make, expected = (lambda: fault.make(kind == "fixed")), fault.expected
     suite, error, log = NNDebug(), "", io.StringIO()
     start = time.perf_counter()
-    with _quiet(log):
+    with quiet(log):
         try:
             trainer = fit(make(), suite)
             steps = trainer.global_step
@@ -198,11 +198,11 @@ def table(results: list[dict[str, Any]]) -> str:
         false = sum(verdict(one) == "false alarm" for one in twins)
         named = judged["led"] + judged["named"]
         rows.append(
-            f"| {family} | {len(sick)} | {_share(named + judged['noticed'], len(sick))} "
-            f"| {_share(named, len(sick))} | {_share(judged['led'], len(sick))} "
+            f"| {family} | {len(sick)} | {share(named + judged['noticed'], len(sick))} "
+            f"| {share(named, len(sick))} | {share(judged['led'], len(sick))} "
             f"| {statistics.median(steps) if steps else '-'} | {false} of {len(twins)} loud |"
         )
-    text = ["# Accuracy", "", _stamp(), "", *rows, ""]
+    text = ["# Accuracy", "", stamp(), "", *rows, ""]
     healthy = families.get("healthy", [])
     loud = [one for one in healthy if alarms(one)]
     text.append(f"Healthy zoo: {len(loud)} of {len(healthy)} programs raise an alarm.")
@@ -303,7 +303,7 @@ def _map(call: Callable[..., Any], todo: list[tuple[str, str]], jobs: int) -> It
 
 
 @contextlib.contextmanager
-def _quiet(log: io.StringIO) -> Iterator[None]:
+def quiet(log: io.StringIO) -> Iterator[None]:
     handler = logging.StreamHandler(log)
     ours = logging.getLogger("lightning_nndebug")
     propagated, ours.propagate = ours.propagate, False
@@ -323,11 +323,11 @@ def _quiet(log: io.StringIO) -> Iterator[None]:
             ours.propagate = propagated
 
 
-def _share(part: int, whole: int) -> str:
+def share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if whole else "-"
 
 
-def _stamp() -> str:
+def stamp() -> str:
     return (
         f"{date.today()}, lightning-nndebug {lightning_nndebug.__version__}, "
         f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores"

@@ -191,7 +191,7 @@ class _Roll:
             self.order += marks
         real = [mark for mark in marks if mark >= 0]
         self.train.add(real)
-        self.counts.update(mark for mark in real if self.train.keeps(mark))
+        self.counts.update(self.train.kept(real))
         if labels is not None:
             self.labels.update(zip(marks, labels, strict=True))
         if len(self.counts) > len(self.train.marks):
@@ -215,7 +215,7 @@ class _Roll:
         self.validations += 1
         heard = torch.cat(self.pending_validation).tolist()
         self.pending_validation.clear()
-        kept = [mark for mark in heard if mark >= 0 and self.train.keeps(mark)]
+        kept = self.train.kept(mark for mark in heard if mark >= 0)
         self.overlap = Overlap(
             seen=len(kept),
             distinct=len(set(kept)),
@@ -288,11 +288,14 @@ class _Sketch:
     def keeps(self, mark: int) -> bool:
         return not mark & self.mask
 
+    def kept(self, marks: Iterable[int]) -> list[int]:
+        return [mark for mark in marks if not mark & self.mask] if self.mask else list(marks)
+
     def add(self, marks: Iterable[int]) -> None:
-        self.marks.update(mark for mark in marks if not mark & self.mask)
+        self.marks.update(self.kept(marks))
         while len(self.marks) > _KEPT:
             self.mask = 2 * self.mask + 1
-            self.marks = {mark for mark in self.marks if self.keeps(mark)}
+            self.marks = set(self.kept(self.marks))
 
 
 def _pairs(counts: Counter[int]) -> int:
