@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import lightning.pytorch as pl
 import torch
@@ -130,7 +131,7 @@ SUBJECTS = {
 def _grown(layers: int = 4, width: int = 256, batch: int = 256, steps: int = 300) -> Subject:
     def net() -> nn.Module:
         widths = [64, *[width] * layers]
-        hidden = zip(widths, widths[1:], strict=False)
+        hidden = pairwise(widths)
         parts = [part for a, b in hidden for part in (nn.Linear(a, b), nn.ReLU())]
         return nn.Sequential(*parts, nn.Linear(width, 10))
 

@@ -47,11 +47,9 @@ def run(tool: str, fault: str, *, fixed: bool) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """Returns a line for each tool."""
     said = {(one["tool"], one["fault"], one["fixed"]): one for one in results}
-    lines = [
-        "| tool | faults | says something | tells it from the repaired form "
-        "| says something of the repaired form | ends the repaired run with an error |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    head = ["tool", "faults", "says something", "tells it from the repaired form"]
+    head += ["says something of the repaired form", "ends the repaired run with an error"]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
     for tool in dict.fromkeys(one["tool"] for one in results):
         faults = {one["fault"] for one in results if one["tool"] == tool}
         pairs = [(said[tool, one, False], said[tool, one, True]) for one in faults]
