@@ -11,6 +11,7 @@ from .core.findings import Evidence, Severity
 from .core.measurements.flow import GradientFlow
 from .core.measurements.gradients import Gradients
 from .core.measurements.losses import Loss
+from .core.measurements.noise import GradientNoise
 from .core.measurements.reach import Cut, Reach
 from .core.measurements.zeroing import Zeroing
 
@@ -37,6 +38,8 @@ class GradientDetector(Detector):
         varying_share: The signal is lost if less than this share of what the last layers get and
             give varies from sample to sample.
         clipping_factor: Clipping takes over if it makes each update this many times smaller.
+        noise_factor: A batch does not fit if what its samples agree on in the gradient is this many
+            times less, or more, than the noise that is left after averaging over them.
 
     Logged:
         norm: The norm of the gradients of the first optimizer, before clipping.
@@ -48,6 +51,7 @@ class GradientDetector(Detector):
     vanishing_decades: float = threshold(default=2.5, source=_SOURCE)
     varying_share: float = threshold(default=0.01, source=_SOURCE, maximum=1.0)
     clipping_factor: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
+    noise_factor: float = threshold(default=10.0, source="mccandlish2018empirical", minimum=1.0)
 
     scales: dict[str, float] = state(dict)
     histories: dict[str, list[dict[str, float]]] = state(dict)
@@ -346,6 +350,54 @@ class GradientDetector(Detector):
                         "Keep the order: ``zero_grad()``, ``manual_backward(loss)``, ``step()``",
                     ),
                 )
+
+    @rule("GRD107", severity=Severity.INFO)
+    def noisy_gradient(self, noise: GradientNoise) -> Iterator[Evidence]:
+        """The batch of an update is far smaller, or far larger, than its gradient has use for.
+
+        Why it matters:
+            The gradient noise scale says how many samples average their differences away. A batch
+            far below it takes steps that are mostly chance; far above it, twice the samples make
+            hardly a better step. It is known where an update accumulates several batches.
+
+        Likely causes:
+            - The batch is as large as memory allows, or as small, not as large as is of use
+            - The labels are noisy, or the loss is as low as they let it be
+
+        How to fix:
+            - Change ``accumulate_grad_batches`` or the batch size
+            - Against noise, a smaller learning rate does the same as a larger batch
+
+        When it is fine:
+            Time or memory matter more to you than the number of samples. Late in training the noise
+            scale grows by itself.
+
+        References:
+            mccandlish2018empirical
+        """
+        least, most = noise.signal - 2 * noise.error, noise.signal + 2 * noise.error
+        most_noise, least_noise = (
+            noise.noise + sign * 2 * noise.noise_error for sign in (1.0, -1.0)
+        )
+        if most * self.noise_factor < least_noise:
+            yield Evidence(
+                where=noise.optimizer,
+                measured=most / least_noise,
+                limit=1 / self.noise_factor,
+                message="too small: of the squared gradient of an update, at most "
+                f"{_percent(max(0.0, most) / least_noise)} of what is noise is signal; the limit "
+                f"is {_percent(1 / self.noise_factor)}",
+            )
+        elif least > self.noise_factor * max(most_noise, 0.0):
+            yield Evidence(
+                where=noise.optimizer,
+                measured=least / max(most_noise, 1e-30),
+                limit=self.noise_factor,
+                message=f"too large: its noise is {_short(least / max(most_noise, 1e-30))} times "
+                f"less than its signal, and the limit is {_short(self.noise_factor)}; half the "
+                "samples would make nearly the same step",
+                fixes=("Accumulate fewer batches, or make them smaller",),
+            )
 
     def _remember(self, gradients: Gradients) -> Sequence[dict[str, float]]:
         """Notes a look, and returns the history of its optimizer."""

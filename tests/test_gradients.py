@@ -18,6 +18,7 @@ from lightning_nndebug import GradientDetector
 from lightning_nndebug.core.measurements.flow import GradientFlow, Layer
 from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
 from lightning_nndebug.core.measurements.losses import Loss
+from lightning_nndebug.core.measurements.noise import GradientNoise
 from lightning_nndebug.core.measurements.reach import Cut, Reach, topmost
 from lightning_nndebug.core.measurements.zeroing import Zeroed, Zeroing
 
@@ -491,3 +492,46 @@ def test_hooks_do_not_outlive_the_run() -> None:
         found(module)
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in module.modules())
     assert not any(p._backward_hooks for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("signal", "noise", "told"),
+    [(1.0, 0.01, "too large"), (-0.1, 5.0, "too small"), (1.0, 1.0, ""), (1.0, 0.0, "too large")],
+)
+def test_a_batch_is_judged_by_what_noise_it_leaves(signal: float, noise: float, told: str) -> None:
+    """Ten times more signal than noise is too much of a batch, ten times less too little."""
+    look = GradientNoise("Adam", signal, 0.01, noise, 0.001)
+    found = [one.message for one in GradientDetector().noisy_gradient(look)]
+    assert [one.partition(":")[0] for one in found] == ([told] if told else [])
+
+
+def test_an_uncertain_noise_is_not_judged() -> None:
+    """What one standard error more would turn round is not told."""
+    assert not list(GradientDetector().noisy_gradient(GradientNoise("Adam", 1.0, 0.5, 0.01, 0.05)))
+
+
+def test_signal_and_noise_of_a_known_gradient_are_found(monkeypatch) -> None:
+    """Of a gradient of mean 0.3 and variance 1 in each of 50 entries, averaged over 16 samples."""
+
+    class Mean(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(50))
+
+        def training_step(self, batch, batch_idx):
+            return (batch[0] @ self.weight).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    seen: list[GradientNoise | None] = []
+    take = GradientNoise.take.__func__
+    spy = classmethod(lambda *args: (seen.append(take(*args)), seen[-1])[1])
+    monkeypatch.setattr(GradientNoise, "take", spy)
+    seed(0)
+    data = DataLoader(TensorDataset(0.3 + torch.randn(4096, 50)), batch_size=4, shuffle=True)
+    options = {"max_steps": 250, "accumulate_grad_batches": 4}
+    fit(Program(Mean(), data, trainer=options), GradientDetector())
+    last = [one for one in seen if one][-1]
+    assert abs(last.signal - 50 * 0.3**2) < 3 * last.error
+    assert abs(last.noise - 50 / 16) < 3 * last.noise_error
