@@ -80,7 +80,7 @@ def main() -> None:
     done = {(one["tool"], one["fault"], one["fixed"]) for one in results}
     todo = [(tool, name, fixed) for name in chosen for tool in tools for fixed in (False, True)]
     with (
-        ProcessPoolExecutor(options.jobs, max_tasks_per_child=50) as pool,
+        ProcessPoolExecutor(options.jobs) as pool,
         options.results.open("a") as file,
     ):
         jobs = [
