@@ -390,6 +390,9 @@ def _uncompile(module: nn.Module) -> None:
         vars(module)["_compiled_call_impl"] = None
     if "_orig_mod" in module._modules:
         vars(module)["forward"] = module._modules["_orig_mod"]
+    for name, original in (getattr(module, "_compiler_ctx", None) or {}).items():
+        if name.startswith("original_"):  # as Lightning keeps the methods of a compiled module
+            vars(module)[name.removeprefix("original_")] = original
 
 
 def _arguments(step: Callable[..., Any], batch: Any, batch_idx: int) -> tuple[Any, ...]:
