@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..layers import condensed
+from ..listening import listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line, outward
-from ..trainer import eagerly, plain_name
+from ..trainer import plain_name
 from . import Cadence, Measurement, Moment
 from .batches import tensors
 
@@ -162,12 +163,8 @@ class Activations(Measurement):
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Listens to the step."""
-        cls.release(memory)
-        memory.eager = eagerly(moment.module)
-        memory.eager.__enter__()
-        memory.mode = _Listener(moment.module, moment.batch)
-        memory.mode.is_game = len(moment.trainer.optimizers) > 1
-        memory.mode.__enter__()
+        is_game = len(moment.trainer.optimizers) > 1
+        listen(memory, moment.module, _Listener(moment.module, moment.batch, is_game=is_game))
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Activations | None:
@@ -195,10 +192,7 @@ class Activations(Measurement):
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
         """Stops listening."""
-        if mode := vars(memory).pop("mode", None):
-            mode.__exit__(None, None, None)
-        if eager := vars(memory).pop("eager", None):
-            eager.__exit__(None, None, None)
+        stop_listening(memory)
 
 
 @dataclass
@@ -244,9 +238,15 @@ Heard = tuple[
 
 
 class _Listener(TorchFunctionMode):
-    """Notes activation functions as they are called, and follows where their results go."""
+    """Notes activation functions as they are called, and follows where their results go.
 
-    def __init__(self, module: nn.Module, batch: Any) -> None:
+    Args:
+        module: The module that is heard.
+        batch: What it is given.
+        is_game: Whether several nets play against each other, each with an optimizer.
+    """
+
+    def __init__(self, module: nn.Module, batch: Any, *, is_game: bool = False) -> None:
         super().__init__()
         self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
         self._builtin = {
@@ -255,7 +255,7 @@ class _Listener(TorchFunctionMode):
         self._data = [one for _, one in tensors(batch) if one.dim() > 1 and len(one)]
         self._sizes = {one[0].numel() for one in self._data}
         self._fakes: dict[str, Tensor] = {}
-        self.is_game = False  # between several nets, each with an optimizer
+        self._is_game = is_game
         self._calls: list[_Call] = []
         self._answers: list[_Answer] = []
         self._lonely: list[tuple[Softmax, Any]] = []
@@ -359,7 +359,7 @@ class _Listener(TorchFunctionMode):
 
     def _compare(self, x: Tensor, where: str) -> None:
         """Compares what is made in the shape of the data with the data."""
-        made_by = self._origin(x.grad_fn) if self.is_game and where not in self._fakes else None
+        made_by = self._origin(x.grad_fn) if self._is_game and where not in self._fakes else None
         if made_by is None or _top(made_by.where) == _top(where):
             return
         for one in self._data:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..listening import listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line
-from ..trainer import eagerly
 from . import Cadence, Measurement, Moment
 from .batches import Place, conventional, tensors
 
@@ -165,7 +165,7 @@ class LossCalls(Measurement):
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Listens to the calls of this step."""
-        _listen(moment, memory)
+        listen(memory, moment.module, Listener(moment.batch))
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossCalls | None:
@@ -181,7 +181,7 @@ class LossCalls(Measurement):
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
         """Stops listening."""
-        _stop_listening(memory)
+        stop_listening(memory)
 
 
 # In eval mode these take a fast path, unless somebody listens: then they come to other last bits.
@@ -209,7 +209,7 @@ class ValidationLossCalls(Measurement):
         if memory.has_fast_path:
             return
         if moment.batch_idx < 16 or moment.batch_idx % 16 == 0:  # noqa: PLR2004
-            _listen(moment, memory)
+            listen(memory, moment.module, Listener(moment.batch))
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> ValidationLossCalls | None:
@@ -219,7 +219,7 @@ class ValidationLossCalls(Measurement):
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
         """Stops listening."""
-        _stop_listening(memory)
+        stop_listening(memory)
 
 
 @dataclass(frozen=True)
@@ -244,21 +244,6 @@ class LabelCalls(Measurement):
             calls = _running_calls(sys.exc_info()[2])
         calls = tuple(one for one in calls if one.tells_classes and one.function != "gather")
         return cls(calls) if calls else None
-
-
-def _listen(moment: Moment, memory: SimpleNamespace) -> None:
-    _stop_listening(memory)
-    memory.eager = eagerly(moment.module)
-    memory.eager.__enter__()
-    memory.mode = Listener(moment.batch)
-    memory.mode.__enter__()
-
-
-def _stop_listening(memory: SimpleNamespace) -> None:
-    if mode := vars(memory).pop("mode", None):
-        mode.__exit__(None, None, None)
-    if eager := vars(memory).pop("eager", None):
-        eager.__exit__(None, None, None)
 
 
 class Listener(TorchFunctionMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -36,15 +37,13 @@ class Magnitudes(Measurement):
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Hooks every module without children for this one step."""
         memory.seen = {}
-        memory.eager = eagerly(moment.module)
-        memory.eager.__enter__()
-        memory.handles = [
-            module.register_forward_hook(_Watch(plain_name(name), memory.seen))
-            for name, module in moment.module.named_modules()
-            if name
-            and not any(module.children())
-            and not isinstance(module, torch.jit.ScriptModule)
-        ]
+        memory.stack = ExitStack()
+        memory.stack.enter_context(eagerly(moment.module))
+        for name, module in moment.module.named_modules():
+            is_leaf = name and not any(module.children())
+            if is_leaf and not isinstance(module, torch.jit.ScriptModule):
+                watch = _Watch(plain_name(name), memory.seen)
+                memory.stack.callback(module.register_forward_hook(watch).remove)
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Magnitudes | None:
@@ -58,10 +57,8 @@ class Magnitudes(Measurement):
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
         """Takes the hooks off."""
-        for handle in vars(memory).pop("handles", ()):
-            handle.remove()
-        if eager := vars(memory).pop("eager", None):
-            eager.__exit__(None, None, None)
+        if stack := vars(memory).pop("stack", None):
+            stack.close()
         memory.seen = {}
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..listening import listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line
-from ..trainer import eagerly
 from . import Cadence, Measurement, Moment
 from .activations import Looks, through
 from .batches import tensors
@@ -104,11 +104,7 @@ class Predictions(Measurement):
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Listens to the step."""
-        cls.release(memory)
-        memory.eager = eagerly(moment.module)
-        memory.eager.__enter__()
-        memory.mode = _Listener(moment.batch)
-        memory.mode.__enter__()
+        listen(memory, moment.module, _Listener(moment.batch))
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Predictions | None:
@@ -121,10 +117,7 @@ class Predictions(Measurement):
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
         """Stops listening."""
-        if mode := vars(memory).pop("mode", None):
-            mode.__exit__(None, None, None)
-        if eager := vars(memory).pop("eager", None):
-            eager.__exit__(None, None, None)
+        stop_listening(memory)
 
 
 @dataclass(frozen=True)
