@@ -150,7 +150,7 @@ def check(module: Any, data: Any, *, steps: int = 100) -> list[Finding]:
     """Rehearses a module with one batch, for tests of your own.
 
     ``assert not lightning_nndebug.check(MyModule(), loader)``. A copy of the module is trained for
-    one step, and learns that batch by heart.
+    two steps, of which the first may set things up, and learns a batch of them by heart.
 
     Args:
         module: A LightningModule; it is left as it is.
@@ -162,7 +162,7 @@ def check(module: Any, data: Any, *, steps: int = 100) -> list[Finding]:
     """
     detector = PreflightDetector(steps=steps)
     trainer = trainer_class(module)(
-        max_steps=1, limit_val_batches=0, num_sanity_val_steps=0, logger=False,
+        max_steps=2, limit_val_batches=0, num_sanity_val_steps=0, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[detector], devices=1,
     )  # fmt: skip

@@ -226,7 +226,7 @@ class _Trial:
 
 def _is_first(moment: Moment, memory: SimpleNamespace) -> bool:
     """Returns whether this is the time: once, in a run on one device, by automatic optimization."""
-    if hasattr(memory, "taken"):
+    if hasattr(memory, "taken") or moment.take(Repeatable) is None:
         return False
     memory.taken = True
     single = moment.trainer.world_size == 1 and moment.module.automatic_optimization

@@ -36,6 +36,8 @@ class Repeatable(Measurement):
             return None
         memory.looks += 1
         found = changed(memory.before, picture(moment.module))
+        if found and memory.looks == 1:  # a first step sets up what the next ones only use
+            return None
         memory.foreign = vars(memory).get("foreign") or found
         return cls(memory.foreign)
 

@@ -28,6 +28,7 @@ EVERY = 250
 MULTIPLES = (0.0, 0.3, 1.0, 10.0, 100.0)
 FARTHEST, NEAREST = 1e8, 1e-6
 _RISE = 0.05  # a loss that rises by more than this share is worth looking for a shorter step
+_PATIENCE = 2  # failures: a first step may set up what the next ones only use
 _BUDGET = 0.01  # of the run's time, after the first probes
 _APART = 10.0  # groups whose rates differ by this factor are looked at one by one
 _WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}  # where each process has all of the parameters
@@ -197,7 +198,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     draws = "dataloader_iter" in inspect.signature(module.training_step).parameters
     memory.probing = len(trainer.optimizers) == 1 and bool(strategies & _WHOLE) and not draws
     memory.generators = find_generators(module) if memory.probing else []
-    memory.losses = deque(maxlen=1000)
+    memory.losses, memory.failures = deque(maxlen=1000), 0
     memory.needs_graph, memory.is_first = False, True
     memory.spent, memory.since = 0.0, None
     StepProbe.release(memory)
@@ -322,8 +323,10 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
             is_first, memory.is_first = memory.is_first, False
             other = loss_after(step.scramble) if is_first else None
     except _Failed as failed:
-        memory.probing = False
-        log.info("nndebug: steps are not probed, for they cannot be run again: %s", failed)
+        memory.failures += 1
+        memory.probing = memory.failures < _PATIENCE
+        if not memory.probing:
+            log.info("nndebug: steps are not probed, for they cannot be run again: %s", failed)
         return None
     losses = [factor * loss.float().mean() for loss, factor in memory.losses]
     memory.losses.clear()
