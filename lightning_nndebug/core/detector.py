@@ -193,7 +193,7 @@ class Detector(Callback):
         selected = self.select is None or code.startswith(tuple(self.select))
         return selected and not (self.ignore and code.startswith(tuple(self.ignore)))
 
-    def conclude(self, directory: Path) -> None:
+    def conclude(self, trainer: Any, directory: Path) -> None:
         """Called on one rank when a run has ended: its record, in this directory, is complete."""
 
     def __repr__(self) -> str:

@@ -156,7 +156,7 @@ class Session:
             self._guard(type(sink).__name__, sink.close, findings, self._step(), exception)
         if self.directory is not None and self.trainer.is_global_zero:
             for one in self.callbacks:
-                self._guard("the report", one.conclude, self.directory)
+                self._guard("the report", one.conclude, self.trainer, self.directory)
 
     # -- one hook
 
@@ -472,15 +472,14 @@ class Session:
         rules = (one for watch in self.watches for one in watch.detector.rules)
         return by_cause(found, {one.code: one.caused_by for one in rules})
 
-    def _vital_names(self) -> list[str]:
-        """Lists what may ever become a vital."""
-        return sorted(
-            {
-                f"nndebug/{watch.detector.symptom}/{question.name}"
-                for watch, question, _ in self._questions
-                if question in watch.detector.vitals
-            }
-        )
+    def _vital_names(self) -> dict[str, str]:
+        """Returns what may ever become a vital, with what it is."""
+        found = {
+            f"nndebug/{watch.detector.symptom}/{question.name}": question.title
+            for watch, question, _ in self._questions
+            if question in watch.detector.vitals
+        }
+        return dict(sorted(found.items()))
 
     def _step(self) -> int:
         return step_axis(self.trainer)
