@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import NNDebug
+from lightning_nndebug.core.trainer import run_directory
 
 STEPS, EVERY = 40, 10
 VITAL = "nndebug/gradients/norm"
@@ -169,6 +171,21 @@ def test_a_logger_that_takes_no_figures_draws_none(tmp_path: Path, monkeypatch) 
     pytest.importorskip("tensorboard")
     monkeypatch.setattr("lightning_nndebug.report.pictures", lambda story: {"broken": None})
     run(TensorBoardLogger(tmp_path), report=True)
+
+
+@pytest.mark.parametrize(
+    ("log_dir", "fast_dev_run", "expected"),
+    [
+        ("logs/version_1", False, Path("logs/version_1/nndebug")),
+        (None, False, Path("here/nndebug")),
+        ("s3://bucket/logs", False, Path("here/nndebug")),
+        (None, True, None),
+    ],
+)
+def test_the_record_is_on_this_machine(log_dir, fast_dev_run, expected) -> None:
+    """Where the logger keeps nothing here, it is where checkpoints would be."""
+    trainer = SimpleNamespace(log_dir=log_dir, fast_dev_run=fast_dev_run, default_root_dir="here")
+    assert run_directory(trainer) == expected
 
 
 def test_no_logger(tmp_path: Path) -> None:
