@@ -104,8 +104,9 @@ def test_json_keeps_to_its_schema() -> None:
     schema = json.loads(files(lightning_nndebug).joinpath("findings.schema.json").read_text())
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
-    sick = _finding(measured=1.5, limit="a limit", caused_by="GRD101 net", details={"a": [1]})
-    validator.validate(json.loads(render([sick, _finding(severity="info")], "json")))
+    sick = _finding(measured=float("inf"), limit=2, caused_by="GRD101 net", details={"a": [1]})
+    text = render([sick, _finding(severity="info")], "json")
+    validator.validate(json.loads(text, parse_constant=pytest.fail))
     assert set(schema["items"]["properties"]) == set(_finding().to_dict())
     for wrong in ({"severity": "fatal"}, {"step": "3"}, {"causes": "one"}):
         assert list(validator.iter_errors([{**_finding().to_dict(), **wrong}]))

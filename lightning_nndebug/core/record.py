@@ -76,7 +76,7 @@ class Record:
         seconds = round(time.perf_counter() - self._began, 3)
         self._write("end", step=step, exception=ending, seconds=seconds)
         self._file.close()
-        text = json.dumps([one.to_dict() for one in findings], indent=2, default=str)
+        text = json.dumps(plain([one.to_dict() for one in findings]), indent=2, default=str)
         (self.directory / "findings.json").write_text(text, encoding="utf-8")
 
     def _flush(self) -> None:
@@ -84,7 +84,7 @@ class Record:
             self._write("curve", **_rounded(self._curve.line()))
 
     def _write(self, kind: str, **values: Any) -> None:
-        self._file.write(json.dumps(_plain({"kind": kind, **values}), default=str) + "\n")
+        self._file.write(json.dumps(plain({"kind": kind, **values}), default=str) + "\n")
         self._file.flush()
 
 
@@ -139,13 +139,15 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _page(code: str) -> dict[str, list[str]]:
-    """Returns those sections of a rule's page that no finding brings along."""
-    from .detector import RULES  # which needs the session, and that the record
-
-    rule = RULES[code][1] if code in RULES else None
-    headings = ("Why it matters", "When it is fine")
-    return {one: rule.section(one) for one in headings} if rule is not None else {}
+def plain(value: Any) -> Any:
+    """Returns what JSON can say: it knows neither NaN nor infinity, so they become text."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def worst(findings: list[Finding]) -> Severity | None:
@@ -153,15 +155,13 @@ def worst(findings: list[Finding]) -> Severity | None:
     return max((one.level for one in findings), default=None)
 
 
-def _plain(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they are written as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+def _page(code: str) -> dict[str, list[str]]:
+    """Returns those sections of a rule's page that no finding brings along."""
+    from .detector import RULES  # which needs the session, and that the record
+
+    rule = RULES[code][1] if code in RULES else None
+    headings = ("Why it matters", "When it is fine")
+    return {one: rule.section(one) for one in headings} if rule is not None else {}
 
 
 def _rounded(value: Any) -> Any:
