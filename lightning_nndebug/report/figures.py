@@ -134,7 +134,8 @@ def _timeline(story: Story, curve: Curve, *, height: float, **size: float) -> Dr
             axes.set_ylim(bottom=max(axes.get_ylim()[0], floor))
         step_axis(axes, label="optimizer step")
         axes.set_ylabel("loss")
-        axes.set_xlim(min(0, steps[0]), max(story.step, steps[-1], 1))
+        end = max(story.step, steps[-1], 1)
+        axes.set_xlim(min(0, steps[0]), end + 0.03 * end)  # room for half a badge
         one.legend(below=True)
         _pin(axes, story)
     return one
@@ -400,7 +401,8 @@ def _histograms(story: Story) -> Iterator[Picture | None]:
                 edges = np.linspace(low, high, len(counts) + 1)
                 density = counts / counts.sum() / (edges[1] - edges[0])
                 one.axes.stairs(density, edges, color=colour, label=f"step {step:,}", linewidth=1.3)
-            one.axes.set_yscale("symlog", linthresh=max(1e-2, 0.01 * float(density.max())))
+            least = max(1e-2, 0.01 * float(density.max()))
+            one.axes.set_yscale("symlog", linthresh=10 ** math.ceil(math.log10(least)))
             one.axes.yaxis.set_major_formatter(power_of_ten())
             one.axes.set_xlabel("value")
             one.axes.set_ylabel("density")
@@ -414,7 +416,7 @@ def _first_batch(story: Story) -> Iterator[Picture | None]:
     look = next((look for _, look in story.snapshots.get("FirstBatch", [])), None)
     if look is None:
         return
-    images = _images(look["images"], "the first images") if look.get("images") else ""
+    images = _thumbnails("images", _images(look["images"])) if look.get("images") else ""
     rows = []
     for one in look["tensors"]:
         kind = escape(f"{one['type']} {one['shape']}")
@@ -437,8 +439,11 @@ def _saliency(story: Story) -> Iterator[Picture | None]:
         "What the loss hangs on",
         f"Images of step {step:,}, and below each of them the gradient of the loss by its pixels: "
         "none is dark, the largest of the image is bright.",
-        _images(look["images"], "the images")
-        + _images(look["maps"], "the gradient of the loss by their pixels", "inferno"),
+        _thumbnails(
+            "images, and the gradient of the loss by their pixels",
+            _images(look["images"]),
+            _images(look["maps"], "inferno"),
+        ),
     )
 
 
@@ -523,20 +528,26 @@ def _some(count: int, most: int) -> list[int]:
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
-def _images(images: dict[str, Any], label: str, colours: str | None = None) -> str:
+def _thumbnails(label: str, *rows: list[str]) -> str:
+    """Returns rows of images; those that belong together stay together however narrow the page."""
+    columns = "".join(f"<span>{''.join(some)}</span>" for some in zip(*rows, strict=True))
+    return f'<div class="thumbnails" role="img" aria-label="{label}">{columns}</div>'
+
+
+def _images(images: dict[str, Any], colours: str | None = None) -> list[str]:
     """Returns thumbnails as PNG, which matplotlib writes without a figure."""
     pixels = np.frombuffer(base64.b64decode(images["pixels"]), np.uint8).reshape(images["shape"])
     if colours is not None:
         pixels = colormaps[colours](pixels[..., 0])
     elif pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    out = []
+    found = []
     for one in pixels:
         buffer = BytesIO()
         imsave(buffer, one, format="png")
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        out.append(f'<img alt="" src="data:image/png;base64,{data}">')
-    return f'<div class="thumbnails" role="img" aria-label="{label}">{"".join(out)}</div>'
+        found.append(f'<img alt="" src="data:image/png;base64,{data}">')
+    return found
 
 
 def _range(one: dict[str, Any]) -> str:

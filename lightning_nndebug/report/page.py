@@ -168,14 +168,16 @@ def _card(picture: Picture | None, kind: str = "") -> str:
 
 
 def _run_card(card: Mapping[str, Any]) -> str:
-    rows = []
+    rows: list[tuple[str, Any]] = []
     for name, value in card.items():
         if isinstance(value, dict):
-            rows += [(key, one) for key, one in value.items()]
+            rows += value.items()
+        elif name == "started":
+            rows.append((name, str(value).replace("T", " ").replace("+00:00", " UTC")))
         elif name != "step":
-            rows.append((name.replace("_", " "), value))
+            rows.append((name, value))
     cells = "".join(
-        f"<div><dt>{escape(str(name))}</dt><dd>{escape(_value(value))}</dd></div>"
+        f"<div><dt>{escape(str(name).replace('_', ' '))}</dt><dd>{escape(_value(value))}</dd></div>"
         for name, value in rows
         if value not in (None, "", [], -1)
     )
