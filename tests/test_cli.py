@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +19,23 @@ from lightning_nndebug.cli import app
 from lightning_nndebug.core.formats import render
 
 run = CliRunner().invoke
+
+
+@pytest.mark.parametrize("command", [["--help"], ["report", "--help"], ["report", "."]])
+def test_help_and_reports_need_no_torch(command: list[str], tmp_path) -> None:
+    """So they are there at once."""
+    record = '{"kind": "run", "step": 0}\n{"kind": "curve", "step": 1, "loss": 1.0}\n'
+    (tmp_path / "record.jsonl").write_text(record)
+    code = (
+        "import sys\nfrom lightning_nndebug.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules\n"
+    )
+    root = str(Path(lightning_nndebug.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    child = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment
+    )
+    assert child.returncode == 0, child.stderr
 
 
 def test_rules_lists_every_rule_as_json() -> None:

@@ -24,8 +24,8 @@ from lightning_nndebug.core.layers import ROWS, condensed
 from lightning_nndebug.core.record import Record
 from lightning_nndebug.report import Story, write
 from lightning_nndebug.report.compare import differences
-from lightning_nndebug.report.drawing import Drawing
-from lightning_nndebug.report.figures import _spread, inside, pictures, timeline
+from lightning_nndebug.report.drawing import Drawing, drawing
+from lightning_nndebug.report.figures import _pin, _spread, inside, pictures, timeline
 from lightning_nndebug.report.page import page, verdict
 
 ROOT = Path(lightning_nndebug.__file__).parents[1]
@@ -190,6 +190,23 @@ def test_pins_are_never_on_top_of_each_other() -> None:
         assert all(b - a >= 0.099 for a, b in pairwise(places))
         assert min(places) >= -1e-9
         assert max(places) <= 1 + 1e-9
+
+
+def test_pins_are_where_their_findings_began(tmp_path) -> None:
+    """Also where the second to be read was not the second to begin."""
+    content = [one for one in lines(100) if one["kind"] in ("run", "curve")]
+    content += [finding(step=20), finding("LOS104", step=90), finding("ACT101", step=50)]
+    recorded(tmp_path, [*content, {"kind": "end", "step": 100, "exception": None}])
+    order = [20, 90, 50]
+    found = [one for one in content if one["kind"] == "finding"]
+    (tmp_path / "findings.json").write_text(json.dumps(found))
+    story = Story.read(tmp_path)
+    assert [one[0]["step"] for one in story.groups()] == order
+    with drawing() as one:
+        one.axes.set_xlim(0, 100)
+        _pin(one.axes, story)
+        pins = {text.get_text(): text.get_position()[0] for text in one.axes.texts}
+    assert {name: round(100 * place) for name, place in pins.items()} == {"1": 20, "2": 90, "3": 50}
 
 
 def test_layers_fit_on_a_page() -> None:

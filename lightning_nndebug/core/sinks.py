@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console as RichConsole
 from rich.text import Text
@@ -23,6 +23,7 @@ log = logging.getLogger("lightning_nndebug")
 
 # A rule that fires at more places than this is one story: the record has all of it.
 _PLACES_SHOWN = 3
+_STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _NOTEBOOK = 100  # columns
 _INDENT = 12  # columns before the text of "measured", "means", "likely", "try", "more"
 _LEAST = 40  # columns for a text, however narrow the terminal is
@@ -105,7 +106,7 @@ class Console:
         for one in findings:
             places.setdefault(one.code, []).append(one)
         for code, (first, *others) in places.items():
-            more = f" and {len(others)} more places" if others else ""
+            more = f" and {_counted(len(others), 'more place')}" if others else ""
             place = f"step {first.step} · {first.where}{more}"
             if first.caused_by:
                 place += f" · follows from {first.caused_by.partition(' ')[0]}"
@@ -250,8 +251,6 @@ class _Logger:
 class _Handler(logging.Handler):
     """Prints findings in colour, above a progress bar rather than through it."""
 
-    _styles: ClassVar = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self._render(record)
@@ -265,26 +264,36 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
     def _render(self, record: logging.LogRecord) -> str:
-        message = self.format(record)
-        text = Text(message)
-        for severity, style in self._styles.items():
-            text.highlight_regex(rf"(?m)^ *{severity} [A-Z]{{3}}\d+ \S+", style)
-        text.highlight_regex(r"(?m)^  (measured|means|because|likely|try|more) ", "dim")
         out = StringIO()
         notebook = type(sys.stderr).__module__.startswith("ipykernel")
         colour = notebook or bool(getattr(sys.stderr, "isatty", lambda: False)())
         width = _NOTEBOOK if notebook else None if colour else 10_000
         # In a notebook, rich would show each line by itself instead of handing it to us.
         console = RichConsole(file=out, force_terminal=colour, force_jupyter=False, width=width)
-        for line in text.split("\n"):
-            # What does not fit goes on under the text of its key.
-            indent = _INDENT if line.plain.startswith("  ") else 0
-            key, rest = line[:indent], line[indent:]
-            for part in rest.wrap(console, max(console.width - indent, _LEAST)):
-                part.rstrip()
-                console.print(key + part, soft_wrap=True)
-                key = Text(" " * indent)
+        for line in painted(self.format(record), console):
+            console.print(line, soft_wrap=True)
         return out.getvalue().rstrip("\n")
+
+
+def painted(message: str, console: RichConsole) -> Iterator[Text]:
+    """Yields the lines of a message as a console shows them: in colour, none wider than it is.
+
+    Args:
+        message: Findings, or their summary.
+        console: Where they are to be shown.
+    """
+    text = Text(message)
+    for severity, style in _STYLES.items():
+        text.highlight_regex(rf"(?m)^ *{severity} +[A-Z]{{3}}\d+ \S+", style)
+    text.highlight_regex(r"(?m)^  (measured|means|because|likely|try|more) ", "dim")
+    for line in text.split("\n"):
+        # What does not fit goes on under the text of its key.
+        indent = _INDENT if line.plain.startswith("  ") else 0
+        key, rest = line[:indent], line[indent:]
+        for part in rest.wrap(console, max(console.width - indent, _LEAST)):
+            part.rstrip()
+            yield key + part
+            key = Text(" " * indent)
 
 
 def _counted(number: int, word: str) -> str:

@@ -143,15 +143,16 @@ def _timeline(story: Story, curve: Curve, *, height: float, **size: float) -> Dr
 
 def _pin(axes: Any, story: Story) -> None:
     """Puts the number of each finding above the step in which it began, none over another."""
-    groups = story.groups()
+    # Findings have their causes first, and may have begun in another order.
+    groups = sorted(enumerate(story.groups(), 1), key=lambda one: one[1][0]["step"])
     if not groups:
         return
     width = axes.figure.get_figwidth()
     apart = 0.22 / (width - 0.7)  # of the axis: the width of a badge
     low, high = axes.get_xlim()
-    ideal = [(group[0]["step"] - low) / ((high - low) or 1) for group in groups]
+    ideal = [(group[0]["step"] - low) / ((high - low) or 1) for _, group in groups]
     places = _spread(ideal, apart)
-    for index, (group, at, place) in enumerate(zip(groups, ideal, places, strict=True), 1):
+    for (index, group), at, place in zip(groups, ideal, places, strict=True):
         colour = SEVERITIES[group[0]["severity"]]
         line = {"color": colour, "transform": axes.transAxes, "clip_on": False, "linewidth": 0.9}
         axes.plot([at, at], [0, 1], linestyle=(0, (3, 2)), **line)
