@@ -60,6 +60,7 @@ def print_finding(finding: Finding, path: Path) -> None:
     console = Console(record=True, width=100, file=io.StringIO())
     for line in painted(re.sub(r"/\S*/(nan/)", r"\1", str(finding)), console):
         console.print(line)
+    console.print()  # or the last line would be cut at its feet
     console.save_svg(str(path), title="python train.py")
 
 

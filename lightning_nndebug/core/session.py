@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .causality import by_cause
-from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted
+from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted, opened
 from .measurements import EVERY_TIME, Measurement, Moment
 from .measurements.chronicle import KINDS
 from .measurements.gradients import is_sharded
@@ -326,8 +326,8 @@ class Session:
                 code=rule.code, name=rule.name, severity=str(rule.severity),
                 step=streak[1], epoch=streak[2], where=one.where,
                 measured=one.measured, limit=one.limit, message=one.sentence(), means=rule.title,
-                causes=list(one.causes) or rule.section("Likely causes"),
-                fixes=list(one.fixes) or rule.section("How to fix"),
+                causes=[opened(text) for text in one.causes] or rule.section("Likely causes"),
+                fixes=[opened(text) for text in one.fixes] or rule.section("How to fix"),
                 rank=self.trainer.global_rank, details=one.details,
             )  # fmt: skip
             watch.detector._findings.append(finding)

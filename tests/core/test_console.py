@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from lightning_nndebug import Finding
+from lightning_nndebug.core.findings import opened
 from lightning_nndebug.core.sinks import Console as Sink
 from lightning_nndebug.core.sinks import painted
 
@@ -18,6 +19,22 @@ def finding(code: str = "NAN102", **values: object) -> Finding:
     texts = {"message": WORDS, "means": WORDS, "causes": [WORDS, WORDS], "fixes": ["rest"]}
     facts = {"severity": "error", "step": 3, "epoch": 0, "where": "net", "measured": 1, "limit": 2}
     return Finding(**{"code": code, "name": "an-illness", **facts, **texts, **values})
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("call train() there", "Call train() there"),
+        ("train() after eval()", "train() after eval()"),
+        ("lr about 1e-04", "lr about 1e-04"),
+        ("max_epochs is too small", "max_epochs is too small"),
+        ("softmax, twice", "Softmax, twice"),
+        ("`shuffle=True`", "`shuffle=True`"),
+    ],
+)
+def test_entries_begin_with_a_capital_unless_they_begin_with_code(entry, expected) -> None:
+    """However they were written, advice of all rules looks alike."""
+    assert opened(entry) == expected
 
 
 @pytest.mark.parametrize("width", [60, 80, 132])
