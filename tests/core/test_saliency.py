@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import NNDebug
 from lightning_nndebug.core.measurements.images import is_image, thumbnails
+from lightning_nndebug.core.measurements.norms import _Norm
 from lightning_nndebug.report import Story
 
 STEPS = 12
@@ -77,6 +78,26 @@ def test_nothing_is_left_behind(automatic: bool, tmp_path) -> None:
     assert torch.equal(plain.scale, watched.scale)
     assert torch.equal(dice, watched_dice)
     assert watched.seen == [False] * STEPS
+
+
+def test_other_measurements_of_the_same_step_do_not_take_it_for_theirs(tmp_path) -> None:
+    """A frozen norm behind the images learns nothing, though it gets what has a gradient."""
+    norm = _Norm(nn.BatchNorm2d(3), "net", torch.zeros(1))
+
+    class Frozen(Weighing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = norm.norm.requires_grad_(False)
+            self.norm.register_forward_pre_hook(norm.look_at_input)
+
+        def training_step(self, batch, batch_idx):
+            self.norm(batch[0])
+            return super().training_step(batch, batch_idx)
+
+    trained(Frozen(), tmp_path, NNDebug())
+    assert Story.read(tmp_path).snapshots["Saliency"]
+    assert norm.is_fed
+    assert not norm.is_learned
 
 
 def test_a_step_that_writes_to_its_images_is_left_alone(tmp_path) -> None:
