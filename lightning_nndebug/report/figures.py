@@ -417,7 +417,7 @@ def _first_batch(story: Story) -> Iterator[Picture | None]:
     look = next((look for _, look in story.snapshots.get("FirstBatch", [])), None)
     if look is None:
         return
-    images = _thumbnails("images", _images(look["images"])) if look.get("images") else ""
+    images = _images(look["images"]) if look.get("images") else ""
     rows = []
     for one in look["tensors"]:
         kind = escape(f"{one['type']} {one['shape']}")
@@ -440,11 +440,7 @@ def _saliency(story: Story) -> Iterator[Picture | None]:
         "What the loss hangs on",
         f"Images of step {step:,}, and below each of them the gradient of the loss by its pixels: "
         "none is dark, the largest of the image is bright.",
-        _thumbnails(
-            "images, and the gradient of the loss by their pixels",
-            _images(look["images"]),
-            _images(look["maps"], "inferno"),
-        ),
+        _images(look["images"], look["maps"]),
     )
 
 
@@ -529,26 +525,26 @@ def _some(count: int, most: int) -> list[int]:
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
-def _thumbnails(label: str, *rows: list[str]) -> str:
-    """Returns rows of images; those that belong together stay together however narrow the page."""
+def _images(images: dict[str, Any], maps: dict[str, Any] | None = None) -> str:
+    """Returns thumbnails, each with its map below it, however narrow the page is."""
+    label = "images" if maps is None else "images, and below each its map"
+    rows = [_pngs(images), *([] if maps is None else [_pngs(maps, "inferno")])]
     columns = "".join(f"<span>{''.join(some)}</span>" for some in zip(*rows, strict=True))
     return f'<div class="thumbnails" role="img" aria-label="{label}">{columns}</div>'
 
 
-def _images(images: dict[str, Any], colours: str | None = None) -> list[str]:
-    """Returns thumbnails as PNG, which matplotlib writes without a figure."""
+def _pngs(images: dict[str, Any], colours: str | None = None) -> Iterator[str]:
+    """Yields images as PNG, which matplotlib writes without a figure."""
     pixels = np.frombuffer(base64.b64decode(images["pixels"]), np.uint8).reshape(images["shape"])
     if colours is not None:
         pixels = colormaps[colours](pixels[..., 0])
     elif pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    found = []
     for one in pixels:
         buffer = BytesIO()
         imsave(buffer, one, format="png")
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        found.append(f'<img alt="" src="data:image/png;base64,{data}">')
-    return found
+        yield f'<img alt="" src="data:image/png;base64,{data}">'
 
 
 def _range(one: dict[str, Any]) -> str:
