@@ -58,7 +58,7 @@ class Drawing:
 
     def __init__(self, width: float, height: float) -> None:
         # Any: what matplotlib says of its types changes from version to version.
-        layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
+        layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.06)
         self.figure: Any = Figure(figsize=(width, height), layout=layout)
         self.axes: Any = self.figure.add_subplot()
         self.svg = ""
