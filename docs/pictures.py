@@ -16,10 +16,10 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from rich.console import Console
-from rich.text import Text
 
 from lightning_nndebug import NNDebug, TrainingHalted
 from lightning_nndebug.core.findings import Finding
+from lightning_nndebug.core.sinks import painted
 from lightning_nndebug.demo import _RUNS, _batches
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,8 +27,6 @@ OUT = ROOT / "docs" / "_static"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import screenshots  # noqa: E402
-
-_STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
 
 def main() -> None:
@@ -60,13 +58,9 @@ def train(name: str, folder: Path, epochs: int = 4, **options: object) -> list[F
 def print_finding(finding: Finding, path: Path) -> None:
     """Draws a finding as the terminal shows it."""
     console = Console(record=True, width=100, file=io.StringIO())
-    lines = re.sub(r"/\S*/(nan/)", r"\1", str(finding)).split("\n")
-    for number, line in enumerate(lines):
-        text = Text(line)
-        text.highlight_regex(rf"^{finding.severity} \S+ \S+", _STYLES[finding.severity])
-        text.highlight_regex(r"^  \w+", "dim")
-        for row, part in enumerate(text.wrap(console, 88)):
-            console.print(Text("" if not number or not row else " " * 12) + part)
+    for line in painted(re.sub(r"/\S*/(nan/)", r"\1", str(finding)), console):
+        console.print(line)
+    console.print()  # or the last line would be cut at its feet
     console.save_svg(str(path), title="python train.py")
 
 

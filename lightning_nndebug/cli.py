@@ -64,7 +64,9 @@ def demo(
     ),
 ) -> None:
     """Trains small nets on handwritten digits, three of them sick, and names what ails them."""
-    from .demo import main
+    greeting = "Four trainings on handwritten digits. Three are sick, and stop once it shows.\n"
+    Console(stderr=True).print(greeting)
+    from .demo import main  # Lightning takes a moment
 
     main(directory)
 

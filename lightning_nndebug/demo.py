@@ -36,7 +36,7 @@ class _Run:
     blank: int | None = None  # index of an image that the scanner has lost
 
 
-class _Digits(pl.LightningModule):
+class Digits(pl.LightningModule):
     """Classifies 8 x 8 digits with a small convolutional net."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Digits(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
-class _FromPretrained(_Digits):
+class FromPretrained(Digits):
     """The backbone comes from a library that returns it ready for inference: in eval mode."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class _FromPretrained(_Digits):
         self.backbone = _backbone().eval()
 
 
-class _PerImage(_Digits):
+class PerImage(Digits):
     """Standardizes every image by itself: 0 / 0 if it is blank, as one of the scans is."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -87,17 +87,17 @@ def _backbone() -> nn.Sequential:
 
 
 _RUNS = {
-    "healthy": _Run("Healthy", "a small convolutional net on shuffled digits", _Digits),
+    "healthy": _Run("Healthy", "a small convolutional net on shuffled digits", Digits),
     "eval-mode": _Run(
         "Left in eval mode",
         "the same net, its backbone as a library handed it over",
-        _FromPretrained,
+        FromPretrained,
     ),
-    "sorted": _Run("Sorted by class", "the same net, nobody shuffles", _Digits, shuffle=False),
+    "sorted": _Run("Sorted by class", "the same net, nobody shuffles", Digits, shuffle=False),
     "nan": _Run(
         "A NaN on the way",
         "a blank scan, and each image standardized by itself",
-        _PerImage,
+        PerImage,
         blank=700,
     ),
 }
@@ -119,14 +119,17 @@ def main(directory: Path) -> None:
         )
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    outcomes: list[tuple[_Run, int, list[Finding], Path]] = []
+    outcomes: list[tuple[_Run, int, list[Finding]]] = []
     for number, (name, run) in enumerate(_RUNS.items(), 1):
         console.rule(f"[bold]{number}/{len(_RUNS)} {run.title}[/]: {run.story}", align="left")
         folder = directory / name
         shutil.rmtree(folder / "nndebug", ignore_errors=True)
-        outcomes.append((run, *_train(run, folder), folder / "nndebug" / "report.html"))
+        outcomes.append((run, *_train(run, folder)))
+        console.print()
     console.print(_table(outcomes))
-    console.print("Read more of a finding with [bold]nndebug explain CODE[/].")
+    reports = directory / "*" / "nndebug" / "report.html"
+    console.print(f"\nPictures of each run  [bold]{reports}[/]", highlight=False, soft_wrap=True)
+    console.print("More on a finding     [bold]nndebug explain CODE[/]", highlight=False)
 
 
 def _train(run: _Run, folder: Path) -> tuple[int, list[Finding]]:
@@ -161,12 +164,12 @@ def _batches(run: _Run) -> tuple[DataLoader[Any], DataLoader[Any]]:
     )
 
 
-def _table(outcomes: list[tuple[_Run, int, list[Finding], Path]]) -> Table:
-    table = Table(title="What was found", title_justify="left", title_style="bold", box=None)
-    for column in ("run", "steps", "finding", "report"):
-        table.add_column(column, justify="right" if column == "steps" else "left", overflow="fold")
-    for run, steps, findings, report in outcomes:
+def _table(outcomes: list[tuple[_Run, int, list[Finding]]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in ("run", "steps", "found"):
+        table.add_column(column, justify="right" if column == "steps" else "left")
+    for run, steps, findings in outcomes:
         codes = "\n".join(f"{one.code} {one.name}" for one in findings if one.severity != "info")
         style = "red" if codes else "green"
-        table.add_row(run.title, str(steps), f"[{style}]{codes or 'nothing'}[/]", str(report))
+        table.add_row(run.title, str(steps), f"[{style}]{codes or 'nothing'}[/]")
     return table

@@ -12,6 +12,7 @@ from .class_balance import ClassBalanceDetector
 from .core.causality import by_cause
 from .core.detector import RULES, Detector
 from .core.record import find
+from .core.sinks import log_figures
 from .crashes import CrashDetector
 from .generalization import GeneralizationDetector
 from .gradients import GradientDetector
@@ -59,8 +60,9 @@ class NNDebug(Detector):
         detectors: Detectors with options of their own, which stand in for the default one of
             their class, and detectors of your own. Narrow the suite down with ``select``.
             None means every detector of this package as it comes.
-        report: Whether to write ``report.html`` when the run ends. None writes it if the run was
-            long enough for that not to be felt; ``nndebug report`` writes it at any time.
+        report: Whether to write ``report.html`` when the run ends, and to log its figures where a
+            logger takes some. None does so if the run was long enough for that not to be felt;
+            ``nndebug report`` writes it at any time.
         target_key: Where the targets are in a batch: ``"labels"``, ``1``. None finds them.
         target_fn: A function from a batch to its targets, for batches that no key describes.
     """
@@ -84,9 +86,9 @@ class NNDebug(Detector):
         """The detectors that the suite brings to the run."""
         return self._members
 
-    def conclude(self, directory: Path) -> None:
+    def conclude(self, trainer: Any, directory: Path) -> None:
         """Draws the report, if it was asked for or the run was long."""
-        _draw(directory, asked=self.report)
+        _draw(trainer, directory, asked=self.report)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the memory of every detector that has one."""
@@ -121,9 +123,9 @@ class ZeroCode(Detector):
         """The detectors that it brings to the run."""
         return self._members
 
-    def conclude(self, directory: Path) -> None:
+    def conclude(self, trainer: Any, directory: Path) -> None:
         """Draws the report."""
-        _draw(directory, asked=self.report)
+        _draw(trainer, directory, asked=self.report)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Notes what was found, by whichever of our callbacks in the Trainer."""
@@ -136,16 +138,17 @@ class ZeroCode(Detector):
         _note(trainer)
 
 
-def _draw(directory: Path, *, asked: bool | None) -> None:
+def _draw(trainer: Any, directory: Path, *, asked: bool | None) -> None:
     if asked is False:
         return
-    from .report import Story, write
+    from .report import Story, pictures, write
 
     story = Story.read(find(directory))
     if asked or story.seconds > _LONG:
         path = directory / "report.html"
         write(story, path)
         log.info("nndebug: the report of this run is %s", path)
+        log_figures(trainer, lambda: pictures(story))
 
 
 def _note(trainer: Any) -> None:

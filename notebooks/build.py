@@ -52,7 +52,8 @@ def build(path: Path, *, folder: Path = HERE) -> Any:
         for output in cell.get("outputs", ()):
             if "text" in output:
                 # Folders and cells have other names with every run.
-                text = re.sub(r"/\S*?/(?=(sick|healthy|low)/)", "", output["text"])
+                text = output["text"].replace(f"{HERE}/", "")
+                text = re.sub(r"/\S*?/(?=(sick|healthy|low)/)", "", text)
                 output["text"] = re.sub(r"(/tmp/ipykernel_\d+/)?\b\d{6,}\.py", "cell", text)
     return book
 

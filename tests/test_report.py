@@ -24,7 +24,8 @@ from lightning_nndebug.core.layers import ROWS, condensed
 from lightning_nndebug.core.record import Record
 from lightning_nndebug.report import Story, write
 from lightning_nndebug.report.compare import differences
-from lightning_nndebug.report.figures import _spread, inside, timeline
+from lightning_nndebug.report.drawing import Drawing, drawing
+from lightning_nndebug.report.figures import _pin, _spread, inside, pictures, timeline
 from lightning_nndebug.report.page import page, verdict
 
 ROOT = Path(lightning_nndebug.__file__).parents[1]
@@ -54,6 +55,8 @@ def lines(steps: int = 30, **card: object) -> list[dict]:
         *({"of": "Labels", "step": i, "counts": [3, 1, 0]} for i in range(10)),
         *({"of": "Weights", "step": i, "weights": histogram, "biases": histogram} for i in (0, steps)),
         *({"of": "StepProbe", "step": i, "rate": 1e-3, "curve": {"0": 2.0, "0.3": 1.9, "1": 1.7, "10": 2.5, "100": "inf"}} for i in (1, 2, 9)),
+        {"of": "Fingerprint", "step": 0, "digest": "0badf00d", "batches": 3},
+        {"of": "Saliency", "step": 9, "where": "batch[0]", "images": images, "maps": images},
         {"of": "ClassCounts", "step": 9, "train": [5, 3, 2], "validation": [4, 4, 4]},
         *({"of": "Validation", "step": i, "metrics": {"val_loss": 1.0, "val_acc": 0.1 * i}} for i in (4, 9, 14)),
     ]  # fmt: skip
@@ -62,7 +65,9 @@ def lines(steps: int = 30, **card: object) -> list[dict]:
         *({"kind": "curve", **one} for one in curve),
         *({"kind": "snapshot", **one} for one in snapshots),
         *({"kind": "vitals", "step": i, "nndebug/gradients/norm": 1.0 + i} for i in range(0, steps, 3)),
-        finding(step=3), finding("GRD101", step=4, severity="warning"),
+        {"kind": "about", "of": "nndebug/gradients/norm", "text": "The norm."},
+        {"kind": "about", "of": "MOD101", "text": {"When it is fine": ["Frozen parts."]}},
+        finding(step=3), finding("GRD101", step=4, severity="warning", caused_by="MOD101 net"),
         {"kind": "end", "step": steps, "exception": None, "seconds": 2.5},
     ]  # fmt: skip
 
@@ -107,6 +112,11 @@ def test_the_page_is_whole_small_and_loads_nothing(tmp_path) -> None:
     figures = re.findall(r"<figure.*?</figure>", text, flags=re.DOTALL)
     assert len(figures) > 10
     assert all("<h3>" in one and ("aria-label" in one or "<table" in one) for one in figures)
+    assert '<a href="#MOD101">MOD101</a> net' in text
+    assert '<article id="MOD101"' in text
+    assert "Frozen parts." in text
+    assert "The norm. Logged as" in text
+    assert "0badf00d (checksum of 3 batches)" in text
     assert "1 Dropout &amp; more in <code>&lt;eval&gt;</code> mode" in text
     assert not re.search(r"#0[0-9ab]0[0-9ab]0[0-9ab]", text), "a colour that no style sheet knows"
 
@@ -117,11 +127,21 @@ def test_every_figure_names_its_axes() -> None:
     for one in lines():
         story._add(one.pop("kind"), one)
     for picture in [timeline(story), *inside(story)]:
-        if "<svg" in picture.svg:
+        if isinstance(picture.drawn, Drawing):
             assert re.search(
                 r">(optimizer step|step|value|class|training batch|multiple of)", picture.svg
             ), picture.title
             assert picture.title
+
+
+def test_pictures_for_loggers_are_in_colour(tmp_path) -> None:
+    """Of the main figures, on paper, in the colours of the page."""
+    drawn = pictures(Story.read(recorded(tmp_path, lines())))
+    assert {"The loss", "Learning rate", "Gradients, layer by layer"} <= set(drawn)
+    loss = drawn["The loss"]
+    assert loss[0, 0].tolist() == [255, 255, 255]
+    assert (loss == [0x1F, 0x66, 0xD0]).all(-1).any()
+    assert "Gradients: norm" not in drawn, "a number that is logged anyway"
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20, 40, -1])
@@ -170,6 +190,23 @@ def test_pins_are_never_on_top_of_each_other() -> None:
         assert all(b - a >= 0.099 for a, b in pairwise(places))
         assert min(places) >= -1e-9
         assert max(places) <= 1 + 1e-9
+
+
+def test_pins_are_where_their_findings_began(tmp_path) -> None:
+    """Also where the second to be read was not the second to begin."""
+    content = [one for one in lines(100) if one["kind"] in ("run", "curve")]
+    content += [finding(step=20), finding("LOS104", step=90), finding("ACT101", step=50)]
+    recorded(tmp_path, [*content, {"kind": "end", "step": 100, "exception": None}])
+    order = [20, 90, 50]
+    found = [one for one in content if one["kind"] == "finding"]
+    (tmp_path / "findings.json").write_text(json.dumps(found))
+    story = Story.read(tmp_path)
+    assert [one[0]["step"] for one in story.groups()] == order
+    with drawing() as one:
+        one.axes.set_xlim(0, 100)
+        _pin(one.axes, story)
+        pins = {text.get_text(): text.get_position()[0] for text in one.axes.texts}
+    assert {name: round(100 * place) for name, place in pins.items()} == {"1": 20, "2": 90, "3": 50}
 
 
 def test_layers_fit_on_a_page() -> None:
@@ -271,9 +308,12 @@ def test_a_real_run_leaves_every_figure(tmp_path) -> None:
     titles = {one.title for one in inside(story)}
     assert titles >= {
         "Learning rate", "The loss along the step", "Gradients, layer by layer", "The first batch",
-        "Labels, batch by batch", "Weights, start to end",
+        "Labels, batch by batch", "Weights, start to end", "What the loss hangs on",
     }  # fmt: skip
     assert story.card["versions"]["lightning"]
+    assert story.card["configuration"]["samples"] == 256
+    assert story.card["data"].endswith("(checksum of 3 batches)")
+    assert story.about["nndebug/gradients/norm"].startswith("The norm")
     assert (tmp_path / "nndebug" / "report.html").stat().st_size < 5_000_000
 
 

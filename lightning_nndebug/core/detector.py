@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from typing_extensions import dataclass_transform
 
 from .causality import by_cause
-from .findings import Evidence, Finding, Severity
+from .findings import Evidence, Finding, Severity, opened
 from .measurements import Measurement
 from .session import Session
 from .trainer import Callback
@@ -193,7 +193,7 @@ class Detector(Callback):
         selected = self.select is None or code.startswith(tuple(self.select))
         return selected and not (self.ignore and code.startswith(tuple(self.ignore)))
 
-    def conclude(self, directory: Path) -> None:
+    def conclude(self, trainer: Any, directory: Path) -> None:
         """Called on one rank when a run has ended: its record, in this directory, is complete."""
 
     def __repr__(self) -> str:
@@ -370,7 +370,7 @@ def _section(text: str, heading: str) -> list[str]:
             entries.append(entry[2:])
         elif entry:
             entries[-1:] = [f"{entries[-1]} {entry}"] if entries else [entry]
-    return entries
+    return [opened(entry) for entry in entries]
 
 
 def _check_codes(codes: Iterable[str]) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+# What is written in small letters though it looks like a word.
+_CODE = ("docker", "eps", "lr", "nan", "python", "self", "torch")
+
 
 class Severity(enum.IntEnum):
     """How sure we are: a smell, an illness, or a fact that the run cannot survive."""
@@ -128,6 +131,13 @@ class Finding:
 def by_onset(findings: Iterable[Finding]) -> list[Finding]:
     """Returns the findings in the order in which they began, the graver first within a step."""
     return sorted(findings, key=lambda finding: (finding.step, -finding.level))
+
+
+def opened(entry: str) -> str:
+    """Returns an entry of a list as it is read: with a capital, unless it begins with code."""
+    first = entry.partition(" ")[0].rstrip(",:;")
+    is_word = first.isalpha() and first not in _CODE
+    return entry[:1].upper() + entry[1:] if is_word else entry
 
 
 class Misconfiguration(ValueError):

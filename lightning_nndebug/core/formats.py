@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from .findings import Finding
+from .record import plain
 
 Format = Literal["text", "json", "sarif"]
 
@@ -28,7 +29,7 @@ def render(findings: Sequence[Finding], form: Format) -> str:
     if form == "text":
         return "\n\n".join(map(str, findings)) or "nothing found"
     content = _sarif(findings) if form == "sarif" else [one.to_dict() for one in findings]
-    return json.dumps(content, indent=2, default=str)
+    return json.dumps(plain(content), indent=2, default=str)
 
 
 def _sarif(findings: Sequence[Finding]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,12 +25,15 @@ _DIGITS = 6
 class Record:
     """Writes ``record.jsonl``, and ``findings.json`` at the end, into one directory.
 
-    Every line has a ``kind``: ``run`` (the run card, first), ``vitals``, ``finding``, ``curve``
-    (the mean of some numbers from ``step`` to ``to``, with their extremes), ``snapshot`` (what a
-    measurement saw in one step), ``end``. A resumed run appends its own ``run`` line.
+    Every line has a ``kind``: ``run`` (the run card, first), ``about`` (what a vital or a rule is),
+    ``vitals``, ``finding``, ``curve`` (the mean of some numbers from ``step`` to ``to``, with their
+    extremes), ``snapshot`` (what a measurement saw in one step), ``end``. A resumed run appends its
+    own ``run`` line.
     """
 
-    def __init__(self, directory: Path, card: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, card: dict[str, Any], vitals: Mapping[str, str] | None = None
+    ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (directory / FILE).open("a", encoding="utf-8")
@@ -37,9 +41,15 @@ class Record:
         self._looks: dict[str, tuple[int, int]] = {}
         self._began = time.perf_counter()
         self._write("run", **card)
+        self._known: set[str] = set()
+        for key, text in (vitals or {}).items():
+            self._write("about", of=key, text=text)
 
     def finding(self, finding: Finding) -> None:
-        """Writes a finding."""
+        """Writes a finding, and with the first of a rule what its page says."""
+        if finding.code not in self._known:
+            self._known.add(finding.code)
+            self._write("about", of=finding.code, text=_page(finding.code))
         self._write("finding", **finding.to_dict())
 
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
@@ -66,7 +76,7 @@ class Record:
         seconds = round(time.perf_counter() - self._began, 3)
         self._write("end", step=step, exception=ending, seconds=seconds)
         self._file.close()
-        text = json.dumps([one.to_dict() for one in findings], indent=2, default=str)
+        text = json.dumps(plain([one.to_dict() for one in findings]), indent=2, default=str)
         (self.directory / "findings.json").write_text(text, encoding="utf-8")
 
     def _flush(self) -> None:
@@ -74,7 +84,7 @@ class Record:
             self._write("curve", **_rounded(self._curve.line()))
 
     def _write(self, kind: str, **values: Any) -> None:
-        self._file.write(json.dumps(_plain({"kind": kind, **values}), default=str) + "\n")
+        self._file.write(json.dumps(plain({"kind": kind, **values}), default=str) + "\n")
         self._file.flush()
 
 
@@ -129,20 +139,29 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def plain(value: Any) -> Any:
+    """Returns what JSON can say: it knows neither NaN nor infinity, so they become text."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
 def worst(findings: list[Finding]) -> Severity | None:
     """Returns the gravest severity among the findings, or None if there are none."""
     return max((one.level for one in findings), default=None)
 
 
-def _plain(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they are written as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+def _page(code: str) -> dict[str, list[str]]:
+    """Returns those sections of a rule's page that no finding brings along."""
+    from .detector import RULES  # which needs the session, and that the record
+
+    rule = RULES[code][1] if code in RULES else None
+    headings = ("Why it matters", "When it is fine")
+    return {one: rule.section(one) for one in headings} if rule is not None else {}
 
 
 def _rounded(value: Any) -> Any:

@@ -63,6 +63,9 @@ def _configuration(trainer: Any) -> Iterator[tuple[str, Any]]:
     yield "batches per epoch", batches if math.isfinite(batches) else "unknown"
     loaders = getattr(getattr(trainer.fit_loop, "_combined_loader", None), "flattened", ())
     for loader in loaders:
+        dataset = getattr(loader, "dataset", None)
+        yield "dataset", type(dataset).__name__
+        yield "samples", _length(dataset)
         yield "batch size", getattr(loader, "batch_size", None)
         yield "workers", getattr(loader, "num_workers", None)
         yield "sampler", type(getattr(loader, "sampler", None)).__name__
@@ -70,6 +73,13 @@ def _configuration(trainer: Any) -> Iterator[tuple[str, Any]]:
     hparams = getattr(trainer.lightning_module, "_hparams", None) or {}
     for name, value in list(hparams.items())[:_LONGEST]:
         yield f"hparams {name}", str(value)[:_LONGEST]
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except Exception:  # whatever a user's own dataset raises
+        return None
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .causality import by_cause
-from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted
+from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHalted, opened
 from .measurements import EVERY_TIME, Measurement, Moment
 from .measurements.chronicle import KINDS
 from .measurements.gradients import is_sharded
@@ -158,7 +158,7 @@ class Session:
             self._guard(type(sink).__name__, sink.close, findings, self._step(), exception)
         if self.directory is not None and self.trainer.is_global_zero:
             for one in self.callbacks:
-                self._guard("the report", one.conclude, self.directory)
+                self._guard("the report", one.conclude, self.trainer, self.directory)
 
     # -- one hook
 
@@ -329,8 +329,8 @@ class Session:
                 code=rule.code, name=rule.name, severity=str(rule.severity),
                 step=streak[1], epoch=streak[2], where=one.where,
                 measured=one.measured, limit=one.limit, message=one.sentence(), means=rule.title,
-                causes=list(one.causes) or rule.section("Likely causes"),
-                fixes=list(one.fixes) or rule.section("How to fix"),
+                causes=[opened(text) for text in one.causes] or rule.section("Likely causes"),
+                fixes=[opened(text) for text in one.fixes] or rule.section("How to fix"),
                 rank=self.trainer.global_rank, details=one.details,
             )  # fmt: skip
             watch.detector._findings.append(finding)
@@ -475,15 +475,14 @@ class Session:
         rules = (one for watch in self.watches for one in watch.detector.rules)
         return by_cause(found, {one.code: one.caused_by for one in rules})
 
-    def _vital_names(self) -> list[str]:
-        """Lists what may ever become a vital."""
-        return sorted(
-            {
-                f"nndebug/{watch.detector.symptom}/{question.name}"
-                for watch, question, _ in self._questions
-                if question in watch.detector.vitals
-            }
-        )
+    def _vital_names(self) -> dict[str, str]:
+        """Returns what may ever become a vital, with what it is."""
+        found = {
+            f"nndebug/{watch.detector.symptom}/{question.name}": question.title
+            for watch, question, _ in self._questions
+            if question in watch.detector.vitals
+        }
+        return dict(sorted(found.items()))
 
     def _step(self) -> int:
         return step_axis(self.trainer)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console as RichConsole
 from rich.text import Text
@@ -17,12 +17,16 @@ from .findings import Finding, Severity
 from .measurements import Measurement
 from .record import Record
 from .run_card import run_card
+from .trainer import step_axis
 
 log = logging.getLogger("lightning_nndebug")
 
 # A rule that fires at more places than this is one story: the record has all of it.
 _PLACES_SHOWN = 3
+_STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _NOTEBOOK = 100  # columns
+_INDENT = 12  # columns before the text of "measured", "means", "likely", "try", "more"
+_LEAST = 40  # columns for a text, however narrow the terminal is
 
 
 class Sink(Protocol):
@@ -42,7 +46,7 @@ class Sink(Protocol):
 
 
 def open_sinks(
-    trainer: Any, directory: Path | None, known: list[Finding], vitals: Sequence[str] = ()
+    trainer: Any, directory: Path | None, known: list[Finding], vitals: Mapping[str, str]
 ) -> list[Sink]:
     """Opens the sinks of a run.
 
@@ -50,15 +54,15 @@ def open_sinks(
         trainer: The Trainer.
         directory: Where the record goes; None for no record.
         known: Findings of the run that this one resumes; they are not said again.
-        vitals: The keys of all numbers that may come.
+        vitals: What each number is that may come, by its key.
     """
     if not trainer.is_global_zero:
         return []
     _add_handler()
-    sinks: list[Sink] = [Console(known), Loggers(trainer, vitals)]
+    sinks: list[Sink] = [Console(known), Loggers(trainer, list(vitals))]
     if directory is not None:
         try:
-            sinks.append(Sampled(Record(directory, run_card(trainer)), trainer))
+            sinks.append(Sampled(Record(directory, run_card(trainer), vitals), trainer))
         except OSError as error:
             log.warning("nndebug keeps no record of this run: %s", error)
     return sinks
@@ -96,12 +100,13 @@ class Console:
         kinds = [
             _counted(count[str(one)], str(one)) for one in reversed(Severity) if count[str(one)]
         ]
-        lines = [f"nndebug: {', '.join(kinds)} in {step:,} steps, causes first"]
+        order = ", causes first" if len({one.code for one in findings}) > 1 else ""
+        lines = [f"nndebug: {', '.join(kinds)} in {step:,} steps{order}"]
         places: dict[str, list[Finding]] = {}
         for one in findings:
             places.setdefault(one.code, []).append(one)
         for code, (first, *others) in places.items():
-            more = f" and {len(others)} more places" if others else ""
+            more = f" and {_counted(len(others), 'more place')}" if others else ""
             place = f"step {first.step} · {first.where}{more}"
             if first.caused_by:
                 place += f" · follows from {first.caused_by.partition(' ')[0]}"
@@ -174,8 +179,25 @@ class Loggers:
                 log.warning("nndebug no longer writes to a logger that failed: %r", error)
 
 
+def log_figures(trainer: Any, draw: Callable[[], Mapping[str, Any]]) -> None:
+    """Hands figures to those loggers of a Trainer that take some; one that fails is told of.
+
+    Args:
+        trainer: The Trainer.
+        draw: Returns pictures by title, as arrays; not called if there is no such logger.
+    """
+    loggers = [one for one in map(_Logger, trainer.loggers) if one.draws]
+    pictures = draw() if loggers else {}
+    for one in loggers:
+        try:
+            for title, pixels in pictures.items():
+                one.figure(title, pixels, step_axis(trainer))
+        except Exception as error:
+            log.warning("nndebug could not log its figures: %r", error)
+
+
 class _Logger:
-    def __init__(self, logger: Any, vitals: Sequence[str]) -> None:
+    def __init__(self, logger: Any, vitals: Sequence[str] = ()) -> None:
         self._logger = logger
         # By name, so that subclasses and both Lightning namespaces are known alike.
         self._kinds = {one.__name__ for one in type(logger).__mro__}
@@ -199,6 +221,23 @@ class _Logger:
             metadata = {"code": finding.code, "severity": finding.severity}
             self._logger.experiment.log_text(text, step=finding.step, metadata=metadata)
 
+    @property
+    def draws(self) -> bool:
+        return not self._kinds.isdisjoint(
+            ("TensorBoardLogger", "WandbLogger", "MLFlowLogger", "CometLogger")
+        )
+
+    def figure(self, title: str, pixels: Any, step: int) -> None:
+        key = f"nndebug/{title}"
+        if "TensorBoardLogger" in self._kinds:
+            self._logger.experiment.add_image(key, pixels, step, dataformats="HWC")
+        elif "WandbLogger" in self._kinds:
+            self._logger.log_image(key, [pixels], step)
+        elif "MLFlowLogger" in self._kinds:
+            self._logger.experiment.log_image(self._logger.run_id, pixels, f"{key}.png")
+        elif "CometLogger" in self._kinds:
+            self._logger.experiment.log_image(pixels, name=key, step=step)
+
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         self._logger.log_metrics({**self._blank, **vitals}, step=step)
 
@@ -211,8 +250,6 @@ class _Logger:
 
 class _Handler(logging.Handler):
     """Prints findings in colour, above a progress bar rather than through it."""
-
-    _styles: ClassVar = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -227,23 +264,36 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
     def _render(self, record: logging.LogRecord) -> str:
-        message = self.format(record)
-        text = Text(message)
-        for severity, style in self._styles.items():
-            text.highlight_regex(rf"(?m)^ *{severity} [A-Z]{{3}}\d+ \S+", style)
-        text.highlight_regex(r"(?m)^  (measured|means|because|likely|try|more) ", "dim")
         out = StringIO()
         notebook = type(sys.stderr).__module__.startswith("ipykernel")
         colour = notebook or bool(getattr(sys.stderr, "isatty", lambda: False)())
         width = _NOTEBOOK if notebook else None if colour else 10_000
         # In a notebook, rich would show each line by itself instead of handing it to us.
         console = RichConsole(file=out, force_terminal=colour, force_jupyter=False, width=width)
-        for line in text.split("\n"):
-            # Continuation lines hang under the text of their key.
-            indent = 12 if line.plain.startswith("  ") else 0
-            for number, part in enumerate(line.wrap(console, max(console.width - indent, 40))):
-                console.print(Text(" " * (indent if number else 0)) + part, soft_wrap=True)
+        for line in painted(self.format(record), console):
+            console.print(line, soft_wrap=True)
         return out.getvalue().rstrip("\n")
+
+
+def painted(message: str, console: RichConsole) -> Iterator[Text]:
+    """Yields the lines of a message as a console shows them: in colour, none wider than it is.
+
+    Args:
+        message: Findings, or their summary.
+        console: Where they are to be shown.
+    """
+    text = Text(message)
+    for severity, style in _STYLES.items():
+        text.highlight_regex(rf"(?m)^ *{severity} +[A-Z]{{3}}\d+ \S+", style)
+    text.highlight_regex(r"(?m)^  (measured|means|because|likely|try|more) ", "dim")
+    for line in text.split("\n"):
+        # What does not fit goes on under the text of its key.
+        indent = _INDENT if line.plain.startswith("  ") else 0
+        key, rest = line[:indent], line[indent:]
+        for part in rest.wrap(console, max(console.width - indent, _LEAST)):
+            part.rstrip()
+            yield key + part
+            key = Text(" " * indent)
 
 
 def _counted(number: int, word: str) -> str:

@@ -103,10 +103,12 @@ def is_stepping(trainer: Any) -> bool:
 def run_directory(trainer: Any) -> Path | None:
     """Returns where our files of the run go; None in a ``fast_dev_run``, which leaves nothing.
 
-    Every rank must ask for it: ``log_dir`` is a broadcast.
+    A logger that keeps nothing on this machine has no directory, or one that is a URL: then they
+    go where checkpoints would. Every rank must ask for it: ``log_dir`` is a broadcast.
     """
-    directory = trainer.log_dir
-    return None if directory is None else Path(directory) / "nndebug"
+    places = [] if trainer.fast_dev_run else [trainer.log_dir, trainer.default_root_dir]
+    local = (str(one) for one in places if one is not None and "://" not in str(one))
+    return next((Path(one) / "nndebug" for one in local), None)
 
 
 def eagerly(module: Any) -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .story import Story as Story
 
@@ -17,3 +18,14 @@ def write(story: Story, path: Path) -> None:
     from .page import page  # matplotlib takes a moment, and few runs need it
 
     path.write_text(page(story), encoding="utf-8")
+
+
+def pictures(story: Story) -> dict[str, Any]:
+    """Returns the main figures of a run as arrays of pixels, by title.
+
+    Args:
+        story: The run's record, read.
+    """
+    from .figures import pictures as draw
+
+    return draw(story)

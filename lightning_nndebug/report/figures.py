@@ -26,8 +26,11 @@ from .drawing import (
     PURPLE,
     SEVERITIES,
     WIDE,
+    Drawing,
+    as_pictures,
     drawing,
     plain_logs,
+    plain_numbers,
     power_of_ten,
     shortened,
     step_axis,
@@ -35,9 +38,11 @@ from .drawing import (
 from .story import Curve, Story, number
 
 _MANY = 150  # points; more are shown as a trend before a band
+_FEW = 20  # likewise; fewer are shown each
 _DECADE = 20.0  # a quantity that ranges over more than that is drawn on a logarithmic axis
 _PROBES = 8
 _DRAWN = ("nndebug/learning_rate/best_multiple",)  # vitals that another figure shows
+_SHOWN = ("loss", "train_loss", "train/loss", "train_loss_epoch")  # and metrics
 _ROW = 0.13  # inches that a row of text needs
 
 
@@ -48,14 +53,24 @@ class Picture:
     Attributes:
         title: What it shows.
         caption: How to read it.
-        svg: The figure, or other markup in its place.
+        drawn: The figure, or other markup in its place.
         narrow: The same for a phone, where it is too wide for one.
     """
 
     title: str
     caption: str
-    svg: str
-    narrow: str = ""
+    drawn: Drawing | str
+    narrow: Drawing | None = None
+
+    @property
+    def svg(self) -> str:
+        """The figure as markup."""
+        return self.drawn if isinstance(self.drawn, str) else self.drawn.svg
+
+    @property
+    def pixels(self) -> Any:
+        """The figure as a picture, if it was drawn as one."""
+        return None if isinstance(self.drawn, str) else self.drawn.pixels
 
 
 def timeline(story: Story) -> Picture | None:
@@ -77,7 +92,18 @@ def inside(story: Story) -> Iterator[Picture]:
                 yield picture
 
 
-def _timeline(story: Story, curve: Curve, *, height: float, **size: float) -> str:
+def pictures(story: Story) -> dict[str, Any]:
+    """Returns the main figures as pixels, by title: without the numbers that are logged anyway.
+
+    Args:
+        story: The run's record, read.
+    """
+    with as_pictures():
+        drawn = [timeline(story), *(one for draw in _MAIN for one in draw(story))]
+    return {one.title: one.pixels for one in drawn if one is not None and one.pixels is not None}
+
+
+def _timeline(story: Story, curve: Curve, *, height: float, **size: float) -> Drawing:
     with drawing(height=height, **size) as one:
         axes = one.axes
         steps, means = np.array(curve.steps), np.array(curve.means)
@@ -108,23 +134,25 @@ def _timeline(story: Story, curve: Curve, *, height: float, **size: float) -> st
             axes.set_ylim(bottom=max(axes.get_ylim()[0], floor))
         step_axis(axes, label="optimizer step")
         axes.set_ylabel("loss")
-        axes.set_xlim(min(0, steps[0]), max(story.step, steps[-1], 1))
+        end = max(story.step, steps[-1], 1)
+        axes.set_xlim(min(0, steps[0]), end + 0.03 * end)  # room for half a badge
         one.legend(below=True)
         _pin(axes, story)
-    return one.svg
+    return one
 
 
 def _pin(axes: Any, story: Story) -> None:
     """Puts the number of each finding above the step in which it began, none over another."""
-    groups = story.groups()
+    # Findings have their causes first, and may have begun in another order.
+    groups = sorted(enumerate(story.groups(), 1), key=lambda one: one[1][0]["step"])
     if not groups:
         return
     width = axes.figure.get_figwidth()
     apart = 0.22 / (width - 0.7)  # of the axis: the width of a badge
     low, high = axes.get_xlim()
-    ideal = [(group[0]["step"] - low) / ((high - low) or 1) for group in groups]
+    ideal = [(group[0]["step"] - low) / ((high - low) or 1) for _, group in groups]
     places = _spread(ideal, apart)
-    for index, (group, at, place) in enumerate(zip(groups, ideal, places, strict=True), 1):
+    for (index, group), at, place in zip(groups, ideal, places, strict=True):
         colour = SEVERITIES[group[0]["severity"]]
         line = {"color": colour, "transform": axes.transAxes, "clip_on": False, "linewidth": 0.9}
         axes.plot([at, at], [0, 1], linestyle=(0, (3, 2)), **line)
@@ -185,7 +213,7 @@ def _rates(story: Story) -> Iterator[Picture | None]:
         "Dots: the rate at which the same step would have lowered the loss of the next batch most."
         if best
         else "The largest of the parameter groups.",
-        one.svg,
+        one,
     )
 
 
@@ -195,6 +223,7 @@ def _along(story: Story) -> Iterator[Picture | None]:
     probes = [probes[i] for i in _some(len(probes), _PROBES)]
     if not probes:
         return
+    best = []
     with drawing() as one:
         shades = np.linspace(0.15, 0.9, len(probes))
         colormap = colormaps["viridis"]
@@ -203,6 +232,7 @@ def _along(story: Story) -> Iterator[Picture | None]:
             start = next((loss for k, loss in points if k == 0), math.nan)
             shown = [(k, loss / start) for k, loss in points if k > 0]
             if start > 0 and shown:
+                best += [loss for _, loss in shown if loss >= 0]
                 one.axes.plot(
                     *zip(*shown, strict=True),
                     "o-",
@@ -216,14 +246,14 @@ def _along(story: Story) -> Iterator[Picture | None]:
         one.axes.xaxis.set_major_formatter(power_of_ten())
         one.axes.set_xlabel("multiple of the step that was made")
         one.axes.set_ylabel("loss, relative to no step")
-        low, high = one.axes.get_ylim()
-        one.axes.set_ylim(max(low, 0), min(high, 2))
+        deepest = min(best, default=1.0)
+        one.axes.set_ylim(deepest - 0.1 * (1 - deepest) - 0.01, 1 + max(1 - deepest, 0.05))
         one.legend()
     yield Picture(
         "The loss along the step",
         "Loss of the next batch, had the step been shorter or longer. "
         "Healthy: the dashed line, at the step as it was, is near the lowest point or left of it.",
-        one.svg,
+        one,
     )
 
 
@@ -277,8 +307,10 @@ def _heat_map(
         if steps[-1] > 50:  # noqa: PLR2004 -- the looks come ever more rarely
             one.axes.set_xscale("symlog", linthresh=20, linscale=0.7)
             one.axes.set_xticks([at for at in _TICKS if at <= edges[-1]])
-        one.axes.set_xlabel("step")
-        one.axes.xaxis.set_major_formatter(power_of_ten())
+            one.axes.set_xlabel("step")
+            one.axes.xaxis.set_major_formatter(power_of_ten())
+        else:
+            step_axis(one.axes)
         every = math.ceil(len(names) * _ROW / (height - 0.75))
         ticks = range(0, len(names), every)
         labels = [shortened(names[i]) for i in ticks]
@@ -288,10 +320,10 @@ def _heat_map(
         bar.set_label(quantity, color=MUTED)
         bar.outline.set_visible(False)
         if logarithmic:
-            bar.ax.yaxis.set_major_formatter(power_of_ten())
-        bar.ax.minorticks_off()
+            plain_numbers(bar.ax.yaxis)
+            bar.ax.tick_params(which="minor", length=0)
     first = " The first layers are at the top." if len(names) > 1 else ""
-    return Picture(title, caption + first, one.svg)
+    return Picture(title, caption + first, one)
 
 
 _TICKS = (0, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
@@ -325,7 +357,7 @@ def _labels_by_batch(story: Story) -> Iterator[Picture | None]:
     yield Picture(
         "Labels, batch by batch",
         "The first batches. Well shuffled, all columns look much alike.",
-        one.svg,
+        one,
     )
 
 
@@ -350,7 +382,7 @@ def _labels_by_epoch(story: Story) -> Iterator[Picture | None]:
         one.axes.set_ylabel("share of the samples, %")
         one.axes.grid(visible=False, axis="x")
         one.legend()
-    yield Picture("Labels, class by class", "How often each class was shown.", one.svg)
+    yield Picture("Labels, class by class", "How often each class was shown.", one)
 
 
 def _histograms(story: Story) -> Iterator[Picture | None]:
@@ -370,13 +402,14 @@ def _histograms(story: Story) -> Iterator[Picture | None]:
                 edges = np.linspace(low, high, len(counts) + 1)
                 density = counts / counts.sum() / (edges[1] - edges[0])
                 one.axes.stairs(density, edges, color=colour, label=f"step {step:,}", linewidth=1.3)
-            one.axes.set_yscale("symlog", linthresh=max(1e-2, 0.01 * float(density.max())))
+            least = max(1e-2, 0.01 * float(density.max()))
+            one.axes.set_yscale("symlog", linthresh=10 ** math.ceil(math.log10(least)))
             one.axes.yaxis.set_major_formatter(power_of_ten())
             one.axes.set_xlabel("value")
             one.axes.set_ylabel("density")
             one.legend()
         what = "Weights" if name == "weights" else "Biases and norms"
-        yield Picture(f"{what}, start to end", "All layers together.", one.svg)
+        yield Picture(f"{what}, start to end", "All layers together.", one)
 
 
 def _first_batch(story: Story) -> Iterator[Picture | None]:
@@ -397,6 +430,20 @@ def _first_batch(story: Story) -> Iterator[Picture | None]:
     yield Picture("The first batch", caption, images + table)
 
 
+def _saliency(story: Story) -> Iterator[Picture | None]:
+    """Which pixels the loss hangs on, as late in the run as it was looked at."""
+    looks = story.snapshots.get("Saliency", [])
+    if not looks:
+        return
+    step, look = looks[-1]
+    yield Picture(
+        "What the loss hangs on",
+        f"Images of step {step:,}, and below each of them the gradient of the loss by its pixels: "
+        "none is dark, the largest of the image is bright.",
+        _images(look["images"], look["maps"]),
+    )
+
+
 def _vitals(story: Story) -> Iterator[Picture | None]:
     """Whatever else was logged as a number over time."""
     for key, points in story.vitals.items():
@@ -405,14 +452,16 @@ def _vitals(story: Story) -> Iterator[Picture | None]:
             continue
         symptom, _, name = key.removeprefix("nndebug/").replace("_", " ").partition("/")
         with drawing(height=2.2) as one:
-            one.axes.plot(*zip(*known, strict=True), color=PURPLE, label=name)
+            line = {"color": PURPLE, "label": name, "marker": "o" if len(known) < _FEW else None}
+            one.axes.plot(*zip(*known, strict=True), ms=3, **line)
             values = [value for _, value in known]
             if min(values) > 0 and max(values) > _DECADE * min(values):
                 plain_logs(one.axes)
             step_axis(one.axes)
             one.axes.set_ylabel(name)
             one.legend()
-        yield Picture(f"{symptom.capitalize()}: {name}", f"Logged as {key}.", one.svg)
+        what = f"{story.about.get(key, '')} Logged as {key}.".strip()
+        yield Picture(f"{symptom.capitalize()}: {name}", what, one)
 
 
 def _fresh(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
@@ -429,20 +478,19 @@ def _metrics(story: Story) -> Iterator[Picture | None]:
     losses = _validation_losses(story)
     for name, points in list(story.metrics().items())[:_PROBES]:
         known = [(step, value) for step, value in points if math.isfinite(value)]
-        if name in losses or len(known) < 2 or name.startswith("nndebug/"):  # noqa: PLR2004
+        if name in losses or name in _SHOWN or len(known) < 2 or name.startswith("nndebug/"):  # noqa: PLR2004
             continue
         with drawing(height=2.2) as one:
             one.axes.plot(*zip(*known, strict=True), "o-", color=GREEN, ms=3, label=name)
             step_axis(one.axes)
             one.axes.set_ylabel(shortened(name))
             one.legend()
-        yield Picture(shortened(name, 40), "Your own metric, after each validation.", one.svg)
+        yield Picture(shortened(name, 40), "Your own metric, after each validation.", one)
 
 
-_FIGURES: tuple[Callable[[Story], Iterator[Picture | None]], ...] = (
-    _rates, _along, _layers, _labels_by_batch, _labels_by_epoch, _first_batch, _histograms,
-    _metrics, _vitals,
-)  # fmt: skip
+_Figures = tuple[Callable[[Story], Iterator[Picture | None]], ...]
+_MAIN: _Figures = (_rates, _along, _layers, _labels_by_batch, _labels_by_epoch, _histograms)
+_FIGURES: _Figures = (*_MAIN, _first_batch, _saliency, _metrics, _vitals)
 
 
 def _trend(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
@@ -477,18 +525,26 @@ def _some(count: int, most: int) -> list[int]:
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
-def _images(images: dict[str, Any]) -> str:
-    """Returns thumbnails as PNG, which matplotlib writes without a figure."""
+def _images(images: dict[str, Any], maps: dict[str, Any] | None = None) -> str:
+    """Returns thumbnails, each with its map below it, however narrow the page is."""
+    label = "images" if maps is None else "images, and below each its map"
+    rows = [_pngs(images), *([] if maps is None else [_pngs(maps, "inferno")])]
+    columns = "".join(f"<span>{''.join(some)}</span>" for some in zip(*rows, strict=True))
+    return f'<div class="thumbnails" role="img" aria-label="{label}">{columns}</div>'
+
+
+def _pngs(images: dict[str, Any], colours: str | None = None) -> Iterator[str]:
+    """Yields images as PNG, which matplotlib writes without a figure."""
     pixels = np.frombuffer(base64.b64decode(images["pixels"]), np.uint8).reshape(images["shape"])
-    if pixels.shape[-1] == 1:
+    if colours is not None:
+        pixels = colormaps[colours](pixels[..., 0])
+    elif pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    out = []
     for one in pixels:
         buffer = BytesIO()
         imsave(buffer, one, format="png")
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        out.append(f'<img alt="a sample" src="data:image/png;base64,{data}">')
-    return f'<div class="thumbnails">{"".join(out)}</div>'
+        yield f'<img alt="" src="data:image/png;base64,{data}">'
 
 
 def _range(one: dict[str, Any]) -> str:

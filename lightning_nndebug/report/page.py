@@ -39,9 +39,14 @@ def verdict(story: Story) -> tuple[str, str]:
     if lead is None:
         so_far = " so far" if story.end is None else ""
         return f"Nothing found{so_far} in {_steps(story.step)}.", ""
-    name = lead["name"].replace("-", " ").capitalize()
+    name = _title(lead["name"])
     since = f"from step {lead['step']:,} on" if lead["step"] else "from the start"
     return f"{name}, {since}.", lead["means"]
+
+
+def _title(name: str) -> str:
+    """Returns the name of a rule as it stands above a text: "Non-finite forward"."""
+    return name.replace("-", " ").replace("non ", "non-").capitalize()
 
 
 def _head(story: Story) -> str:
@@ -57,22 +62,28 @@ def _head(story: Story) -> str:
     if others:
         facts.append(f"{others} more finding{'s' if others > 1 else ''}")
     place = "" if lead is None else f" <code>{escape(lead['where'])}</code>"
+    headline = escape(sentence)
+    if lead is not None:
+        headline = f'<a href="#{escape(lead["code"])}">{headline}</a>'
     meaning = f"<p class='means'>{_prose(means)}{place}</p>" if means else ""
     started = str(story.card.get("started", "")).replace("T", " ")[:16]
     return (
         f'<header class="{state}"><p class="kicker"><b>{escape(str(story.card.get("module", "")))}'
-        f"</b><span>{escape(started)}</span></p><h1>{escape(sentence)}</h1>{meaning}"
+        f"</b><span>{escape(started)}</span></p><h1>{headline}</h1>{meaning}"
         f'<p class="facts">{escape(" · ".join(facts))}</p></header>'
     )
 
 
 def _findings(story: Story) -> str:
     groups = story.groups()
-    items = "".join(_finding(index, group) for index, group in enumerate(groups, 1))
+    items = "".join(
+        _finding(index, group, story.about.get(group[0]["code"], {}))
+        for index, group in enumerate(groups, 1)
+    )
     return _section("Findings", items, "findings") if groups else ""
 
 
-def _finding(index: int, group: list[dict[str, Any]]) -> str:
+def _finding(index: int, group: list[dict[str, Any]], about: Mapping[str, list[str]]) -> str:
     first = group[0]
     rows = "".join(
         f"<dt>{name}</dt><dd>{text}</dd>"
@@ -81,19 +92,45 @@ def _finding(index: int, group: list[dict[str, Any]]) -> str:
             ("likely", _bullets(first["causes"])),
             ("try", _bullets(first["fixes"])),
             ("also at", _places(group[1:])),
-            ("follows from", escape(str(first.get("caused_by") or ""))),
-            ("more", f"<code>nndebug explain {escape(first['code'])}</code>"),
+            ("follows from", _cause(first.get("caused_by"))),
         )
         if text
     )
     rank = f" · rank {first['rank']}" if first.get("rank") else ""
     return (
-        f'<article class="{first["severity"]}"><h3><span class="badge">{index}</span>'
-        f"{escape(first['name'].replace('-', ' ').capitalize())} <small>{escape(first['code'])}"
+        f'<article id="{escape(first["code"])}" class="{first["severity"]}">'
+        f'<h3><span class="badge">{index}</span>'
+        f"{escape(_title(first['name']))} <small>{escape(first['code'])}"
         f"</small></h3><p class='where'>{escape(first['severity'])} · step {first['step']:,}{rank}"
         f" · <code>{escape(first['where'])}</code></p><p>{_prose(first['means'])}</p>"
-        f"<dl>{rows}</dl></article>"
+        f"<dl>{rows}</dl>{_more(first['code'], about)}</article>"
     )
+
+
+def _cause(place: str | None) -> str:
+    """Returns what a finding follows from, with a link to it."""
+    code, _, where = (place or "").partition(" ")
+    return f'<a href="#{escape(code)}">{escape(code)}</a> {escape(where)}' if code else ""
+
+
+def _more(code: str, about: Mapping[str, list[str]]) -> str:
+    """Returns what else the page of the rule says, folded up."""
+    sections = "".join(
+        f"<dt>{escape(heading.lower())}</dt><dd>{_paragraphs(entries)}</dd>"
+        for heading, entries in about.items()
+        if entries
+    )
+    command = f"<code>nndebug explain {escape(code)}</code>"
+    if not sections:
+        return f"<p class='more'>{command}</p>"
+    return (
+        f"<details><summary>More on {escape(code)}</summary><dl>{sections}"
+        f"<dt>in a terminal</dt><dd>{command}</dd></dl></details>"
+    )
+
+
+def _paragraphs(entries: list[str]) -> str:
+    return _prose(entries[0]) if len(entries) == 1 else _bullets(entries)
 
 
 def _places(others: list[dict[str, Any]]) -> str:
@@ -120,8 +157,8 @@ def _card(picture: Picture | None, kind: str = "") -> str:
         return ""
     label = escape(f"{picture.title}. {picture.caption}", quote=True)
     svg = picture.svg.replace("<svg ", f'<svg aria-label="{label}" ', 1)
-    if picture.narrow:
-        narrow = picture.narrow.replace("<svg ", f'<svg aria-label="{label}" ', 1)
+    if picture.narrow is not None:
+        narrow = picture.narrow.svg.replace("<svg ", f'<svg aria-label="{label}" ', 1)
         svg = f'<div class="desktop">{svg}</div><div class="phone">{narrow}</div>'
     caption = f"<p>{escape(picture.caption)}</p>" if picture.caption else ""
     return (
@@ -131,14 +168,16 @@ def _card(picture: Picture | None, kind: str = "") -> str:
 
 
 def _run_card(card: Mapping[str, Any]) -> str:
-    rows = []
+    rows: list[tuple[str, Any]] = []
     for name, value in card.items():
         if isinstance(value, dict):
-            rows += [(key, one) for key, one in value.items()]
+            rows += value.items()
+        elif name == "started":
+            rows.append((name, str(value).replace("T", " ").replace("+00:00", " UTC")))
         elif name != "step":
-            rows.append((name.replace("_", " "), value))
+            rows.append((name, value))
     cells = "".join(
-        f"<div><dt>{escape(str(name))}</dt><dd>{escape(_value(value))}</dd></div>"
+        f"<div><dt>{escape(str(name).replace('_', ' '))}</dt><dd>{escape(_value(value))}</dd></div>"
         for name, value in rows
         if value not in (None, "", [], -1)
     )

@@ -40,6 +40,7 @@ class Story:
         curves: Numbers of every step, by name.
         vitals: Numbers that are logged now and then, by key, as (step, value).
         snapshots: What measurements saw, by their names, as (step, values).
+        about: What a rule's page says, by its code, and what a vital is, by its key.
         step: The last step that the record knows of.
         end: The last line; None if the run was killed or still goes on.
     """
@@ -51,6 +52,7 @@ class Story:
     snapshots: dict[str, list[tuple[int, dict[str, Any]]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    about: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     end: dict[str, Any] | None = None
 
@@ -68,6 +70,8 @@ class Story:
                 story = story._resumed(line) if line.get("step") else cls(card=line)
             elif kind is not None:
                 story._add(kind, line)
+        for _, look in story.snapshots.get("Fingerprint", []):
+            story.card["data"] = f"{look['digest']} (checksum of {look['batches']} batches)"
         story.findings.sort(key=lambda one: (one["step"], -_RANKS.index(one["severity"])))
         if story.end is not None:
             story._take_conclusions(find(path).parent / "findings.json")
@@ -141,6 +145,8 @@ class Story:
         elif kind == "finding":
             if not any(_place(one) == _place(line) for one in self.findings):
                 self.findings.append(line)
+        elif kind == "about":
+            self.about[line["of"]] = line["text"]
         elif kind == "snapshot":
             self.snapshots[line.pop("of")].append((line.pop("step"), line))
         elif kind == "vitals":

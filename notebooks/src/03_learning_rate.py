@@ -34,12 +34,13 @@ def along(story, title):
     axes.axvline(1, color="gray", linestyle=":")
     axes.set(
         xscale="log",
-        ylim=(0, 2),
+        ylim=(0.7, 1.3),
         title=title,
         xlabel="multiple of the step that was made",
         ylabel="loss, relative to no step",
     )
-    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plt.show()
 
 

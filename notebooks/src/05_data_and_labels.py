@@ -31,8 +31,10 @@ healthy = run("healthy", Digits(), loaders(x, y, shuffle=True), select=["CLS", "
 figure, pair = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
 for axes, story, title in ((pair[0], sick, "sorted"), (pair[1], healthy, "shuffled")):
     counts = np.array([look["counts"] for _, look in story.snapshots["Labels"][:20]]).T
-    axes.imshow(counts / counts.sum(0), origin="lower", aspect="auto", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="training batch", ylabel="class")
+    image = axes.imshow(counts / counts.sum(0), origin="lower", aspect="auto", vmin=0, vmax=1)
+    axes.set(title=title, xlabel="training batch", xticks=range(0, 20, 5))
+pair[0].set_ylabel("class")
+figure.colorbar(image, ax=pair, label="share of the batch")
 plt.show()
 
 # %%

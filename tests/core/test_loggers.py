@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -22,9 +23,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import NNDebug
+from lightning_nndebug.core.trainer import run_directory
 
 STEPS, EVERY = 40, 10
 VITAL = "nndebug/gradients/norm"
+FIGURE = "nndebug/The loss"
 
 
 class Net(pl.LightningModule):
@@ -41,26 +44,29 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def run(*loggers) -> NNDebug:
+def run(*loggers, **options) -> NNDebug:
     data = TensorDataset(torch.randn(4 * STEPS, 4, generator=torch.Generator().manual_seed(0)))
-    options = {"max_steps": STEPS, "log_every_n_steps": EVERY}
-    detector = NNDebug(select=["GRD", "MOD101"])
-    fit(Program(Net(), DataLoader(data, batch_size=4), trainer=options), detector, logger=loggers)
+    trainer = {"max_steps": STEPS, "log_every_n_steps": EVERY}
+    detector = NNDebug(select=["GRD", "MOD101"], **options)
+    fit(Program(Net(), DataLoader(data, batch_size=4), trainer=trainer), detector, logger=loggers)
     assert [one.code for one in detector.findings] == ["MOD101"]
     return detector
 
 
 def test_tensorboard(tmp_path: Path) -> None:
-    """Scalars every ``log_every_n_steps``, and the finding in the text tab."""
+    """Scalars every ``log_every_n_steps``, the finding in the text tab, figures at the end."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(tmp_path)
-    run(logger)
+    run(logger, report=True)
     events = EventAccumulator(logger.log_dir)
     events.Reload()
     assert [one.step for one in events.Scalars(VITAL)] == [0, 10, 20, 30]
     assert any("MOD101" in tag for tag in events.Tags()["tensors"])
+    assert {FIGURE, "nndebug/Weights, start to end"} <= set(events.Tags()["images"])
+    (picture,) = events.Images(FIGURE)
+    assert (picture.step, picture.width > 1000) == (STEPS, True)
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -90,12 +96,13 @@ def test_wandb_offline(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="nndebug")
     try:
-        run(logger)
+        run(logger, report=True)
         summary = dict(logger.experiment.summary)
     finally:
         wandb.finish()
     assert VITAL in summary
     assert "nndebug/findings" in summary
+    assert FIGURE in summary
 
 
 def test_mlflow_on_a_local_store(tmp_path: Path) -> None:
@@ -104,11 +111,12 @@ def test_mlflow_on_a_local_store(tmp_path: Path) -> None:
     logger = MLFlowLogger(
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(tmp_path / "files")
     )
-    run(logger)
+    run(logger, report=True)
     history = logger.experiment.get_metric_history(logger.run_id, VITAL)
     assert [one.step for one in history] == [0, 10, 20, 30]
     texts = [one.read_text() for one in (tmp_path / "files").rglob("*.txt")]
     assert any("MOD101" in one for one in texts)
+    assert "The loss" in {one.stem for one in (tmp_path / "files").rglob("nndebug/*.png")}
 
 
 def test_comet_offline(tmp_path: Path, monkeypatch) -> None:
@@ -116,7 +124,7 @@ def test_comet_offline(tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("comet_ml")
     from comet_ml.offline import OfflineExperiment
 
-    numbers, texts = [], []
+    numbers, texts, figures = [], [], []
     monkeypatch.setattr(
         OfflineExperiment,
         "__internal_api__log_metrics__",
@@ -125,11 +133,16 @@ def test_comet_offline(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         OfflineExperiment, "log_text", lambda self, text, **kwargs: texts.append((text, kwargs))
     )
-    run(CometLogger(online=False, offline_directory=str(tmp_path), project="nndebug"))
+    monkeypatch.setattr(
+        OfflineExperiment, "log_image", lambda self, data, name, step: figures.append((name, step))
+    )
+    logger = CometLogger(online=False, offline_directory=str(tmp_path), project="nndebug")
+    run(logger, report=True)
     assert [step for step, keys in numbers if VITAL in keys] == [0, 10, 20, 30]
     ((text, kwargs),) = texts
     assert "MOD101" in text
     assert kwargs["metadata"]["code"] == "MOD101"
+    assert (FIGURE, STEPS) in figures
 
 
 def test_several_at_once_and_one_that_fails(tmp_path: Path, caplog) -> None:
@@ -149,6 +162,30 @@ def test_several_at_once_and_one_that_fails(tmp_path: Path, caplog) -> None:
     rows = list(csv.DictReader((Path(first.log_dir) / "metrics.csv").open()))
     assert len(told) == 1
     assert len([one for one in rows if one[VITAL]]) == STEPS // EVERY
+
+
+def test_a_logger_that_takes_no_figures_draws_none(tmp_path: Path, monkeypatch) -> None:
+    """Nor does one that fails at it end the run."""
+    monkeypatch.setattr("lightning_nndebug.report.pictures", lambda story: pytest.fail("drawn"))
+    run(CSVLogger(tmp_path), report=True)
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr("lightning_nndebug.report.pictures", lambda story: {"broken": None})
+    run(TensorBoardLogger(tmp_path), report=True)
+
+
+@pytest.mark.parametrize(
+    ("log_dir", "fast_dev_run", "expected"),
+    [
+        ("logs/version_1", False, Path("logs/version_1/nndebug")),
+        (None, False, Path("here/nndebug")),
+        ("s3://bucket/logs", False, Path("here/nndebug")),
+        (None, True, None),
+    ],
+)
+def test_the_record_is_on_this_machine(log_dir, fast_dev_run, expected) -> None:
+    """Where the logger keeps nothing here, it is where checkpoints would be."""
+    trainer = SimpleNamespace(log_dir=log_dir, fast_dev_run=fast_dev_run, default_root_dir="here")
+    assert run_directory(trainer) == expected
 
 
 def test_no_logger(tmp_path: Path) -> None:

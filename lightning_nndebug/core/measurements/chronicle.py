@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -10,18 +9,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from ..trainer import plain_name
 from . import Measurement, Moment
 from .batches import tensors
+from .fingerprint import Fingerprint
 from .gradients import is_sharded
+from .images import is_image, thumbnails
 from .losses import Loss
+from .saliency import Saliency
 
 _ENTRIES = 1024  # of each tensor, evenly spaced: enough for a histogram
 _BINS = 41
 _GROWTH = math.sqrt(10)  # looks at the weights: after 0, 1, 4, 11, 32, 101, ... steps
-_IMAGES, _PIXELS = 8, 32
 _METRICS = 50
 
 
@@ -131,10 +131,10 @@ class FirstBatch(Measurement):
             return None
         memory.done = True
         found = tensors(moment.batch)
-        images = next((one for _, one in found if _is_image(one)), None)
+        images = next((one for _, one in found if is_image(one)), None)
         return cls(
             tuple({"where": str(place), **_summary(one)} for place, one in found[:_METRICS]),
-            None if images is None else _thumbnails(images),
+            None if images is None else thumbnails(images),
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -169,7 +169,9 @@ class Validation(Measurement):
 
 
 # What the record asks for beside what the detectors do.
-KINDS: tuple[type[Measurement], ...] = (Loss, Rates, Weights, FirstBatch, Validation)
+KINDS: tuple[type[Measurement], ...] = (
+    Loss, Rates, Weights, FirstBatch, Fingerprint, Saliency, Validation,
+)  # fmt: skip
 
 
 def _histogram(parameters: list[Tensor]) -> Histogram | None:
@@ -195,26 +197,3 @@ def _summary(tensor: Tensor) -> dict[str, Any]:
         numbers = torch.stack([real.min(), real.max(), real.mean(), real.std(correction=0)])
         about.update(zip(("low", "high", "mean", "std"), numbers.tolist(), strict=True))
     return about
-
-
-def _is_image(tensor: Tensor) -> bool:
-    """Whether it looks like a batch of images, channels first or last."""
-    sides = 4
-    if tensor.dim() != sides or tensor.layout is not torch.strided:
-        return False
-    _, first, height, last = tensor.shape
-    return (first in (1, 3) or last in (1, 3)) and sides <= height
-
-
-def _thumbnails(images: Tensor) -> dict[str, Any]:
-    some = images[:_IMAGES].detach().float().cpu()
-    if some.shape[1] not in (1, 3):
-        some = some.movedim(-1, 1)
-    scale = min(1.0, _PIXELS / max(some.shape[-2:]))
-    size = [max(1, round(side * scale)) for side in some.shape[-2:]]
-    some = F.interpolate(some, size=size, mode="area")
-    low, high = some.amin(), some.amax()
-    some = ((some - low) / (high - low).clamp_min(1e-12) * 255).nan_to_num().byte()
-    pixels = some.movedim(1, -1).contiguous().numpy().tobytes()
-    shape = [len(some), *size, some.shape[1]]
-    return {"shape": shape, "pixels": base64.b64encode(pixels).decode("ascii")}

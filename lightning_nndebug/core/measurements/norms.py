@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..mode_effects import is_norm
+from ..sandbox import running
 from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
 
@@ -113,6 +114,8 @@ class _Norm:
 
     def look_at_input(self, _: Any, args: tuple[Any, ...]) -> None:
         """Notes whether something upstream is being learned."""
+        if running():
+            return
         self.is_fed = True
         if args and isinstance(args[0], Tensor) and args[0].requires_grad:
             self.is_learned = True
