@@ -38,6 +38,8 @@ def broadcast(call: LossCall) -> bool:
     """Whether as many predictions as targets meet in more pairs than there are of each."""
     if call.function not in _BROADCAST or call.target is None:
         return False
+    if call.function == "difference" and call.place is None and not call.options.get("form"):
+        return False  # it may be anything
     shape, other, count = call.shape, tuple(call.target.shape), call.target.numel()
     # Who gives both the same number of axes, one of them of length 1, wants all pairs.
     if len(shape) == len(other) or count < 2:  # noqa: PLR2004

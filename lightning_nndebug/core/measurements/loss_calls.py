@@ -124,6 +124,11 @@ class LossCall:
         return self.input.requires_grad and len(self.shape) == 2  # noqa: PLR2004
 
     @property
+    def is_likelihood(self) -> bool:
+        """Whether log-probabilities of classes are picked by hand: the larger, the better."""
+        return self.function == "gather" and self.made_by == "LogSoftmax"
+
+    @property
     def has_indices(self) -> bool:
         """Whether the targets are class numbers rather than probabilities."""
         return self.axis is not None and self.target is not None and not _is_float(self.target)
@@ -338,7 +343,12 @@ class Listener(TorchFunctionMode):
     def _digest(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
         if name == "difference":
             return self._difference(*args[:2])
-        given = _arguments(name, func, args, kwargs)
+        if name == "index":
+            if not _picks(*args):
+                return None
+            name, given = "gather", {"input": args[0], "dim": 1, "target": args[1][1]}
+        else:
+            given = _arguments(name, func, args, kwargs)
         if name == "embedding":
             tokens, size = given["input"], len(given["weight"])
             self._embedded.update(place for place, one in self._leaves if _is_view(tokens, one))
@@ -367,8 +377,11 @@ class Listener(TorchFunctionMode):
         call = LossCall("difference", made, given, tuple(made.shape), **_making(made))
         place, whole = self._origin(call, given)
         shape = next((leaf.shape for at, leaf in self._leaves if at == place), None)
+        # Of targets that the step has computed, only a wrong shape can be told.
+        if shape is None and (made.dim() == given.dim() or given._is_view()):
+            return None
         # Who adds an axis right there wants all pairs.
-        if shape is None or (made.shape != given.shape and _adds_axis(made, given, shape)):
+        if made.shape != given.shape and _adds_axis(made, given, shape or given.shape):
             return None
         is_integer, line = self._is_integer(place), nearest_line(sys._getframe(4))
         return replace(call, place=place, whole=whole, is_integer=is_integer, line=line)
@@ -410,7 +423,17 @@ def _heard_functions() -> dict[Any, str]:
     heard = {getattr(functional, name): name for name in [*names, "embedding", "dropout"]}
     differences = (torch.sub, Tensor.sub, Tensor.__sub__, Tensor.__rsub__)
     heard |= dict.fromkeys(differences, "difference")
-    return {**heard, torch.gather: "gather", Tensor.gather: "gather"}
+    heard |= {torch.gather: "gather", Tensor.gather: "gather", Tensor.__getitem__: "index"}
+    return heard
+
+
+def _picks(scores: Tensor, index: Any) -> bool:
+    """Whether ``scores[rows, labels]`` takes one score of each row, as ``gather`` does."""
+    if not isinstance(index, tuple) or len(index) != 2 or scores.dim() != 2:  # noqa: PLR2004
+        return False
+    labels = index[1]
+    is_number = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
+    return is_number and labels.shape == scores.shape[:1] and not isinstance(index[0], slice)
 
 
 def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall | None:
@@ -457,6 +480,8 @@ def _making(made: Tensor) -> dict[str, Any]:
     while node is not None:
         name = _op(node)
         parents = [one for one, _ in node.next_functions if one is not None]
+        if name == "Add" and any(map(_is_bias, parents)):
+            name = "Addmm"  # a linear layer, taken apart
         if not _MOVES.match(name) or not parents:
             shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
             known = shapes and len(shapes[0]) and not moved
@@ -466,6 +491,11 @@ def _making(made: Tensor) -> dict[str, Any]:
             break
         node = parents[0]
     return {}
+
+
+def _is_bias(node: Any) -> bool:
+    parameter = getattr(node, "variable", None)
+    return parameter is not None and parameter.dim() == 1
 
 
 def _adds_axis(made: Tensor, given: Tensor, shape: tuple[int, ...]) -> bool:
@@ -526,12 +556,12 @@ def _passed(node: Any) -> tuple[float, ...] | None:
 
 
 def _scalar(node: Any, name: str) -> float:
-    """Returns a factor that autograd has saved; of several with the same sign, that sign."""
+    """Returns a factor that autograd has saved; 1 for several that only weigh what they meet."""
     saved = getattr(node, f"_saved_{name}", None)
     if not isinstance(saved, Tensor) or not saved.numel() or saved.numel() > _HELD:
         return math.nan
     least, most = torch.stack(torch.aminmax(saved.detach())).tolist()
-    return float(least if least == most else 1.0 if least >= 0 else -1.0 if most <= 0 else math.nan)
+    return float(least if least == most else 1.0 if least >= 0 else math.nan)
 
 
 @functools.cache
