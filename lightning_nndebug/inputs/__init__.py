@@ -24,6 +24,8 @@ from .skew import is_chance, skew
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
 _PAIRS = 8  # of batches that follow one another, likewise
 _SAME = 0.4  # of the batches equal to the one before: two workers with the same data make it a half
+_ROUNDS = 8  # times that an epoch shows the same few samples,
+_FEWER = 2  # of which there are at least so many times less than validation has
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
 _SEEN = 64  # samples, before copies are counted
@@ -123,7 +125,7 @@ class InputDetector(Detector):
 
     @rule("INP102", severity=Severity.ERROR)
     def repeated_batch(self, samples: Samples, loader: TrainLoader) -> Iterator[Evidence]:
-        """The loader gives the same batch again and again.
+        """The loader gives the same batch, or the same few, again and again.
 
         Why it matters:
             The net learns these few samples by heart and never sees the others, while the training
@@ -141,11 +143,22 @@ class InputDetector(Detector):
             - Seed once, and each worker differently: ``worker_init_fn``
 
         When it is fine:
-            One batch holds all the data, or ``overfit_batches`` asks for it: both are known.
+            One batch holds all the data, or ``overfit_batches`` asks for it: both are known. What
+            no loader puts together is only reported where validation has more samples.
 
         References:
             paszke2019pytorch
         """
+        if _are_few(samples, loader):
+            others = samples.overlap.distinct if samples.overlap is not None else 0
+            yield Evidence(
+                where=samples.name,
+                measured=samples.distinct,
+                message=f"the {samples.seen:,} samples of this epoch are {samples.distinct} "
+                f"different ones, where validation has {others:,}",
+                details={"seen": samples.seen, "distinct": samples.distinct},
+            )
+            return
         is_meant = not loader.collates or (loader.samples or math.inf) <= samples.size
         if is_meant or samples.pairs < _PAIRS or samples.alike >= _BATCHES:
             return
@@ -641,6 +654,14 @@ def _foreseen(leaks: Leaks) -> Iterator[Evidence]:
         where=seen.name, measured=told, message=told, causes=causes, fixes=fixes,
         details={"change": seen.change, "shift": seen.shift},
     )  # fmt: skip
+
+
+def _are_few(samples: Samples, loader: TrainLoader) -> bool:
+    """Tells whether training goes round and round in fewer samples than there are to validate."""
+    if samples.overlap is None or samples.alike >= _BATCHES:
+        return False
+    few, all_ = samples.distinct, loader.samples or math.inf
+    return 0 < _FEWER * few < min(samples.overlap.distinct, all_) and _ROUNDS * few <= samples.seen
 
 
 def _is_oversampled(samples: Samples) -> bool:

@@ -120,6 +120,29 @@ def test_padding_that_counts_is_told() -> None:
     assert padding(-100, "none") is None
 
 
+def test_padding_without_a_mask_is_told_by_its_place() -> None:
+    """A token and a label that fill up sequences of several lengths, and are nothing else."""
+    tokens = torch.tensor([[5, 3, 4, 0, 0], [2, 7, 0, 0, 0], [9, 8, 7, 6, 5], [1, 2, 3, 4, 0]])
+    tags = torch.where(tokens > 0, tokens % 2 + 1, 0)
+    table = torch.randn(10, 6)
+
+    def padding(tokens: torch.Tensor, tags: torch.Tensor, **options: Any) -> int | None:
+        logits = torch.randn(tags.numel(), 6, requires_grad=True)
+        with Listener((tokens, tags)) as mode:
+            F.embedding(tokens, table)
+            F.cross_entropy(logits, tags.flatten(), **options)
+        return mode.heard()[0][0].padding
+
+    assert padding(tokens, tags) == 0
+    assert padding(tokens, tags + 1) == 1
+    assert padding(tokens, tags, ignore_index=0) is None
+    assert padding(tokens, tags, weight=torch.tensor([0.0, 1, 1, 1, 1, 1])) is None
+    # The end of a text is to be predicted: that of the third is its own class, and no padding.
+    assert padding(tokens, torch.where(tokens > 0, tokens % 2, 0)) is None
+    assert padding(tokens[2:], tags[2:]) is None
+    assert padding(torch.full_like(tokens, 3), torch.ones_like(tags)) is None
+
+
 def test_looked_up_tensors_are_inputs() -> None:
     """Embeddings tell what is a token, and how large the vocabulary is."""
     tokens = torch.tensor([[0, 1], [2, 3]])

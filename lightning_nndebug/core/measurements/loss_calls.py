@@ -30,6 +30,8 @@ _INPUTS = ("input", "input1", "anchor", "log_probs")
 _TARGETS = ("target", "targets")
 _HELD = 2**22  # entries of a tensor that are kept for the step; of a larger one, its first rows
 _PADDED = 0.05  # the least share of tokens that tells whether padding counts
+_TAILS = 0.2  # likewise, where nothing but its place at the end of a sequence tells padding,
+_LENGTHS = 3  # of so many lengths in a batch
 _CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
 _NODES = 20_000  # of a graph that are looked at, to find out which calls the loss is made of
 
@@ -403,17 +405,33 @@ class Listener(TorchFunctionMode):
         return None, False
 
     def _padding(self, place: Place | None, call: LossCall, target: Tensor) -> int | None:
-        """Returns the class that a tokenizer's padding has, if it counts in the loss."""
-        masks = [one for at, one in self._leaves if at.keys and at.keys[-1] == "attention_mask"]
+        """Returns the class that padding has, if it counts in the loss."""
         labels = next((one for at, one in self._leaves if at == place), None)
         counted = call.has_indices and call.options.get("reduction") != "none"
-        if not masks or labels is None or not counted or labels.shape != masks[0].shape:
+        if labels is None or not counted or call.weight is not None or labels.dim() != 2:  # noqa: PLR2004
             return None
-        padded = labels[masks[0] == 0]
-        if padded.numel() < _PADDED * labels.numel() or target.numel() < labels[:, 1:].numel():
+        if target.numel() < labels[:, 1:].numel():
+            return None
+        beside = [(at, one) for at, one in self._leaves if one.shape == labels.shape]
+        mask = next((m for at, m in beside if at.keys and at.keys[-1] == "attention_mask"), None)
+        tokens = next((t for at, t in beside if at in self._embedded and at != place), None)
+        if mask is None and tokens is None:
+            return None
+        padding = _tails(tokens, labels) if mask is None else mask == 0
+        padded = labels[padding]
+        if padded.numel() < (_PADDED if mask is not None else _TAILS) * labels.numel():
             return None
         value = int(padded.flatten()[0])
         return value if value != call.ignored and bool((padded == value).all()) else None
+
+
+def _tails(tokens: Tensor, labels: Tensor) -> Tensor:
+    """Finds what fills up sequences of several lengths: a token and a label for nothing else."""
+    fill, label = tokens[:, -1].mode().values, labels[:, -1].mode().values
+    filled = tokens == fill
+    tails = filled.flip(1).cumprod(1).flip(1).bool()
+    is_padding = (filled == tails).all() & ((labels == label) == tails).all()
+    return tails & is_padding & (len(tails.sum(1).unique()) >= _LENGTHS)
 
 
 @functools.cache

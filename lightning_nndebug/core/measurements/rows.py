@@ -30,7 +30,7 @@ class Rows(Measurement):
         target: Where the labels are; empty if there are none.
         train: Rows of training, on the host.
         labels: A class number or value for each; None if there is none.
-        is_class: Whether these are class numbers.
+        is_class: Whether these are class numbers, or answers of yes and no.
         validation: Rows of validation; None unless one is just over.
         is_image: Whether the values of a row are in a grid.
         step: Of which only every so many-th is in the row.
@@ -127,12 +127,14 @@ class _Pool:
         self.is_told |= validation is None
         shape = self.shape or ()
         is_labelled = len(self.labels) == len(self.train)
+        labels = torch.cat(self.labels).cpu() if is_labelled else None
+        are_answers = labels is not None and bool(((labels == 0) | (labels == 1)).all())
         return Rows(
             name=str(self.inputs.main),
             target=str(self.inputs.target or ""),
             train=torch.cat(self.train).cpu(),
-            labels=torch.cat(self.labels).cpu() if is_labelled else None,
-            is_class=self.is_class,
+            labels=labels,
+            is_class=self.is_class or are_answers,
             validation=validation,
             is_image=len(shape) > 1,
             step=stride(math.prod(shape), _FEATURES),
