@@ -550,7 +550,9 @@ def test_near_neighbours_tell_whether_labels_mean_anything() -> None:
     [
         (True, Learned(z=0.3, samples=400, target="batch[1]"), True),
         (True, Learned(z=9.0, samples=400, target="batch[1]"), False),  # a parity, at last
-        (True, Learned(z=0.3, samples=100, target="batch[1]"), False),
+        (True, Learned(z=0.3, samples=100, target="batch[1]"), True),
+        (True, Learned(z=1.5, samples=100, target="batch[1]"), False),  # it may well be more
+        (True, Learned(z=0.3, samples=50, target="batch[1]"), False),
         (True, Learned(z=0.3, samples=400, target="batch[2]"), False),
         (False, Learned(z=0.3, samples=400, target="batch[1]"), False),  # not learned yet
     ],

@@ -37,6 +37,7 @@ _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
 _OTHERS = 64  # samples that are not of the largest class, likewise
 _UNRELATED = 2.0  # standard deviations of what random labels give
+_WEAK = 0.28  # the correlation that predictions may have all the same: two deviations above theirs
 _GAP = 10.0  # interquartile ranges between the medians of a column
 _WIDTH = 30.0  # times as wide
 _FEW = 10  # samples of validation, at least
@@ -496,9 +497,9 @@ class InputDetector(Detector):
         References:
             cover1967nearest, zhang2017understanding
         """
-        if rows.labels is None or len(rows.train) < _RELATED or learned.samples < _RELATED:
+        if rows.labels is None or len(rows.train) < _RELATED or learned.target != rows.target:
             return
-        if abs(learned.z) > _UNRELATED or learned.target != rows.target:
+        if abs(learned.z) > min(_UNRELATED, _WEAK * math.sqrt(learned.samples) - _UNRELATED):
             return
         if rows.is_class and len(rows.train) - largest_class(rows.labels) < _OTHERS:
             return  # hardly any neighbour of a rare class could be of that class

@@ -284,6 +284,7 @@ class LossDetector(Detector):
             - The targets do not belong to the inputs: shuffled apart, or joined by the wrong key
             - The signal is lost on its way through the net, or its outputs are all alike
             - The inputs are constant, or were normalized twice
+            - Bounded scores, such as cosines, are multiplied by their temperature, not divided
 
         How to fix:
             - Look at a few samples with their targets, just as the net gets them

@@ -79,11 +79,11 @@ class _Pool:
         self.shape: torch.Size | None = None
         self.is_class = False
         self.count = self.looks = self.validations = 0
-        self.is_told = False
+        self.is_told = self.is_over = False
 
     def hear(self, moment: Moment) -> bool:
         """Notes a batch of training; returns whether that completes the rows."""
-        if self.count >= _ROWS:
+        if self.is_over or self.count >= _ROWS:  # a second epoch brings no other rows
             return False
         rows = self.inputs.read_main(moment.batch)
         chosen = self._chosen(rows, moment.trainer.num_training_batches)
@@ -119,6 +119,7 @@ class _Pool:
 
     def told_once(self) -> Rows | None:
         """Returns the rows at the end of the first epoch, if they were not complete before."""
+        self.is_over = bool(self.train)
         return self.told() if self.train and not self.is_told else None
 
     def told(self, validation: Tensor | None = None) -> Rows:
