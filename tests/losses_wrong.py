@@ -360,6 +360,11 @@ def loss_subtracted(net, batch):
     return 1 - 2.0 * F.mse_loss(net.one(batch["x"]), batch["column"]) / 4  # here
 
 
+@wrong("LOS102", "classes of a sample")
+def several_classes_into_cross_entropy(net, batch):
+    return F.cross_entropy(net.classes(batch["x"]), batch["many"])  # here
+
+
 @wrong("LOS109", "negated")
 def negated_squared_error_by_hand(net, batch):
     return -((net.one(batch["x"]) - batch["column"]) ** 2).mean()  # here

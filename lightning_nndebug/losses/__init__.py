@@ -165,6 +165,7 @@ class LossDetector(Detector):
             - The net ends in a softmax or sigmoid that the loss function takes itself
             - The loss function was exchanged, and the end of the net was not
             - The classes are along another axis than the loss function expects
+            - A loss for one class of many gets several
 
         How to fix:
             - Pass raw scores to ``cross_entropy`` and ``binary_cross_entropy_with_logits``

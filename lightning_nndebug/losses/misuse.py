@@ -89,6 +89,10 @@ def _axis(one: LossInput) -> Found | None:
     call, target = one.call, one.target
     if target is None:
         return _ambiguous(call)
+    fewest, most = target.classes.sums
+    if len(one.labels) == 2 and fewest == 0 and most > 1:  # noqa: PLR2004
+        told = f"the targets are {fewest:g} to {most:g} classes of a sample; cross_entropy wants one"
+        return told, "For several at once: binary_cross_entropy_with_logits"
     if len(call.shape) > 2 and target.are_along_last:  # noqa: PLR2004
         told = "the targets add up to 1 over the last axis; cross_entropy takes axis 1 for classes"
         return told, "Move the classes to axis 1: logits.movedim(-1, 1), target.movedim(-1, 1)"

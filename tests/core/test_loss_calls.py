@@ -56,6 +56,13 @@ def test_targets_are_traced_to_the_batch(step: Any, place: str, whole: bool) -> 
     assert (str(call.place), call.whole) == (place, whole)
 
 
+def test_targets_may_have_changed_their_axes() -> None:
+    """Time first, as a recurrent net may have it."""
+    y, logits = torch.arange(12).view(3, 4), torch.randn(12, 12, requires_grad=True)
+    (call,) = heard(lambda x, y: F.cross_entropy(logits, y.T.reshape(-1)), torch.randn(3), y)
+    assert (str(call.place), call.whole) == ("batch[1]", True)
+
+
 def test_a_constant_target_is_only_that_of_the_usual_place() -> None:
     """All zeros equal many a tensor by chance."""
     zeros = torch.zeros(6, dtype=torch.long)

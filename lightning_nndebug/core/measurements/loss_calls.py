@@ -614,7 +614,9 @@ def _same_values(leaf: Tensor, target: Tensor) -> bool:
     if leaf.device != target.device or not leaf.numel():
         return False
     if leaf.numel() == target.numel():
-        return torch.equal(leaf.flatten().to(target.dtype), target.flatten())
+        values = leaf.to(target.dtype)
+        is_same = torch.equal(values.flatten(), target.flatten())
+        return is_same or (leaf.dim() == 2 and torch.equal(values.T.flatten(), target.flatten()))  # noqa: PLR2004
     if target.dim() != 2 or leaf.numel() != len(target) or _is_float(leaf):  # noqa: PLR2004
         return False
     one_hot = torch.zeros_like(target)
