@@ -151,6 +151,10 @@ ONE_LINERS: dict[str, Callable[[Any, Any], Any]] = {
     "distances_to_a_grid": lambda net, b: (
         (net.one(b["x"]).squeeze(1) - torch.linspace(0, 1, 16)[:, None]).square().mean()
     ),
+    "shares_of_classes": lambda net, b: F.cross_entropy(net.classes(b["x"]), b["soft"]),
+    "likelihood_of_several_purchases": lambda net, b: F.cross_entropy(
+        net.classes(b["x"]), b["many"][1:2].expand(16, -1)
+    ),
     "temperature_and_tanh": lambda net, b: F.cross_entropy(
         10 * torch.tanh(net.classes(b["x"])), b["y"]
     ),

@@ -91,7 +91,9 @@ def _axis(one: LossInput) -> Found | None:
         return _ambiguous(call)
     fewest, most = target.classes.sums
     if len(one.labels) == 2 and fewest == 0 and most > 1:  # noqa: PLR2004
-        told = f"the targets are {fewest:g} to {most:g} classes of a sample; cross_entropy wants one"
+        told = (
+            f"the targets are {fewest:g} to {most:g} classes of a sample; cross_entropy wants one"
+        )
         return told, "For several at once: binary_cross_entropy_with_logits"
     if len(call.shape) > 2 and target.are_along_last:  # noqa: PLR2004
         told = "the targets add up to 1 over the last axis; cross_entropy takes axis 1 for classes"
