@@ -439,7 +439,7 @@ def _ratios(shown: Tensor, weight: tuple[float, ...] | None) -> Tensor:
 
 
 def _turned(shown: Tensor, weight: tuple[float, ...] | None) -> tuple[float, float] | None:
-    """Returns how much larger and heavier the largest class is, if weights grow with the classes."""
+    """Returns how much larger and heavier the largest class is, if weights grow with sizes."""
     if weight is None or len(weight) != len(shown) or len(weight) < _SEVERAL:
         return None
     sizes, order = shown.sort()

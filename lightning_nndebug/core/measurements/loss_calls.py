@@ -415,11 +415,13 @@ class Listener(TorchFunctionMode):
         beside = [(at, one) for at, one in self._leaves if one.shape == labels.shape]
         mask = next((m for at, m in beside if at.keys and at.keys[-1] == "attention_mask"), None)
         tokens = next((t for at, t in beside if at in self._embedded and at != place), None)
-        if mask is None and tokens is None:
+        if mask is not None:
+            padded, least = labels[mask == 0], _PADDED
+        elif tokens is not None:
+            padded, least = labels[_tails(tokens, labels)], _TAILS
+        else:
             return None
-        padding = _tails(tokens, labels) if mask is None else mask == 0
-        padded = labels[padding]
-        if padded.numel() < (_PADDED if mask is not None else _TAILS) * labels.numel():
+        if padded.numel() < least * labels.numel():
             return None
         value = int(padded.flatten()[0])
         return value if value != call.ignored and bool((padded == value).all()) else None
@@ -430,8 +432,8 @@ def _tails(tokens: Tensor, labels: Tensor) -> Tensor:
     fill, label = tokens[:, -1].mode().values, labels[:, -1].mode().values
     filled = tokens == fill
     tails = filled.flip(1).cumprod(1).flip(1).bool()
-    is_padding = (filled == tails).all() & ((labels == label) == tails).all()
-    return tails & is_padding & (len(tails.sum(1).unique()) >= _LENGTHS)
+    is_exact = bool((filled == tails).all() and ((labels == label) == tails).all())
+    return tails if is_exact and len(set(tails.sum(1).tolist())) >= _LENGTHS else tails & False
 
 
 @functools.cache
