@@ -13,6 +13,7 @@ from .core.measurements.sensitivity import Mixing, Sensitivity
 _SOURCE = "benchmarks/thresholds#outputs"
 _AGE = 30  # steps in which predictions may well be alike
 _LOOKS = 5  # looks in a row that they must be alike, and become no less so
+_SHRUNK, _SMALL = 0.1, 0.03  # of what varied at first, and of the size of embeddings
 _RISING = 1.2  # by which a spread grows from look to look where something is learned
 
 _LOGITS = "logits vary between samples by a standard deviation of {}"
@@ -39,6 +40,7 @@ class OutputDetector(Detector):
     unreachable_share: float = threshold(default=0.05, source=_SOURCE)
 
     spreads: dict[str, list[float]] = state(dict)
+    firsts: dict[str, float] = state(dict)
 
     @vital
     def spread(self, predictions: Predictions) -> float | None:
@@ -118,12 +120,16 @@ class OutputDetector(Detector):
             past[:] = [*past, spread][-_LOOKS:]
             rises = past[-1] > _RISING ** (len(past) - 1) * past[0]
             is_old = predictions.step >= _AGE and len(past) == _LOOKS
-            if is_old and max(past) < self.least_spread and not rises:
+            limit, seen = self.least_spread, max(past)
+            first = self.firsts.setdefault(where, spread)
+            if what is _EMBEDDINGS and past == sorted(past, reverse=True):  # on their way there
+                limit, seen = max(limit, min(_SMALL, _SHRUNK * first)), spread
+            if is_old and seen < limit and not rises:
                 yield Evidence(
                     where=where,
                     measured=spread,
-                    limit=self.least_spread,
-                    message=f"{what.format(f'{spread:.2g}')}; the limit is {self.least_spread:g}",
+                    limit=limit,
+                    message=f"{what.format(f'{spread:.2g}')}; the limit is {limit:.2g}",
                 )
 
     @rule("OUT102", severity=Severity.WARNING, patience=2, caused_by=["LOS102", "LOS109"])

@@ -33,7 +33,7 @@ def batch() -> dict[str, Any]:
         "y": torch.arange(N) % C,
         "yes": yes.float(),
         "yes_column": yes.float()[:, None],
-        "many": torch.randint(0, 2, (N, C)).float(),
+        "many": torch.randint(0, 2, (N, C)) * (torch.arange(N) > 0).float()[:, None],
         "soft": torch.rand(N, C).softmax(1),
         "tags": torch.randint(0, C, (4, T)),
         "square_tags": torch.randint(0, C, (4, C)),

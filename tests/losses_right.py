@@ -139,6 +139,22 @@ ONE_LINERS: dict[str, Callable[[Any, Any], Any]] = {
     "maximum_likelihood_by_hand": lambda net, b: (
         -net.classes(b["x"]).log_softmax(1).gather(1, b["y"][:, None]).mean()
     ),
+    "maximum_likelihood_by_index": lambda net, b: (
+        -net.classes(b["x"]).log_softmax(1)[torch.arange(16), b["y"]].mean()
+    ),
+    "likelihood_weighted_by_losses": lambda net, b: (
+        -(net.classes(b["x"]).log_softmax(1)[range(16), b["y"]] * -b["x"].abs().sum(1)).mean()
+    ),
+    "values_of_actions": lambda net, b: F.smooth_l1_loss(
+        net.classes(b["x"])[torch.arange(16), b["y"]], b["quantity"]
+    ),
+    "distances_to_a_grid": lambda net, b: (
+        (net.one(b["x"]).squeeze(1) - torch.linspace(0, 1, 16)[:, None]).square().mean()
+    ),
+    "shares_of_classes": lambda net, b: F.cross_entropy(net.classes(b["x"]), b["soft"]),
+    "likelihood_of_several_purchases": lambda net, b: F.cross_entropy(
+        net.classes(b["x"]), b["many"][1:2].expand(16, -1)
+    ),
     "temperature_and_tanh": lambda net, b: F.cross_entropy(
         10 * torch.tanh(net.classes(b["x"])), b["y"]
     ),

@@ -324,6 +324,13 @@ def softmax_under_autocast(net, batch):
 
 
 @wrong("LOS103", "all pairs")
+def temporal_difference_by_hand(net, batch):
+    with torch.no_grad():
+        target = batch["quantity"][:, None] + 0.9 * net.one(batch["x"].flip(0))
+    return (net.one(batch["x"]).squeeze(1) - target).pow(2).mean()  # here
+
+
+@wrong("LOS103", "all pairs")
 def huber_loss_of_a_column(net, batch):
     return F.huber_loss(net.one(batch["x"]).view(-1, 1), batch["quantity"])  # here
 
@@ -351,6 +358,27 @@ def negated_cross_entropy(net, batch):
 @wrong("LOS109", "negated")
 def loss_subtracted(net, batch):
     return 1 - 2.0 * F.mse_loss(net.one(batch["x"]), batch["column"]) / 4  # here
+
+
+@wrong("LOS102", "classes of a sample")
+def several_classes_into_cross_entropy(net, batch):
+    return F.cross_entropy(net.classes(batch["x"]), batch["many"])  # here
+
+
+@wrong("LOS109", "negated")
+def negated_squared_error_by_hand(net, batch):
+    return -((net.one(batch["x"]) - batch["column"]) ** 2).mean()  # here
+
+
+@wrong("LOS109", "log-likelihood")
+def likelihood_minimized(net, batch):
+    return net.classes(batch["x"]).log_softmax(1).gather(1, batch["y"][:, None]).mean()  # here
+
+
+@wrong("LOS109", "log-likelihood")
+def likelihood_minimized_by_index(net, batch):
+    log_p = F.log_softmax(net.classes(batch["x"]), dim=1)
+    return log_p[torch.arange(16), batch["y"]].sum() / 16  # here
 
 
 @wrong("LOS109", "numbers of 10 classes")

@@ -306,6 +306,7 @@ def neglected(detector: ClassBalanceDetector, seen: list[ClassCounts]) -> list[t
 
 
 RARE, EVEN = [600.0, 600, 600, 20], [300.0, 300, 300, 300]
+EVENLY = [0.9, 0.9, 0.9, 0.9]
 LOST = [0.9, 0.8, 0.9, 0.0]
 FALLING = [[0.9, 0.8, 0.9, 0.05 / i] for i in range(1, 13)]
 
@@ -324,6 +325,12 @@ FALLING = [[0.9, 0.8, 0.9, 0.05 / i] for i in range(1, 13)]
             looks(RARE, [LOST] * 5, FALLING, target=target(4, weight=(1.0, 1, 1, 2))),
             [("CLS101", 4)],
         ),
+        (
+            looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 0.6, 0.3, 0.1))),
+            [("CLS101", 1)],
+        ),
+        (looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 1, 2, 4))), []),
+        (looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 3, 1, 1))), []),
         (looks([9.0, 9, 9, 0.5], [LOST] * 5, FALLING), []),
         (
             looks(EVEN, [LOST] * 6, FALLING, target=target(4, weight=(1.0, 1, 1, 1e-3))),
@@ -345,6 +352,9 @@ FALLING = [[0.9, 0.8, 0.9, 0.05 / i] for i in range(1, 13)]
         "reweighted unseen",
         "weighted",
         "weighted too little",
+        "weighted by frequency",
+        "weighted by its inverse",
+        "weighted as somebody likes",
         "hardly shown",
         "weighted by next to nothing",
         "left out",

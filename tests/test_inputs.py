@@ -198,6 +198,8 @@ def test_a_sketch_stays_small_and_keeps_the_same_samples_everywhere() -> None:
 
 SAMPLES = Samples(name="batch[0]", size=32, batches=40, pairs=39, seen=1280, distinct=1280)
 LOADER = TrainLoader("RandomSampler", True, False, 5000, collates=True)
+VALIDATION = Overlap(seen=400, distinct=400, known=0, trained=64, repeats=0, look=1)
+FEW = replace(SAMPLES, distinct=64, overlap=VALIDATION)  # two batches that take turns
 
 
 def torch_rand(*shape: int) -> torch.Tensor:
@@ -234,6 +236,12 @@ def test_constant_input(samples: Samples, sick: bool) -> None:
         (replace(SAMPLES, same=39), replace(LOADER, samples=32), False),  # all data in one batch
         (replace(SAMPLES, same=5, pairs=5), LOADER, False),
         (replace(SAMPLES, same=39, alike=40), LOADER, False),  # that is INP101
+        (FEW, replace(LOADER, collates=False), True),  # what validation has, is not shown
+        (FEW, replace(LOADER, samples=None, is_stream=True), True),
+        (FEW, replace(LOADER, samples=64), False),  # that is all there is
+        (replace(FEW, seen=256), LOADER, False),
+        (replace(FEW, overlap=replace(VALIDATION, distinct=128)), LOADER, False),
+        (replace(FEW, overlap=None), LOADER, False),
     ],
 )
 def test_repeated_batch(samples: Samples, loader: TrainLoader, sick: bool) -> None:
@@ -542,7 +550,9 @@ def test_near_neighbours_tell_whether_labels_mean_anything() -> None:
     [
         (True, Learned(z=0.3, samples=400, target="batch[1]"), True),
         (True, Learned(z=9.0, samples=400, target="batch[1]"), False),  # a parity, at last
-        (True, Learned(z=0.3, samples=100, target="batch[1]"), False),
+        (True, Learned(z=0.3, samples=100, target="batch[1]"), True),
+        (True, Learned(z=1.5, samples=100, target="batch[1]"), False),  # it may well be more
+        (True, Learned(z=0.3, samples=50, target="batch[1]"), False),
         (True, Learned(z=0.3, samples=400, target="batch[2]"), False),
         (False, Learned(z=0.3, samples=400, target="batch[1]"), False),  # not learned yet
     ],

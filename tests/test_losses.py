@@ -36,7 +36,7 @@ def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
         mode.trace(step(Net(), given))
     calls, _, _, differences = mode.heard()
     used = [one for one in (*calls, *differences) if one.failed or _is_used(one)]
-    found = LossInputs(tuple(read(one) for one in used if one.function != "gather"), way)
+    found = LossInputs(tuple(read(one) for one in used), way)
     for one in detector.rules:
         if one.kinds == (LossInputs,):
             evidence += [(one.code, item.sentence()) for item in one.method(detector, found)]

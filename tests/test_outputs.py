@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import Detector, OutputDetector, Severity, rule
-from lightning_nndebug.core.measurements.activations import Activations
+from lightning_nndebug.core.measurements.activations import Activations, Layer
 from lightning_nndebug.core.measurements.predictions import Prediction, Predictions
 from lightning_nndebug.core.measurements.sensitivity import Mixing, Sensitivity
 
@@ -64,6 +64,23 @@ def test_predictions_may_begin_alike() -> None:
 def test_a_look_at_which_they_vary_begins_anew() -> None:
     """A batch of few targets is no collapse."""
     assert not any(collapsed(0.0, 0.0, 0.5, 0.0, 0.0, 0.0))
+
+
+def test_embeddings_that_shrink_to_a_point_are_told_before_they_are_there() -> None:
+    """They have lost nine tenths of what varied, vary by 3 % of their size, and still shrink."""
+
+    def shrinks(*shares: float) -> bool:
+        detector, told = OutputDetector(), []
+        for i, one in enumerate(shares):
+            layers = (Layer("net.2", 1.0, False, 0, varying=one),)
+            look = Predictions((), step=30 + 5 * i), Activations((), layers)
+            told.append(bool(list(detector.collapsed_predictions(*look))))
+        return told[-1]
+
+    assert shrinks(0.5, 0.2, 0.08, 0.05, 0.02)
+    assert not shrinks(0.5, 0.2, 0.08, 0.05, 0.04)  # not yet
+    assert not shrinks(0.1, 0.08, 0.06, 0.04, 0.02)  # from little to less
+    assert not shrinks(0.5, 0.02, 0.01, 0.02, 0.02)  # settled: some vary little about their mean
 
 
 def test_targets_are_unreachable_if_an_error_must_remain() -> None:

@@ -21,6 +21,7 @@ from .neglect import LOOKS, SETTLED, Progress, neglected, take_up, told
 _STEPS = 16  # optimizer steps before the order of labels is judged
 _IN_ORDER = 1e-3  # the chance below which pure steps are said to come in order, not at random
 _FEW = 100  # labels; fewer have no distribution to speak of
+_SEVERAL, _COUNTED, _CLEAR = 4, 30, 2.0  # classes, labels of each, and times from least to most
 _IDENTITIES = 20  # with more classes than that, validation may have others, on purpose
 _RANKS = re.compile(r"(^|[^a-z])(au(c|roc|prc?)|roc|pr|m?ap|average_?precision|ndcg|mrr)($|[^a-z])")
 
@@ -76,6 +77,7 @@ class ClassBalanceDetector(Detector):
 
         Likely causes:
             - The data are imbalanced, and the loss weighs every sample alike
+            - Its weights are the frequencies of the classes, not their inverse
             - A filter, a crop or a join has dropped most samples of the class
 
         How to fix:
@@ -93,6 +95,18 @@ class ClassBalanceDetector(Detector):
         """
         take_up(self.progress, counts)
         target, progress = counts.target, self.progress
+        if (turned := _turned(progress["shown"], target.weight)) is not None:
+            size, weight = turned
+            yield Evidence(
+                where=target.name,
+                measured=weight,
+                limit=1.0,
+                message=f"the largest class is {size:.1f} times as frequent as the rarest, and "
+                f"weighs {weight:.1f} times as much in the loss: the rarer a class, the less",
+                causes=("The weights are the frequencies of the classes, not their inverse",),
+                fixes=("Invert them: weight = counts.sum() / counts",),
+            )
+            return
         if target.reweighted or (target.classes == 2 and _ranks(counts.metrics)):  # noqa: PLR2004
             return
         ratios = _ratios(progress["shown"], target.weight)
@@ -422,6 +436,18 @@ def _ratios(shown: Tensor, weight: tuple[float, ...] | None) -> Tensor:
     weights[-len(weight) :] = torch.tensor(weight, dtype=shown.dtype)  # pos_weight is that of "yes"
     effective = shown * weights
     return torch.minimum(sizes, effective.max() / effective.clamp_min(1e-9))
+
+
+def _turned(shown: Tensor, weight: tuple[float, ...] | None) -> tuple[float, float] | None:
+    """Returns how much larger and heavier the largest class is, if weights grow with sizes."""
+    if weight is None or len(weight) != len(shown) or len(weight) < _SEVERAL:
+        return None
+    sizes, order = shown.sort()
+    weights = torch.tensor(weight, dtype=shown.dtype)[order]
+    size, heavier = (float(one[-1] / one[0].clamp_min(1e-9)) for one in (sizes, weights))
+    grows = bool((weights.diff() >= 0).all()) and bool(weights[0] > 0)
+    is_clear = sizes[0] >= _COUNTED and min(size, heavier) >= _CLEAR
+    return (size, heavier) if grows and is_clear else None
 
 
 def _ranks(metrics: tuple[str, ...]) -> bool:

@@ -14,7 +14,7 @@ def misencoded(call: LossCall) -> tuple[str, str] | None:
     if call.padding is not None:
         return (
             f"padded tokens have class {call.padding}, and the loss counts them",
-            "Set the labels to -100 wherever attention_mask is 0",
+            f"Set these labels to -100, or pass ignore_index={call.padding}",
         )
     if call.is_binary:
         return _answers(call)

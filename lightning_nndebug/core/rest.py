@@ -7,6 +7,7 @@ from statistics import median
 
 _UNRESTED = 200  # batches at the start, in which everything is watched
 _IN_A_ROW = 16  # batches are watched, and then as many are left out as it takes
+_AGE = 0.25  # of a run so far: nobody rests longer, and each quarter of a run has a look
 _SHARE = 0.005  # of the time of a step, for all measurements that can rest
 
 
@@ -38,5 +39,6 @@ class Rest:
             return
         extra = median(self._costs[False]) - median(self._costs[True])
         pause = 0 if self.now else int(_IN_A_ROW * (extra / (_SHARE * step_time) - 1))
+        pause = min(pause, int(_AGE * self._batches))
         self.now = pause > 0
         self._until = self._batches + (pause if self.now else _IN_A_ROW)

@@ -24,6 +24,8 @@ from .skew import is_chance, skew
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
 _PAIRS = 8  # of batches that follow one another, likewise
 _SAME = 0.4  # of the batches equal to the one before: two workers with the same data make it a half
+_ROUNDS = 8  # times that an epoch shows the same few samples,
+_FEWER = 2  # of which there are at least so many times less than validation has
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
 _SEEN = 64  # samples, before copies are counted
@@ -35,6 +37,7 @@ _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
 _OTHERS = 64  # samples that are not of the largest class, likewise
 _UNRELATED = 2.0  # standard deviations of what random labels give
+_WEAK = 0.28  # the correlation that predictions may have all the same: two deviations above theirs
 _GAP = 10.0  # interquartile ranges between the medians of a column
 _WIDTH = 30.0  # times as wide
 _FEW = 10  # samples of validation, at least
@@ -123,7 +126,7 @@ class InputDetector(Detector):
 
     @rule("INP102", severity=Severity.ERROR)
     def repeated_batch(self, samples: Samples, loader: TrainLoader) -> Iterator[Evidence]:
-        """The loader gives the same batch again and again.
+        """The loader gives the same batch, or the same few, again and again.
 
         Why it matters:
             The net learns these few samples by heart and never sees the others, while the training
@@ -141,11 +144,22 @@ class InputDetector(Detector):
             - Seed once, and each worker differently: ``worker_init_fn``
 
         When it is fine:
-            One batch holds all the data, or ``overfit_batches`` asks for it: both are known.
+            One batch holds all the data, or ``overfit_batches`` asks for it: both are known. What
+            no loader puts together is only reported where validation has more samples.
 
         References:
             paszke2019pytorch
         """
+        if _are_few(samples, loader):
+            others = samples.overlap.distinct if samples.overlap is not None else 0
+            yield Evidence(
+                where=samples.name,
+                measured=samples.distinct,
+                message=f"the {samples.seen:,} samples of this epoch are {samples.distinct} "
+                f"different ones, where validation has {others:,}",
+                details={"seen": samples.seen, "distinct": samples.distinct},
+            )
+            return
         is_meant = not loader.collates or (loader.samples or math.inf) <= samples.size
         if is_meant or samples.pairs < _PAIRS or samples.alike >= _BATCHES:
             return
@@ -483,9 +497,9 @@ class InputDetector(Detector):
         References:
             cover1967nearest, zhang2017understanding
         """
-        if rows.labels is None or len(rows.train) < _RELATED or learned.samples < _RELATED:
+        if rows.labels is None or len(rows.train) < _RELATED or learned.target != rows.target:
             return
-        if abs(learned.z) > _UNRELATED or learned.target != rows.target:
+        if abs(learned.z) > min(_UNRELATED, _WEAK * math.sqrt(learned.samples) - _UNRELATED):
             return
         if rows.is_class and len(rows.train) - largest_class(rows.labels) < _OTHERS:
             return  # hardly any neighbour of a rare class could be of that class
@@ -641,6 +655,14 @@ def _foreseen(leaks: Leaks) -> Iterator[Evidence]:
         where=seen.name, measured=told, message=told, causes=causes, fixes=fixes,
         details={"change": seen.change, "shift": seen.shift},
     )  # fmt: skip
+
+
+def _are_few(samples: Samples, loader: TrainLoader) -> bool:
+    """Tells whether training goes round and round in fewer samples than there are to validate."""
+    if samples.overlap is None or samples.alike >= _BATCHES:
+        return False
+    few, all_ = samples.distinct, loader.samples or math.inf
+    return 0 < _FEWER * few < min(samples.overlap.distinct, all_) and _ROUNDS * few <= samples.seen
 
 
 def _is_oversampled(samples: Samples) -> bool:

@@ -165,6 +165,7 @@ class LossDetector(Detector):
             - The net ends in a softmax or sigmoid that the loss function takes itself
             - The loss function was exchanged, and the end of the net was not
             - The classes are along another axis than the loss function expects
+            - A loss for one class of many gets several
 
         How to fix:
             - Pass raw scores to ``cross_entropy`` and ``binary_cross_entropy_with_logits``
@@ -284,6 +285,7 @@ class LossDetector(Detector):
             - The targets do not belong to the inputs: shuffled apart, or joined by the wrong key
             - The signal is lost on its way through the net, or its outputs are all alike
             - The inputs are constant, or were normalized twice
+            - Bounded scores, such as cosines, are multiplied by their temperature, not divided
 
         How to fix:
             - Look at a few samples with their targets, just as the net gets them

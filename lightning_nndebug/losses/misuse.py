@@ -38,6 +38,8 @@ def broadcast(call: LossCall) -> bool:
     """Whether as many predictions as targets meet in more pairs than there are of each."""
     if call.function not in _BROADCAST or call.target is None:
         return False
+    if call.function == "difference" and call.place is None and not call.options.get("form"):
+        return False  # it may be anything
     shape, other, count = call.shape, tuple(call.target.shape), call.target.numel()
     # Who gives both the same number of axes, one of them of length 1, wants all pairs.
     if len(shape) == len(other) or count < 2:  # noqa: PLR2004
@@ -87,6 +89,12 @@ def _axis(one: LossInput) -> Found | None:
     call, target = one.call, one.target
     if target is None:
         return _ambiguous(call)
+    fewest, most = target.classes.sums
+    if len(one.labels) == 2 and fewest == 0 and most > 1:  # noqa: PLR2004
+        told = (
+            f"the targets are {fewest:g} to {most:g} classes of a sample; cross_entropy wants one"
+        )
+        return told, "For several at once: binary_cross_entropy_with_logits"
     if len(call.shape) > 2 and target.are_along_last:  # noqa: PLR2004
         told = "the targets add up to 1 over the last axis; cross_entropy takes axis 1 for classes"
         return told, "Move the classes to axis 1: logits.movedim(-1, 1), target.movedim(-1, 1)"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ..core.findings import Evidence
 from ..core.measurements.fits import where
+from ..core.measurements.loss_calls import LossCall
 from ..core.measurements.loss_inputs import LossInputs
 from .misuse import ELEMENTWISE
 
@@ -17,6 +18,14 @@ _EACH = 8  # labels of each class, on average, before their distribution is judg
 _EVEN = 3.0  # classes that are chosen have about the same size; counts and ranks have tails
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|accuracy)($|[^a-z])", re.IGNORECASE)
 
+# What was done to a loss: in a word, in a sentence, its cause, and the fix.
+_NEGATED = ("negated", "negated: it is maximized", "A minus sign too many", "Remove the minus sign")
+_MINIMIZED = ("minimized", "minimized", "A minus sign is missing", "Put a minus sign before it")
+_MAXIMIZED = (
+    "maximized", "minimized with maximize=True", "The optimizer has maximize=True",
+    "Remove maximize=True",
+)  # fmt: skip
+
 # What falls as the predictions come near to the targets.
 _LOSSES = ELEMENTWISE - {"difference"} | {
     "cross_entropy", "nll_loss", "ctc_loss", "binary_cross_entropy",
@@ -26,21 +35,22 @@ _LOSSES = ELEMENTWISE - {"difference"} | {
 
 def flipped(found: LossInputs) -> Iterator[Evidence]:
     """Losses on targets of the batch that the optimizer makes as large as it can."""
-    calls = [one.call for one in found.inputs if one.call.function in _LOSSES]
-    ways = [found.way * (one.factor or 0.0) for one in calls]
-    if not all(way < 0 for way in ways) or any(one.place is None for one in calls):
+    calls = [one.call for one in found.inputs if _falls(one.call) or one.call.is_likelihood]
+    ways = [(-1 if one.is_likelihood else 1) * (one.factor or 0.0) for one in calls]
+    if not all(found.way * way < 0 for way in ways) or any(one.place is None for one in calls):
         return  # one that is minimized beside it makes a game of it
     for call in calls:
-        maximizes = found.way < 0
+        name, measured, told, cause, fix = call.function, *_NEGATED
+        if found.way < 0:
+            measured, told, cause, fix = _MAXIMIZED
+        elif call.is_likelihood:
+            name, (measured, told, cause, fix) = "the log-likelihood", _MINIMIZED
         yield Evidence(
             where=where(call),
-            measured="maximized" if maximizes else "negated",
-            message=f"{call.function} at {call.line} is "
-            + ("minimized with maximize=True" if maximizes else "negated: it is maximized"),
-            causes=("The optimizer has maximize=True",)
-            if maximizes
-            else ("A minus sign too many",),
-            fixes=("Remove maximize=True",) if maximizes else ("Remove the minus sign",),
+            measured=measured,
+            message=f"{name} at {call.line} is {told}",
+            causes=(cause,),
+            fixes=(fix,),
         )
 
 
@@ -95,6 +105,11 @@ def accuracy_of_quantities(found: LossInputs) -> Iterator[Evidence]:
             f"never exactly equal",
             fixes=("Log a mean absolute error or R2 instead",),
         )
+
+
+def _falls(call: LossCall) -> bool:
+    """Whether a call returns less for better predictions, be it written by hand."""
+    return call.function in _LOSSES or bool(call.options.get("form"))
 
 
 def _are_classes(counts: Sequence[int], even: float) -> bool:

@@ -56,6 +56,13 @@ def test_targets_are_traced_to_the_batch(step: Any, place: str, whole: bool) -> 
     assert (str(call.place), call.whole) == (place, whole)
 
 
+def test_targets_may_have_changed_their_axes() -> None:
+    """Time first, as a recurrent net may have it."""
+    y, logits = torch.arange(12).view(3, 4), torch.randn(12, 12, requires_grad=True)
+    (call,) = heard(lambda x, y: F.cross_entropy(logits, y.T.reshape(-1)), torch.randn(3), y)
+    assert (str(call.place), call.whole) == ("batch[1]", True)
+
+
 def test_a_constant_target_is_only_that_of_the_usual_place() -> None:
     """All zeros equal many a tensor by chance."""
     zeros = torch.zeros(6, dtype=torch.long)
@@ -118,6 +125,29 @@ def test_padding_that_counts_is_told() -> None:
     assert padding(-100) == 0
     assert padding(0) is None
     assert padding(-100, "none") is None
+
+
+def test_padding_without_a_mask_is_told_by_its_place() -> None:
+    """A token and a label that fill up sequences of several lengths, and are nothing else."""
+    tokens = torch.tensor([[5, 3, 4, 0, 0], [2, 7, 0, 0, 0], [9, 8, 7, 6, 5], [1, 2, 3, 4, 0]])
+    tags = torch.where(tokens > 0, tokens % 2 + 1, 0)
+    table = torch.randn(10, 6)
+
+    def padding(tokens: torch.Tensor, tags: torch.Tensor, **options: Any) -> int | None:
+        logits = torch.randn(tags.numel(), 6, requires_grad=True)
+        with Listener((tokens, tags)) as mode:
+            F.embedding(tokens, table)
+            F.cross_entropy(logits, tags.flatten(), **options)
+        return mode.heard()[0][0].padding
+
+    assert padding(tokens, tags) == 0
+    assert padding(tokens, tags + 1) == 1
+    assert padding(tokens, tags, ignore_index=0) is None
+    assert padding(tokens, tags, weight=torch.tensor([0.0, 1, 1, 1, 1, 1])) is None
+    # The end of a text is to be predicted: that of the third is its own class, and no padding.
+    assert padding(tokens, torch.where(tokens > 0, tokens % 2, 0)) is None
+    assert padding(tokens[2:], tags[2:]) is None
+    assert padding(torch.full_like(tokens, 3), torch.ones_like(tags)) is None
 
 
 def test_looked_up_tensors_are_inputs() -> None:

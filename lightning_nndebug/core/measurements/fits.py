@@ -19,13 +19,14 @@ from .loss_calls import LossCall, LossCalls
 _COLUMNS = 1024  # of the quantities that each sample has, at most
 _ROWS, _ENTRIES = 64, 2**21  # enough labels of a vocabulary, and no more than fit into memory
 _FORMS = ("squared", "absolute")
+_PARTNERS = 8  # samples that are told from each other, at least
 _TINY = 1e-9
 _VARIED = 0.05  # the least entropy of targets that predictions can be related to
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One loss on targets of the batch.
+    """One loss on targets of the batch, or on which samples of it belong together.
 
     Attributes:
         where: The function and its target, such as ``cross_entropy(batch[1])``.
@@ -41,7 +42,8 @@ class Fit:
         totals: What adds up to the statistics of the targets: rows of class weights; or the counts,
             sums, and sums of squares of the quantities.
         kind: ``classes``, ``answers`` or ``quantities``.
-        scaled: Whether predictions were multiplied or divided by something: a temperature.
+        scaled: Whether predictions may have a temperature: they were multiplied or divided by
+            something, or tell the samples of a batch from each other.
     """
 
     where: str
@@ -117,9 +119,19 @@ def fit(call: LossCall) -> Fit | None:
     """Returns the fit of a call; None if it is not a loss on targets of the batch."""
     judge = _JUDGES.get(call.function)
     target = call.target
-    if judge is None or call.place is None or target is None or target.requires_grad:
+    if judge is None or target is None or target.requires_grad:
+        return None
+    if call.place is None and not _is_matching(call, target):
         return None
     return judge(call, call.input.detach().float(), target.detach())
+
+
+def _is_matching(call: LossCall, target: Tensor) -> bool:
+    """Whether each sample of a batch is to be told from the others, as in contrastive learning."""
+    count = len(target) if target.dim() == 1 else 0
+    if not call.has_indices or count < _PARTNERS or call.classes != count:
+        return False
+    return bool((target == torch.arange(count, device=target.device)).all())
 
 
 def _classes(call: LossCall, scores: Tensor, target: Tensor) -> Fit | None:
@@ -183,7 +195,8 @@ def _fit_of_shares(
     numbers = torch.stack([-own, floor, relation]).tolist()
     return Fit(
         where(call), call.line, numbers[0], chance * float(weighted.sum() / samples), numbers[1],
-        numbers[2], len(shares), totals.cpu(), kind, call.made_by in ("Mul", "Div"),
+        numbers[2], len(shares), totals.cpu(), kind,
+        call.made_by in ("Mul", "Div") or call.place is None,
     )  # fmt: skip
 
 

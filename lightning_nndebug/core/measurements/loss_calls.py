@@ -30,6 +30,8 @@ _INPUTS = ("input", "input1", "anchor", "log_probs")
 _TARGETS = ("target", "targets")
 _HELD = 2**22  # entries of a tensor that are kept for the step; of a larger one, its first rows
 _PADDED = 0.05  # the least share of tokens that tells whether padding counts
+_TAILS = 0.2  # likewise, where nothing but its place at the end of a sequence tells padding,
+_LENGTHS = 3  # of so many lengths in a batch
 _CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
 _NODES = 20_000  # of a graph that are looked at, to find out which calls the loss is made of
 
@@ -122,6 +124,11 @@ class LossCall:
     def is_scores(self) -> bool:
         """Whether the input may be scores of classes that are being learned."""
         return self.input.requires_grad and len(self.shape) == 2  # noqa: PLR2004
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether log-probabilities of classes are picked by hand: the larger, the better."""
+        return self.function == "gather" and self.made_by == "LogSoftmax"
 
     @property
     def has_indices(self) -> bool:
@@ -323,7 +330,12 @@ class Listener(TorchFunctionMode):
     def _digest(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
         if name == "difference":
             return self._difference(*args[:2])
-        given = _arguments(name, func, args, kwargs)
+        if name == "index":
+            if not _picks(*args):
+                return None
+            name, given = "gather", {"input": args[0], "dim": 1, "target": args[1][1]}
+        else:
+            given = _arguments(name, func, args, kwargs)
         if name == "embedding":
             tokens, size = given["input"], len(given["weight"])
             self._embedded.update(place for place, one in self._leaves if _is_view(tokens, one))
@@ -352,8 +364,11 @@ class Listener(TorchFunctionMode):
         call = LossCall("difference", made, given, tuple(made.shape), **_making(made))
         place, whole = self._origin(call, given)
         shape = next((leaf.shape for at, leaf in self._leaves if at == place), None)
+        # Of targets that the step has computed, only a wrong shape can be told.
+        if shape is None and (made.dim() == given.dim() or given._is_view()):
+            return None
         # Who adds an axis right there wants all pairs.
-        if shape is None or (made.shape != given.shape and _adds_axis(made, given, shape)):
+        if made.shape != given.shape and _adds_axis(made, given, shape or given.shape):
             return None
         is_integer, line = self._is_integer(place), nearest_line(sys._getframe(4))
         return replace(call, place=place, whole=whole, is_integer=is_integer, line=line)
@@ -375,17 +390,35 @@ class Listener(TorchFunctionMode):
         return None, False
 
     def _padding(self, place: Place | None, call: LossCall, target: Tensor) -> int | None:
-        """Returns the class that a tokenizer's padding has, if it counts in the loss."""
-        masks = [one for at, one in self._leaves if at.keys and at.keys[-1] == "attention_mask"]
+        """Returns the class that padding has, if it counts in the loss."""
         labels = next((one for at, one in self._leaves if at == place), None)
         counted = call.has_indices and call.options.get("reduction") != "none"
-        if not masks or labels is None or not counted or labels.shape != masks[0].shape:
+        if labels is None or not counted or call.weight is not None or labels.dim() != 2:  # noqa: PLR2004
             return None
-        padded = labels[masks[0] == 0]
-        if padded.numel() < _PADDED * labels.numel() or target.numel() < labels[:, 1:].numel():
+        if target.numel() < labels[:, 1:].numel():
+            return None
+        beside = [(at, one) for at, one in self._leaves if one.shape == labels.shape]
+        mask = next((m for at, m in beside if at.keys and at.keys[-1] == "attention_mask"), None)
+        tokens = next((t for at, t in beside if at in self._embedded and at != place), None)
+        if mask is not None:
+            padded, least = labels[mask == 0], _PADDED
+        elif tokens is not None:
+            padded, least = labels[_tails(tokens, labels)], _TAILS
+        else:
+            return None
+        if padded.numel() < least * labels.numel():
             return None
         value = int(padded.flatten()[0])
         return value if value != call.ignored and bool((padded == value).all()) else None
+
+
+def _tails(tokens: Tensor, labels: Tensor) -> Tensor:
+    """Finds what fills up sequences of several lengths: a token and a label for nothing else."""
+    fill, label = tokens[:, -1].mode().values, labels[:, -1].mode().values
+    filled = tokens == fill
+    tails = filled.flip(1).cumprod(1).flip(1).bool()
+    is_exact = bool((filled == tails).all() and ((labels == label) == tails).all())
+    return tails if is_exact and len(set(tails.sum(1).tolist())) >= _LENGTHS else tails & False
 
 
 @functools.cache
@@ -395,7 +428,17 @@ def _heard_functions() -> dict[Any, str]:
     heard = {getattr(functional, name): name for name in [*names, "embedding", "dropout"]}
     differences = (torch.sub, Tensor.sub, Tensor.__sub__, Tensor.__rsub__)
     heard |= dict.fromkeys(differences, "difference")
-    return {**heard, torch.gather: "gather", Tensor.gather: "gather"}
+    heard |= {torch.gather: "gather", Tensor.gather: "gather", Tensor.__getitem__: "index"}
+    return heard
+
+
+def _picks(scores: Tensor, index: Any) -> bool:
+    """Whether ``scores[rows, labels]`` takes one score of each row, as ``gather`` does."""
+    if not isinstance(index, tuple) or len(index) != 2 or scores.dim() != 2:  # noqa: PLR2004
+        return False
+    labels = index[1]
+    is_number = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
+    return is_number and labels.shape == scores.shape[:1] and not isinstance(index[0], slice)
 
 
 def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall | None:
@@ -442,6 +485,8 @@ def _making(made: Tensor) -> dict[str, Any]:
     while node is not None:
         name = _op(node)
         parents = [one for one, _ in node.next_functions if one is not None]
+        if name == "Add" and any(map(_is_bias, parents)):
+            name = "Addmm"  # a linear layer, taken apart
         if not _MOVES.match(name) or not parents:
             shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
             known = shapes and len(shapes[0]) and not moved
@@ -451,6 +496,11 @@ def _making(made: Tensor) -> dict[str, Any]:
             break
         node = parents[0]
     return {}
+
+
+def _is_bias(node: Any) -> bool:
+    parameter = getattr(node, "variable", None)
+    return parameter is not None and parameter.dim() == 1
 
 
 def _adds_axis(made: Tensor, given: Tensor, shape: tuple[int, ...]) -> bool:
@@ -511,12 +561,12 @@ def _passed(node: Any) -> tuple[float, ...] | None:
 
 
 def _scalar(node: Any, name: str) -> float:
-    """Returns a factor that autograd has saved; of several with the same sign, that sign."""
+    """Returns a factor that autograd has saved; 1 for several that only weigh what they meet."""
     saved = getattr(node, f"_saved_{name}", None)
     if not isinstance(saved, Tensor) or not saved.numel() or saved.numel() > _HELD:
         return math.nan
     least, most = torch.stack(torch.aminmax(saved.detach())).tolist()
-    return float(least if least == most else 1.0 if least >= 0 else -1.0 if most <= 0 else math.nan)
+    return float(least if least == most else 1.0 if least >= 0 else math.nan)
 
 
 @functools.cache
@@ -551,7 +601,9 @@ def _same_values(leaf: Tensor, target: Tensor) -> bool:
     if leaf.device != target.device or not leaf.numel():
         return False
     if leaf.numel() == target.numel():
-        return torch.equal(leaf.flatten().to(target.dtype), target.flatten())
+        values = leaf.to(target.dtype)
+        is_same = torch.equal(values.flatten(), target.flatten())
+        return is_same or (leaf.dim() == 2 and torch.equal(values.T.flatten(), target.flatten()))  # noqa: PLR2004
     if target.dim() != 2 or leaf.numel() != len(target) or _is_float(leaf):  # noqa: PLR2004
         return False
     one_hot = torch.zeros_like(target)

@@ -111,7 +111,7 @@ class LossInputs(Measurement):
             return None
         used = [one for one in (*heard.calls, *heard.differences) if one.failed or _is_used(one)]
         return cls(
-            tuple(read(one) for one in used if one.function != "gather"),
+            tuple(read(one) for one in used),
             _way(moment.trainer.optimizers),
             tuple(map(str, moment.trainer.callback_metrics)),
         )
@@ -131,7 +131,8 @@ def read(call: LossCall) -> LossInput:
 
 
 def _is_used(call: LossCall) -> bool:
-    return call.input.requires_grad and call.factor != 0
+    is_loss = call.function != "gather" or call.is_likelihood
+    return is_loss and call.input.requires_grad and call.factor != 0
 
 
 def _way(optimizers: Sequence[Any]) -> int:

@@ -68,6 +68,7 @@ class LossTerms(Measurement):
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start", "on_before_backward")
     needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable,)
+    lasting: ClassVar[bool] = True
 
     terms: tuple[Term, ...]
     step: int
@@ -108,7 +109,7 @@ class Regularization(Measurement):
         optimizer: The one that decays them.
         rate: Its ``weight_decay``.
         terms: The norm of all terms without targets, over that of those with targets; 0 if there
-            are none, NaN if it is not known at this step.
+            are none, NaN if it has been told, or is not known.
         step: Where it was taken, on the x-axis of the loggers.
     """
 
@@ -131,7 +132,8 @@ class Regularization(Measurement):
         decay, rate = _decay(moment)
         found = moment.take(LossTerms)
         ratio = math.nan
-        if found is not None:
+        if found is not None and found.step != vars(memory).get("known"):
+            memory.known = found.step
             with_targets = math.hypot(*(one.norm for one in found.terms if one.where))
             without = math.hypot(*(one.norm for one in found.terms if not one.where))
             ratio = without / with_targets if with_targets else math.nan

@@ -160,7 +160,8 @@ def pair_of(name: str, args: Sequence[Any], kwargs: Any, leaves: Sequence[Tensor
         if not known or x.shape != y.shape or y.requires_grad:
             return None
         name = "sub"
-    return Pair(name, x, y) if x.is_floating_point() else None
+    is_given = not (x.requires_grad and y.requires_grad)  # two that meet halfway are no target
+    return Pair(name, x, y) if x.is_floating_point() and is_given else None
 
 
 @dataclass(frozen=True)

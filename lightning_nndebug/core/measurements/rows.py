@@ -30,7 +30,7 @@ class Rows(Measurement):
         target: Where the labels are; empty if there are none.
         train: Rows of training, on the host.
         labels: A class number or value for each; None if there is none.
-        is_class: Whether these are class numbers.
+        is_class: Whether these are class numbers, or answers of yes and no.
         validation: Rows of validation; None unless one is just over.
         is_image: Whether the values of a row are in a grid.
         step: Of which only every so many-th is in the row.
@@ -79,11 +79,11 @@ class _Pool:
         self.shape: torch.Size | None = None
         self.is_class = False
         self.count = self.looks = self.validations = 0
-        self.is_told = False
+        self.is_told = self.is_over = False
 
     def hear(self, moment: Moment) -> bool:
         """Notes a batch of training; returns whether that completes the rows."""
-        if self.count >= _ROWS:
+        if self.is_over or self.count >= _ROWS:  # a second epoch brings no other rows
             return False
         rows = self.inputs.read_main(moment.batch)
         chosen = self._chosen(rows, moment.trainer.num_training_batches)
@@ -119,6 +119,7 @@ class _Pool:
 
     def told_once(self) -> Rows | None:
         """Returns the rows at the end of the first epoch, if they were not complete before."""
+        self.is_over = bool(self.train)
         return self.told() if self.train and not self.is_told else None
 
     def told(self, validation: Tensor | None = None) -> Rows:
@@ -127,12 +128,14 @@ class _Pool:
         self.is_told |= validation is None
         shape = self.shape or ()
         is_labelled = len(self.labels) == len(self.train)
+        labels = torch.cat(self.labels).cpu() if is_labelled else None
+        are_answers = labels is not None and bool(((labels == 0) | (labels == 1)).all())
         return Rows(
             name=str(self.inputs.main),
             target=str(self.inputs.target or ""),
             train=torch.cat(self.train).cpu(),
-            labels=torch.cat(self.labels).cpu() if is_labelled else None,
-            is_class=self.is_class,
+            labels=labels,
+            is_class=self.is_class or are_answers,
             validation=validation,
             is_image=len(shape) > 1,
             step=stride(math.prod(shape), _FEATURES),
