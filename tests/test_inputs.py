@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -35,13 +37,13 @@ from lightning_nndebug.core.measurements.first_layers import (
 from lightning_nndebug.core.measurements.foresight import Foresight
 from lightning_nndebug.core.measurements.inputs import Inputs, _described, new_weights
 from lightning_nndebug.core.measurements.leaks import Leaks
-from lightning_nndebug.core.measurements.learned import Learned, _cross
+from lightning_nndebug.core.measurements.learned import Learned, _cross, _joined
 from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
-from lightning_nndebug.core.measurements.rows import Rows
-from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Sketch
-from lightning_nndebug.core.measurements.succession import Succession, _judged, _moments
+from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
+from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Roll, _Sketch
+from lightning_nndebug.core.measurements.succession import _BATCHES, Succession, _judged, _moments
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 # -- which tensors are inputs
@@ -194,6 +196,30 @@ def test_a_sketch_stays_small_and_keeps_the_same_samples_everywhere() -> None:
     assert {mark for mark in other.marks if one.keeps(mark)} <= one.marks
 
 
+def test_what_is_kept_is_bounded_as_the_docstring_says() -> None:
+    """The fingerprints of many samples with labels, the rows, and the variances of batches."""
+    roll, peak = _Roll(Inputs((Place(),), (0,), Place())), 0
+    bits = random.Random(0).getrandbits
+    tracemalloc.start()
+    for _ in range(130_000 // 256):
+        roll.add([bits(62) for _ in range(256)], [j % 10 for j in range(256)], 0.0)
+        peak = max(peak, tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    table = _moments(torch.randn(8, 3, 224, 224), torch.arange(8))[1]
+    kept = _BATCHES * table.nbytes + 2 * 4 * _ROWS * _FEATURES
+    assert (peak <= 25e6, peak + kept <= 40e6) == (True, True), (peak, kept)
+    assert "40 MB at most" in InputDetector.__doc__
+
+
+def test_agreement_is_added_up_in_little_space() -> None:
+    """However many batches there are."""
+    known: list[torch.Tensor] = []
+    for _ in range(1000):
+        known = _joined(known, [torch.ones(3)])
+    assert len(known) <= 64
+    assert torch.stack(known).sum(0).tolist() == [1000.0] * 3
+
+
 # -- the same again and again
 
 SAMPLES = Samples(name="batch[0]", size=32, batches=40, pairs=39, seen=1280, distinct=1280)
@@ -216,6 +242,8 @@ def fired(rule, *values) -> bool:
         (replace(SAMPLES, alike=8), True),
         (replace(SAMPLES, alike=8, blank=8), True),
         (replace(SAMPLES, alike=7), False),  # environments that have just been reset
+        (replace(SAMPLES, size=4, alike=20, blank=20), False),  # most slices of a scan are black
+        (replace(SAMPLES, size=4, alike=32, blank=32), True),
         (SAMPLES, False),
     ],
 )

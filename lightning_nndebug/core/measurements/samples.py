@@ -110,7 +110,7 @@ class Samples(Measurement):
 
 
 class _Roll:
-    """All that is remembered: some 10 MB at most, whatever the data."""
+    """All that is remembered: 25 MB at most, whatever the data."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs, self.weights = inputs, new_weights()
