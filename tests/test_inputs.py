@@ -27,6 +27,7 @@ from torch.utils.data import (
 
 from lightning_nndebug import InputDetector
 from lightning_nndebug.core.findings import Misconfiguration
+from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
@@ -408,7 +409,7 @@ IMAGES = layer(U, kind="Conv2d", shape=(8, 3, 20, 24), origin=(8, 20, 24, 3), is
 )
 def test_images_with_their_channels_last(one: FirstLayer, sick: bool) -> None:
     """A view of what is not a permutation, or rows that are taken for channels."""
-    assert fired(InputDetector().swapped_axes, first(one)) == sick
+    assert fired(InputDetector().swapped_axes, Axes("x", first(one), None)) == sick
 
 
 @pytest.mark.parametrize(
@@ -426,7 +427,39 @@ def test_images_with_their_channels_last(one: FirstLayer, sick: bool) -> None:
 def test_sequences_with_samples_for_time(batch_first: bool, shape, sick: bool) -> None:
     """Where the samples are, and where the module takes them."""
     one = Recurrent("net.lstm", "LSTM", batch_first, shape)
-    assert fired(InputDetector().swapped_axes, first(recurrent=(one,))) == sick
+    assert fired(InputDetector().swapped_axes, Axes("x", first(recurrent=(one,)), None)) == sick
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "sick"),
+    [
+        ([(20, 24)], [(24, 20)], True),
+        ([(20, 24)], [(20, 24)], False),
+        ([(24, 24)], [(24, 24)], False),
+        ([(20, 24)], [(28, 20)], False),
+        ([(20, 24), (24, 20)], [(24, 20)], False),  # landscapes and portraits
+        ([(20, 24)], [(24, 20), (20, 24)], False),
+    ],
+)
+@pytest.mark.parametrize("is_last", [False, True], ids=["channels first", "channels last"])
+def test_height_and_width_that_are_exchanged(train, validation, sick: bool, is_last: bool) -> None:
+    """Only where each set has one size can it be known, and it is known in the first epoch."""
+    seed()
+
+    def batches(sizes):
+        images = [torch.randn(8, 3, *size) for size in sizes for _ in range(3)]
+        images = [x.movedim(1, -1) for x in images] if is_last else images
+        return DataLoader([(x, torch.randint(10, (8,))) for x in images], batch_size=None)
+
+    class Pooled(Classifier):
+        def forward(self, x):
+            return self.net(x.movedim(-1, 1) if is_last else x)
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    detector = InputDetector(select=["INP104"])
+    options = {"max_epochs": 1}
+    fit(Program(Pooled(net), batches(train), batches(validation), trainer=options), detector)
+    assert [one.code for one in detector.findings] == ["INP104"] * sick
 
 
 # -- order

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
+from ..core.measurements.axes import Axes
 from ..core.measurements.first_layers import FirstLayer, FirstLayers
 from ..core.measurements.leaks import Leaks
 from ..core.measurements.learned import Learned
@@ -17,7 +18,7 @@ from ..core.measurements.padding import Padding
 from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
-from .axes import scrambled_images, scrambled_sequences
+from .axes import exchanged_sides, scrambled_images, scrambled_sequences
 from .relatedness import are_distinct, largest_class, leak, relation
 from .skew import is_chance, skew
 
@@ -392,7 +393,7 @@ class InputDetector(Detector):
         yield from _foreseen(leaks)
 
     @rule("INP104", severity=Severity.WARNING, patience=2)
-    def swapped_axes(self, first: FirstLayers) -> Iterator[Evidence]:
+    def swapped_axes(self, axes: Axes) -> Iterator[Evidence]:
         """The dimensions of the input are in another order than the layer takes them.
 
         Why it matters:
@@ -403,19 +404,23 @@ class InputDetector(Detector):
             - Images come as (N, H, W, C), and ``view`` made (N, C, H, W) of them
             - ``batch_first=False``, the default of ``nn.LSTM`` and ``nn.TransformerEncoder``, and
               samples come first
+            - Height and width are exchanged where images are resized, in training or validation
 
         How to fix:
             - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
             - Say ``batch_first=True``, or transpose before and after
 
         When it is fine:
-            Attention is meant to go from sample to sample.
+            Attention is meant to go from sample to sample; training has only landscapes, and
+            validation portraits.
 
         References:
             paszke2019pytorch
         """
-        yield from scrambled_images(first)
-        yield from scrambled_sequences(first)
+        if axes.first is not None:
+            yield from scrambled_images(axes.first)
+            yield from scrambled_sequences(axes.first)
+        yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
     def pretrained_mismatch(self, first: FirstLayers) -> Iterator[Evidence]:
