@@ -42,6 +42,7 @@ from lightning_nndebug.core.measurements.learned import Learned, _cross, _joined
 from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
+from lightning_nndebug.core.measurements.processors import Processor, _normalization
 from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
 from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Roll, _Sketch
 from lightning_nndebug.core.measurements.succession import _BATCHES, Succession, _judged, _moments
@@ -381,13 +382,86 @@ def test_unscaled_input(one: FirstLayer, sick: bool) -> None:
 
 def test_only_the_norm_of_a_pretrained_net_knows_better() -> None:
     """One that is new has nothing to compare with."""
-    rule = InputDetector().pretrained_mismatch
+    rule, none = InputDetector().pretrained_mismatch, Processor()
     norm = FirstNorm("net.1", was_fresh=False, shift=0.4, ratio=1.3)
-    assert not fired(rule, first(norm=norm))
-    assert not fired(rule, first())
-    assert fired(rule, first(norm=replace(norm, shift=3.0)))
-    assert fired(rule, first(norm=replace(norm, ratio=0.2)))
-    assert not fired(rule, first(norm=replace(norm, ratio=90.0, was_fresh=True)))
+    assert not fired(rule, first(norm=norm), none)
+    assert not fired(rule, first(), none)
+    assert fired(rule, first(norm=replace(norm, shift=3.0)), none)
+    assert fired(rule, first(norm=replace(norm, ratio=0.2)), none)
+    assert not fired(rule, first(norm=replace(norm, ratio=90.0, was_fresh=True)), none)
+
+
+class ImageProcessor:
+    """Has what an image processor of Hugging Face has."""
+
+    def __init__(self, *, do_normalize: bool = True) -> None:
+        self.image_mean, self.image_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        self.do_normalize = do_normalize
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(one).view(3, 1, 1) for one in (self.image_mean, self.image_std))
+        return (images - mean) / std
+
+
+class Patches(pl.LightningModule):
+    """A small vision transformer's beginning, which has no running statistics."""
+
+    def __init__(self, *, is_trained: bool, **options) -> None:
+        super().__init__()
+        self.processor = ImageProcessor(**options)
+        self.patches, self.norm, self.head = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.LayerNorm(8),
+            nn.Linear(8, 10),
+        )
+        if is_trained:
+            nn.init.normal_(self.norm.weight, 1, 0.1)
+
+    def training_step(self, batch, batch_idx):
+        tokens = self.patches(batch[0]).flatten(2).mT
+        return F.cross_entropy(self.head(self.norm(tokens).mean(1)), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+PIXELS = torch_rand(96, 3, 16, 16)
+NORMALIZE = ImageProcessor()
+
+
+@pytest.mark.parametrize(
+    ("module", "images", "fix"),
+    [
+        (Patches(is_trained=True), NORMALIZE(PIXELS), ""),
+        (Patches(is_trained=True), PIXELS, "self.processor"),
+        (Patches(is_trained=True), NORMALIZE(NORMALIZE(PIXELS)), "once"),
+        (Patches(is_trained=True), 2 * PIXELS - 1, ""),  # another one, which may be right
+        (Patches(is_trained=True), NORMALIZE(PIXELS) + torch.randn(96, 3, 16, 16), ""),
+        (Patches(is_trained=True), NORMALIZE(0.3 * PIXELS), ""),
+        (Patches(is_trained=True, do_normalize=False), PIXELS, ""),
+        (Patches(is_trained=False), PIXELS, ""),
+    ],
+)
+def test_an_image_processor_knows_what_a_pretrained_net_expects(module, images, fix: str) -> None:
+    """Also where no norm does; a net that is new may learn from whatever it gets."""
+    detector = InputDetector(select=["INP105"])
+    train = loader(images, torch.arange(96) % 10)
+    fit(Program(module, train, trainer={"max_epochs": 3}), detector)
+    assert [fix in one.fixes[0] for one in detector.findings] == [True] * bool(fix)
+
+
+@pytest.mark.parametrize("module", ["torchvision.models", "torchvision.transforms._presets"])
+def test_torchvision_says_how_its_weights_were_trained(module: str) -> None:
+    """By the transforms that the weights bring along, or by these themselves."""
+    kind = type("Preset", (), {"__module__": "torchvision.transforms._presets"})
+    preset = kind()
+    preset.mean, preset.std = [0.5], [0.2]
+    weights = type(
+        "Weights", (), {"__module__": module, "meta": {}, "transforms": lambda _: preset}
+    )
+    given = weights() if module.endswith("models") else preset
+    assert _normalization(given) == ((0.5,), (0.2,))
+    assert _normalization(SimpleNamespace(mean=[0.5], std=[0.2])) is None
 
 
 # -- axes

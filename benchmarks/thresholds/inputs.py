@@ -47,6 +47,7 @@ from lightning_nndebug.core.measurements.learned import Learned, _pair
 from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall
 from lightning_nndebug.core.measurements.padding import Padding
+from lightning_nndebug.core.measurements.processors import Processor
 from lightning_nndebug.core.measurements.rows import Rows
 from lightning_nndebug.core.measurements.samples import Overlap, Samples, _pairs, _Roll
 from lightning_nndebug.core.measurements.succession import _judged, _moments
@@ -450,7 +451,9 @@ def mismatched(change: Callable[[Tensor], Tensor]) -> tuple[float, str]:
     with torch.no_grad():
         _, shift, ratio = _against(norm.running_mean, norm.running_var, net[0](x)).tolist()
     look = layers((), FirstNorm("net.1", was_fresh=False, shift=shift, ratio=ratio))
-    return max(ratio, 1 / ratio), "INP105" * bool(list(RULES.pretrained_mismatch(look)))
+    return max(ratio, 1 / ratio), "INP105" * bool(
+        list(RULES.pretrained_mismatch(look, Processor()))
+    )
 
 
 # -- INP205 and INP206: what is too few, and what is too much

@@ -15,10 +15,12 @@ from ..core.measurements.leaks import Leaks
 from ..core.measurements.learned import Learned
 from ..core.measurements.loaders import TrainLoader
 from ..core.measurements.padding import Padding
+from ..core.measurements.processors import Processor
 from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
 from .axes import exchanged_sides, scrambled_images, scrambled_sequences
+from .pretrained import unnormalized
 from .relatedness import are_distinct, largest_class, leak, relation
 from .skew import is_chance, skew
 
@@ -423,7 +425,7 @@ class InputDetector(Detector):
         yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
-    def pretrained_mismatch(self, first: FirstLayers) -> Iterator[Evidence]:
+    def pretrained_mismatch(self, first: FirstLayers, processor: Processor) -> Iterator[Evidence]:
         """A pretrained net gets inputs of another scale than those it was trained on.
 
         Why it matters:
@@ -440,13 +442,16 @@ class InputDetector(Detector):
               ``AutoImageProcessor.from_pretrained``, ``timm.data.create_transform``
 
         When it is fine:
-            The new data are of another kind, such as radiographs, and all layers are trained.
+            The new data are of another kind, such as radiographs, and all layers are trained. A net
+            without running statistics is only judged if its image processor or its weights' own
+            transforms are an attribute of the module, the data module or the data set.
 
         References:
             ioffe2015batch
         """
         norm = first.norm
         if norm is None or norm.was_fresh:
+            yield from unnormalized(first, processor)
             return
         factor = max(norm.ratio, 1 / max(norm.ratio, 1e-9))
         if norm.shift <= self.mismatch_shift and factor <= self.mismatch_spread:
