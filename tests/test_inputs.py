@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from lightning_nndebug import InputDetector
 from lightning_nndebug.core.findings import Misconfiguration
 from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
+from lightning_nndebug.core.measurements.doubles import Doubles
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
     FirstLayers,
@@ -294,8 +296,8 @@ JOINED = replace(DOUBLED, often={1: 320, 3: 320}, steady=0.99)
 )
 def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) -> None:
     """Copies must be in the data, and nobody may have chosen them."""
-    rows = Rows("batch[0]", "", torch_rand(300, 5))
-    assert fired(InputDetector().duplicate_samples, samples, loader, rows) == sick
+    doubles = Doubles(Rows("batch[0]", "", torch_rand(300, 5)))
+    assert fired(InputDetector().duplicate_samples, samples, loader, doubles) == sick
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) ->
 def test_rows_of_few_categories_repeat_by_nature(rows: torch.Tensor, distinct: bool) -> None:
     """They have near copies as well; images and continuous columns have not."""
     assert are_distinct(rows) == distinct
-    loads = InputDetector().duplicate_samples(JOINED, LOADER, Rows("batch[0]", "", rows))
+    loads = InputDetector().duplicate_samples(JOINED, LOADER, Doubles(Rows("batch[0]", "", rows)))
     assert bool(list(loads)) == distinct
 
 
@@ -735,6 +737,42 @@ def test_workers_that_all_read_the_whole_stream(split: bool) -> None:
     train = DataLoader(Stream(split=split), batch_size=32, num_workers=2)
     fit(Program(Classifier(), train, trainer={"max_epochs": 1}), detector)
     assert [one.code for one in detector.findings] == ([] if split else ["INP102"])
+
+
+class Whole(IterableDataset):
+    """Samples in order, the same in each process, or every other one."""
+
+    def __init__(self, *, split: bool) -> None:
+        self.x, self.y = digits(640)
+        self.split = split
+
+    def __iter__(self):
+        apart = self.split and torch.distributed.is_initialized()
+        start = torch.distributed.get_rank() if apart else 0
+        yield from zip(self.x[start :: 1 + apart], self.y[start :: 1 + apart], strict=True)
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("data", "options", "sick"),
+    [
+        (TensorDataset(*digits(640)), {}, False),
+        (TensorDataset(*digits(640)), {"use_distributed_sampler": False}, True),
+        (Whole(split=False), {"max_steps": 12}, True),
+        (Whole(split=True), {}, False),
+    ],
+    ids=["sampler", "no sampler", "stream", "split stream"],
+)
+def test_processes_that_go_through_the_same_samples(data, options, sick: bool) -> None:
+    """Each is to have its own; a stream is seen through long before it is over."""
+    seed()
+    train = DataLoader(data, batch_size=16, shuffle=None if isinstance(data, Whole) else True)
+    options = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 1, **options}
+    detector = InputDetector(select=["INP106"], halt_on="warning")
+    told = pytest.raises(Exception, match="all 2 processes go through the same samples")
+    with told if sick else nullcontext():
+        fit(Program(Classifier(), train), detector, **options)
 
 
 def test_an_input_that_the_step_scales_is_scaled() -> None:

@@ -33,6 +33,7 @@ from program import digits as load_digits
 
 from lightning_nndebug import ClassBalanceDetector, Detector, InputDetector
 from lightning_nndebug.core.measurements.batches import Place
+from lightning_nndebug.core.measurements.doubles import Doubles
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
     FirstLayers,
@@ -300,13 +301,13 @@ def drawn(x: Tensor) -> list[Tensor]:
 
 def copies(epochs: list[Tensor]) -> tuple[float, str]:
     roll, loader = _Roll(INPUTS), TrainLoader("RandomSampler", True, False, 256, True)
-    fired, share, rows = False, 0.0, Rows("batch", "", epochs[0])
+    fired, share, doubles = False, 0.0, Doubles(Rows("batch", "", epochs[0]))
     for x in epochs:
         for part in x[torch.randperm(len(x))].split(32):
             roll.add(INPUTS.fingerprints(part, WEIGHTS).tolist(), None, 0.0)
         told = roll.told(SimpleNamespace(hook="on_train_epoch_end"))
         share = 1 - told.distinct / told.seen
-        fired |= bool(list(RULES.duplicate_samples(told, loader, rows)))
+        fired |= bool(list(RULES.duplicate_samples(told, loader, doubles)))
     return share, "INP106" * fired
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
 from ..core.measurements.axes import Axes
+from ..core.measurements.doubles import Doubles
 from ..core.measurements.first_layers import FirstLayer, FirstLayers
 from ..core.measurements.leaks import Leaks
 from ..core.measurements.learned import Learned
@@ -31,6 +32,7 @@ _SAME = 0.4  # of the batches equal to the one before: two workers with the same
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
 _SEEN = 64  # samples, before copies are counted
+_SINGLE = 0.9  # of them come once, where those of other processes are compared
 _UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
 _ONCE = 0.1  # and at least so many more
 _STEADY = 0.85  # of the samples come as often in the next epoch: their copies are in the data
@@ -210,7 +212,7 @@ class InputDetector(Detector):
 
     @rule("INP106", severity=Severity.WARNING)
     def duplicate_samples(
-        self, samples: Samples, loader: TrainLoader, rows: Rows
+        self, samples: Samples, loader: TrainLoader, doubles: Doubles
     ) -> Iterator[Evidence]:
         """Within one epoch, the same samples come more than once.
 
@@ -237,7 +239,14 @@ class InputDetector(Detector):
         References:
             lee2022deduplicating
         """
-        if not samples.is_whole or samples.seen < _SEEN or not loader.collates:
+        if samples.seen < _SEEN or not loader.collates:
+            return
+        # Rows of few categories repeat within a process, too.
+        is_told = doubles.ranks > 1 and loader.replaces is not True
+        if is_told and samples.distinct > _SINGLE * samples.seen:
+            yield _told_of_all(samples, loader, doubles.ranks)
+            return
+        if not samples.is_whole or doubles.rows is None:
             return
         if samples.same > _SAME * samples.pairs or samples.alike >= _BATCHES:
             return  # whole batches come again
@@ -249,7 +258,7 @@ class InputDetector(Detector):
         fixed = (samples.steady or 0.0) > _STEADY and not evenly
         once = loader.replaces is False and fixed and not _is_oversampled(samples)
         once = once and copies > self.copies_limit
-        if (several or once) and are_distinct(rows.train):
+        if (several or once) and are_distinct(doubles.rows.train):
             times = max(samples.often)
             yield Evidence(
                 where=samples.name,
@@ -594,6 +603,23 @@ class InputDetector(Detector):
                 f"of training ({share:.1%}), the limit is {self.overlap_limit:.1%}",
                 details={"known": overlap.known, "seen": overlap.seen, "trained": overlap.trained},
             )
+
+
+def _told_of_all(samples: Samples, loader: TrainLoader, ranks: int) -> Evidence:
+    """All processes train on the same samples, and each update is that of one of them."""
+    stream = "Split the stream between processes and workers, by rank and ``get_worker_info()``"
+    sampler = "Leave ``use_distributed_sampler=True``, or pass a ``DistributedSampler``"
+    return Evidence(
+        where=samples.name,
+        measured=float(ranks),
+        limit=1.0,
+        message=f"all {ranks} processes go through the same samples ({samples.distinct} so far)",
+        causes=("A stream that every process reads as a whole",)
+        if loader.is_stream
+        else (f"{loader.sampler} gives every process all the data",),
+        fixes=(stream if loader.is_stream else sampler,),
+        details={"ranks": ranks, "seen": samples.seen, "distinct": samples.distinct},
+    )
 
 
 def _by_nature(overlap: Overlap, rows: Rows | None) -> float:
