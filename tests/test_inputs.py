@@ -26,7 +26,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from lightning_nndebug import InputDetector
+from lightning_nndebug import InputDetector, NNDebug
 from lightning_nndebug.core.findings import Misconfiguration
 from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
@@ -55,7 +55,7 @@ from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 def found(batch, *calls: LossCall, embedded=(), **options) -> Inputs | None:
     """What is found in a batch whose loss was called like this."""
-    asked = {"input_key": None, "target_key": None, "sample_id_key": None, **options}
+    asked = {**dict.fromkeys(Inputs.options), **options}
     heard = LossCalls(calls, frozenset(embedded))
     return _described(Inputs, batch, heard, SimpleNamespace(**asked))
 
@@ -128,11 +128,61 @@ def test_samples_may_come_second() -> None:
     assert inputs.read_main((torch.randn(20, 6, 3), Y[:6])).shape == (6, 20, 3)
 
 
-def test_a_key_that_is_not_there_is_told() -> None:
-    """With the keys that are."""
-    with pytest.raises(Misconfiguration, match="Its tensors are: image, label"):
-        found({"image": X, "label": Y}, input_key="images")
-    assert found({"a": X, "b": X}, input_key="b").main == Place().item("b")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_key": "images"}, r"input_key='images' is no tensor .* are: image, label, n, id\."),
+        (
+            {"target_key": 4},
+            r"target_key=4 is no tensor of the batch\. Its tensors are: image, label",
+        ),
+        ({"target_key": "note"}, "target_key='note' is no tensor"),
+        ({"target_fn": lambda batch: batch["y"]}, r"target_fn raised KeyError\('y'\)"),
+        ({"target_fn": lambda batch: batch["note"]}, "target_fn must return a tensor, got str"),
+        ({"target_fn": "label"}, "target_fn raised TypeError"),
+        ({"sample_id_key": "ids"}, r"sample_id_key='ids' is no tensor .* label, n, id\."),
+        ({"sample_id_key": "n"}, "sample_id_key='n' is a single number"),
+    ],
+)
+def test_an_option_that_points_nowhere_is_told(options, message: str) -> None:
+    """With what was given, and what is there."""
+    batch = {"image": X, "label": Y, "n": torch.tensor(8), "id": torch.arange(8), "note": "none"}
+    with pytest.raises(Misconfiguration, match=message):
+        found(batch, **options)
+
+
+def test_what_is_asked_for_is_what_is_found() -> None:
+    """Among tensors that nobody could tell apart otherwise."""
+    batch = {"a": X, "b": X.clone(), "c": Y, "d": Y.clone()}
+    assert found(batch, input_key="b").main == Place().item("b")
+    assert found(batch, target_key="d").target == Place().item("d")
+    assert found(batch, target_fn=lambda batch: batch["d"]).target == Place().item("d")
+    assert (found(batch, target_fn=lambda batch: batch["d"] + 1).target.read(batch) == Y + 1).all()
+    named = found(batch, sample_id_key="c")
+    assert named.fingerprints(batch, WEIGHTS).tolist() == marks(Y)
+
+
+def test_the_suite_hands_its_keys_to_the_detector() -> None:
+    """Numbers of samples tell augmented copies from new samples."""
+    x, y = digits(256)
+    seed()
+    numbers = torch.arange(256) % 128
+    data = DataLoader(TensorDataset(x, y, numbers), batch_size=32, shuffle=True)
+
+    class Noisy(Classifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[:2], batch_idx)
+
+        validation_step = training_step
+
+    suite = NNDebug(select=["INP203"], sample_id_key=2)
+    held = DataLoader(TensorDataset(x + 0.1 * torch.randn_like(x), y, numbers), batch_size=32)
+    fit(Program(Noisy(), data, held, trainer={"max_epochs": 1}), suite)
+    assert [one.code for one in suite.findings] == []  # all of the data: on purpose
+    half = DataLoader(TensorDataset(x[:64] + 0.1, y[:64], numbers[:64]), batch_size=32)
+    suite = NNDebug(select=["INP203"], sample_id_key=2)
+    fit(Program(Noisy(), data, half, trainer={"max_epochs": 1}), suite)
+    assert [one.code for one in suite.findings] == ["INP203"]
 
 
 # -- fingerprints

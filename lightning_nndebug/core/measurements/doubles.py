@@ -32,7 +32,7 @@ class Doubles(Measurement):
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Doubles | None:
-        """Compares the processes early in the first epoch and at its end: there all of them meet."""
+        """Compares the processes early in the first epoch and at its end: there they meet."""
         if moment.hook == "on_train_start":
             memory.known, memory.meetings = cls(), ["on_train_epoch_end"]
             planned = moment.trainer.num_training_batches
