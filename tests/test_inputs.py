@@ -230,6 +230,7 @@ def test_a_blank_sample_has_no_fingerprint() -> None:
     """A constant is no evidence that two samples are the same."""
     assert marks(torch.tensor([[0.0, 0.0], [3.0, 3.0], [0.0, 3.0]]))[:2] == [-1, -1]
     assert marks(torch.tensor([[0.0], [3.0]])) != [-1, -1]
+    assert marks(torch.tensor([[0.0, 0.0], [1.0, -2.0]]) * 0) == [-1, -1]
 
 
 def test_fingerprints_draw_no_random_number() -> None:

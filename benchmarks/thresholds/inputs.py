@@ -32,12 +32,14 @@ from program import Program, fit
 from program import digits as load_digits
 
 from lightning_nndebug import ClassBalanceDetector, Detector, InputDetector
+from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.doubles import Doubles
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
     FirstLayers,
     FirstNorm,
+    Recurrent,
     _against,
     _completed,
     _statistics,
@@ -76,7 +78,8 @@ def play(batches: list[Tensor], epochs: int = 1) -> Iterator[Samples]:
 
 def mostly_blank(share: float, batch: int) -> list[Tensor]:
     """Images of which most are black, as slices of a scan are."""
-    return list((torch.randn(480, 16) * (torch.rand(480, 1) > share)).split(batch))
+    is_black = torch.rand(480, 1) < share
+    return list(torch.randn(480, 16).masked_fill(is_black, 0.0).split(batch))
 
 
 CONSTANTS: Kinds = {
@@ -413,6 +416,69 @@ def scaled(x: Tensor) -> tuple[float, str]:
     net = nn.Linear(x.shape[1], 1)
     one = _completed(layer(), _statistics(net, x).tolist(), is_normed=False)
     return max(one.sizes), "INP103" * bool(list(RULES.unscaled_input(layers((one,)))))
+
+
+# -- INP104: the order of dimensions
+
+
+def drawn_from(*values: int) -> int:
+    return values[int(torch.randint(len(values), ()))]
+
+
+def images(*, last: bool, view: bool = False, square: bool = False, moved: bool = True) -> Axes:
+    """A convolution that gets images, of which the channels were last or are."""
+    size, colours, height = drawn_from(1, 8, 32), drawn_from(1, 3, 4), drawn_from(8, 28, 32, 224)
+    width = height if square else drawn_from(20, 28, 32, 96, 256)
+    given = (size, colours, height, width)
+    origin = (size, height, width, colours) if last else given
+    one = layer(
+        kind="Conv2d", place="batch[0]", shape=given if moved else origin, origin=origin,
+        is_reinterpreted=view, features=colours if moved else height,
+    )  # fmt: skip
+    return Axes("batch[0]", layers((one,), samples=size), None)
+
+
+def signals() -> Axes:
+    """Sensors and time, as an image that is one pixel wide."""
+    shape = (32, drawn_from(6, 9, 12, 22, 64), drawn_from(50, 100, 128, 200, 256, 1000), 1)
+    one = layer(kind="Conv2d", place="batch[0]", shape=shape, origin=shape, features=shape[1])
+    return Axes("batch[0]", layers((one,)), None)
+
+
+def series(*, batch_first: bool, comes_first: bool) -> Axes:
+    """A recurrent module, and whether samples come first in what it gets."""
+    samples, time = drawn_from(8, 16, 32, 64), drawn_from(10, 12, 24, 50, 60, 100)
+    shape = (samples, time, 7) if comes_first else (time, samples, 7)
+    one = Recurrent("net.lstm", "LSTM", batch_first, shape)
+    return Axes("batch[0]", layers((), recurrent=(one,), samples=samples), None)
+
+
+def sides(*, exchanged: bool) -> Axes:
+    """Images of one size in training, and of one size in validation."""
+    train = (drawn_from(128, 224, 256), drawn_from(192, 320, 480))
+    validation = train[::-1] if exchanged else (drawn_from(128, 224, 256), drawn_from(192, 320))
+    return Axes("batch[0]", None, (train, validation))
+
+
+DIMENSIONS: Kinds = {
+    "images, channels first": lambda: images(last=False),
+    "images, channels last and permuted": lambda: images(last=True),
+    "grey images, channels first and viewed": lambda: images(last=False, view=True),
+    "signals of several sensors": signals,
+    "series, batch first": lambda: series(batch_first=True, comes_first=True),
+    "series, time first": lambda: series(batch_first=False, comes_first=False),
+    "validation in another size": lambda: sides(exchanged=False),
+    "- images, channels last and viewed": lambda: images(last=True, view=True),
+    "- square images, channels last": lambda: images(last=True, square=True, moved=False),
+    "- series, batch first for time first": lambda: series(batch_first=False, comes_first=True),
+    "- series, time first for batch first": lambda: series(batch_first=True, comes_first=False),
+    "- validation turned by 90 degrees": lambda: sides(exchanged=True),
+}
+
+
+def swapped(axes: Axes) -> tuple[float, str]:
+    is_sick = bool(list(RULES.swapped_axes(axes)))
+    return is_sick, "INP104" * is_sick
 
 
 # -- INP105: what the first norm of a trained net gets

@@ -236,6 +236,7 @@ def _bits(rows: Tensor) -> Tensor:
         values = values.to(torch.uint8)
     if values.is_floating_point():
         size = values.element_size()
+        values = values + 0.0 if size > 1 else values  # -0 is 0: what a mask leaves of a number
         values = values.view(
             {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(size, torch.uint8)
         )
