@@ -277,7 +277,8 @@ def test_agreement_is_added_up_in_little_space() -> None:
 
 # -- the same again and again
 
-SAMPLES = Samples(name="batch[0]", size=32, batches=40, pairs=39, seen=1280, distinct=1280)
+SAMPLES = Samples("batch[0]", 32, 40, pairs=39, seen=1280, distinct=1280, often={1: 1280})
+FEW = {"seen": 40, "distinct": 4, "often": {10: 4}}
 LOADER = TrainLoader("RandomSampler", True, False, 5000, collates=True)
 
 
@@ -307,6 +308,16 @@ def test_constant_input(samples: Samples, sick: bool) -> None:
     assert fired(InputDetector().constant_input, samples) == sick
 
 
+def test_blank_batches_do_not_repeat_each_other() -> None:
+    """Two of them say nothing of the loader; two others that are equal do."""
+    blank, other = torch.zeros(4, 9), torch_rand(4, 9)
+    for batch, same in ((blank, 0), (other, 9)):
+        roll = _Roll(Inputs((Place(),), (0,), Place()))
+        for _ in range(10):
+            roll.add(marks(batch), None, float(batch[0, 0]))
+        assert (roll.pairs, roll.same) == (9, same)
+
+
 @pytest.mark.parametrize(
     ("samples", "loader", "sick"),
     [
@@ -317,6 +328,9 @@ def test_constant_input(samples: Samples, sick: bool) -> None:
         (replace(SAMPLES, same=39), replace(LOADER, samples=32), False),  # all data in one batch
         (replace(SAMPLES, same=5, pairs=5), LOADER, False),
         (replace(SAMPLES, same=39, alike=40), LOADER, False),  # that is INP101
+        (replace(SAMPLES, size=1, same=18, **FEW), LOADER, False),  # four kinds, one at a time
+        (replace(SAMPLES, size=1, same=39, **FEW), LOADER, True),  # sorted by kind, or stuck
+        (replace(SAMPLES, size=4, same=39, **FEW), LOADER, True),
     ],
 )
 def test_repeated_batch(samples: Samples, loader: TrainLoader, sick: bool) -> None:

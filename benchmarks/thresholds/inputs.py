@@ -125,6 +125,7 @@ REPEATS: Kinds = {
         F.one_hot(torch.randint(4, (256,)), 4).float().split(1)
     ),
     "sparse columns, batches of 2": lambda: list(sparse(256).split(2)),
+    "six of seven images black, batches of 4": lambda: mostly_blank(6 / 7, 4),
     "every third batch twice": lambda: [
         one for i, one in enumerate(torch.randn(640, 8).split(32)) for _ in range(1 + (i % 3 == 0))
     ],

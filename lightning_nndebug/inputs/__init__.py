@@ -36,7 +36,7 @@ _SINGLE = 0.9  # of them come once, where those of other processes are compared
 _UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
 _ONCE = 0.1  # and at least so many more
 _STEADY = 0.85  # of the samples come as often in the next epoch: their copies are in the data
-_CHANCE = 1e-6  # of an order as clear as that in random data
+_CHANCE = 1e-6  # of an order, or of repetitions, as clear as that in random data
 _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
 _OTHERS = 64  # samples that are not of the largest class, likewise
@@ -147,7 +147,8 @@ class InputDetector(Detector):
             - Seed once, and each worker differently: ``worker_init_fn``
 
         When it is fine:
-            One batch holds all the data, or ``overfit_batches`` asks for it: both are known.
+            One batch holds all the data, or ``overfit_batches`` asks for it: both are known. Blank
+            batches, and small ones of few categories, which repeat by nature, are never reported.
 
         References:
             paszke2019pytorch
@@ -156,7 +157,7 @@ class InputDetector(Detector):
         if is_meant or samples.pairs < _PAIRS or samples.alike >= _BATCHES:
             return
         share = samples.same / samples.pairs
-        if share > _SAME and samples.same >= _PAIRS / 2:
+        if share > _SAME and samples.same >= _PAIRS / 2 and _by_chance(samples) < _CHANCE:
             several = loader.workers > 1 and loader.is_stream
             yield Evidence(
                 where=samples.name,
@@ -620,6 +621,25 @@ def _told_of_all(samples: Samples, loader: TrainLoader, ranks: int) -> Evidence:
         fixes=(stream if loader.is_stream else sampler,),
         details={"ranks": ranks, "seen": samples.seen, "distinct": samples.distinct},
     )
+
+
+def _by_chance(samples: Samples) -> float:
+    """Bounds the chance that so many batches are equal to the one before, in a random order.
+
+    Two batches agree if, in some order, each sample of one agrees with one of the other; and so
+    often they do by the bound of Chernoff.
+    """
+    pairs = sum(times * count**2 for count, times in samples.often.items())
+    if not pairs:
+        return 1.0
+    agree = math.lgamma(samples.size + 1) + samples.size * math.log(pairs / samples.seen**2)
+    share = samples.same / samples.pairs
+    if agree >= math.log(share):
+        return 1.0
+    excess = share * (math.log(share) - agree)
+    if share < 1:
+        excess += (1 - share) * math.log((1 - share) / -math.expm1(agree))
+    return math.exp(-samples.pairs * excess)
 
 
 def _by_nature(overlap: Overlap, rows: Rows | None) -> float:

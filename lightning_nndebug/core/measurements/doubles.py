@@ -45,7 +45,7 @@ class Doubles(Measurement):
             memory.meetings.remove(moment.hook)
             if _shares_out(moment.trainer):
                 ranks = _equal(moment.trainer, moment.take(Samples))
-        if (rows, ranks) == (memory.known.rows, memory.known.ranks):
+        if rows is memory.known.rows and ranks == memory.known.ranks:
             return None
         memory.known = cls(rows, ranks)
         return cls(rows, ranks)

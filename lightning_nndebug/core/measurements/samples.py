@@ -60,7 +60,7 @@ class Samples(Measurement):
         blank: and for how many, each was a single value throughout;
         value: which one; NaN if they differ.
         pairs: How many batches followed another one in the same epoch,
-        same: and how many of them were equal to it.
+        same: and how many of them were equal to it, and not blank.
         seen: How many samples of this epoch are remembered, and how many of them for the first
             time in it: ``seen - distinct`` are copies.
         distinct: See there.
@@ -190,7 +190,7 @@ class _Roll:
         batch = tuple(sorted(marks))
         if self.last:
             self.pairs += 1
-            self.same += batch == self.last
+            self.same += batch == self.last and not blank
         self.last = batch
         if len(self.order) < _PREFIX:
             self.order += marks
