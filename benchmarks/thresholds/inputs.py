@@ -688,6 +688,7 @@ def main() -> None:
     sheet.add("INP101", "batches of equal samples in a row", CONSTANTS, constant, limit="8")
     sheet.add("INP102", "share of batches equal to the one before", REPEATS, repeated, limit="0.4")
     sheet.add("INP103", "root mean square of the largest column", SCALES, scaled, limit="30")
+    sheet.add("INP104", "sizes in the order of another layout", DIMENSIONS, swapped)
     sheet.add(
         "INP105", "how many times as wide in the first norm", changes, mismatched, limit="2.5"
     )
