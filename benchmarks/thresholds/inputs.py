@@ -428,7 +428,8 @@ def drawn_from(*values: int) -> int:
 
 def images(*, last: bool, view: bool = False, square: bool = False, moved: bool = True) -> Axes:
     """A convolution that gets images, of which the channels were last or are."""
-    size, colours, height = drawn_from(1, 8, 32), drawn_from(1, 3, 4), drawn_from(8, 28, 32, 224)
+    size, height = drawn_from(1, 8, 32), drawn_from(8, 28, 32, 224)
+    colours = drawn_from(3, 4) if last and view else drawn_from(1, 3, 4)  # a single one is the same
     width = height if square else drawn_from(20, 28, 32, 96, 256)
     given = (size, colours, height, width)
     origin = (size, height, width, colours) if last else given
@@ -464,7 +465,7 @@ def sides(*, exchanged: bool) -> Axes:
 DIMENSIONS: Kinds = {
     "images, channels first": lambda: images(last=False),
     "images, channels last and permuted": lambda: images(last=True),
-    "grey images, channels first and viewed": lambda: images(last=False, view=True),
+    "images, channels first and viewed": lambda: images(last=False, view=True),
     "signals of several sensors": signals,
     "series, batch first": lambda: series(batch_first=True, comes_first=True),
     "series, time first": lambda: series(batch_first=False, comes_first=False),
