@@ -64,13 +64,20 @@ class NNDebug(Detector):
             logger takes some. None does so if the run was long enough for that not to be felt;
             ``nndebug report`` writes it at any time.
         target_key: Where the targets are in a batch: ``"labels"``, ``1``. None finds them.
+        report: Whether to write ``report.html`` when the run ends. None writes it if the run was
+            long enough for that not to be felt; ``nndebug report`` writes it at any time.
+        input_key: Where the inputs are in a batch: ``"image"``, ``0``. None finds them.
+        target_key: Where the targets are, likewise.
         target_fn: A function from a batch to its targets, for batches that no key describes.
+        sample_id_key: What tells samples apart, if the batch has numbers for them.
     """
 
     detectors: Sequence[Detector] | None = None
     report: bool | None = None
+    input_key: str | int | None = None
     target_key: str | int | None = None
     target_fn: Callable[[Any], Any] | None = None
+    sample_id_key: str | int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

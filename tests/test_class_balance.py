@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from lightning_nndebug import ClassBalanceDetector, NNDebug
 from lightning_nndebug.core.measurements.class_counts import ClassCounts
-from lightning_nndebug.core.measurements.label_stream import LabelStream
-from lightning_nndebug.core.measurements.labels import Target
+from lightning_nndebug.core.measurements.label_stream import LabelStream, _Past
+from lightning_nndebug.core.measurements.labels import MOST_CLASSES, Target
 from lightning_nndebug.core.measurements.loss_calls import LabelCalls, Listener
 
 # -- the order of labels
@@ -183,6 +183,15 @@ def test_passes_over_the_same_data_are_evidence_once() -> None:
     assert compared(counts(often, [80, 40, 20, 4])) == ["CLS104"]
     assert compared(counts(often, [80, 40, 20, 4], passes=10)) == []
     assert compared(counts(once, [80, 40, 20, 4])) == []
+
+
+def test_what_is_kept_is_bounded_as_the_docstring_says() -> None:
+    """Likeness of steps takes a square of the number of classes, and the rest next to nothing."""
+    past = _Past(MOST_CLASSES)
+    past.add(torch.ones(16, MOST_CLASSES, dtype=torch.float64))
+    held = sum(one.nbytes for one in vars(past).values() if isinstance(one, torch.Tensor))
+    assert held <= 10e6
+    assert "10 MB at most" in ClassBalanceDetector.__doc__
 
 
 # -- the encoding of labels

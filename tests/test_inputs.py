@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -23,9 +26,11 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from lightning_nndebug import InputDetector
+from lightning_nndebug import InputDetector, NNDebug
 from lightning_nndebug.core.findings import Misconfiguration
+from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
+from lightning_nndebug.core.measurements.doubles import Doubles
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
     FirstLayers,
@@ -35,13 +40,14 @@ from lightning_nndebug.core.measurements.first_layers import (
 from lightning_nndebug.core.measurements.foresight import Foresight
 from lightning_nndebug.core.measurements.inputs import Inputs, _described, new_weights
 from lightning_nndebug.core.measurements.leaks import Leaks
-from lightning_nndebug.core.measurements.learned import Learned, _cross
+from lightning_nndebug.core.measurements.learned import Learned, _cross, _joined
 from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
-from lightning_nndebug.core.measurements.rows import Rows
-from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Sketch
-from lightning_nndebug.core.measurements.succession import Succession, _judged, _moments
+from lightning_nndebug.core.measurements.processors import Processor, _normalization
+from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
+from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Roll, _Sketch
+from lightning_nndebug.core.measurements.succession import _BATCHES, Succession, _judged, _moments
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 # -- which tensors are inputs
@@ -49,7 +55,7 @@ from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 def found(batch, *calls: LossCall, embedded=(), **options) -> Inputs | None:
     """What is found in a batch whose loss was called like this."""
-    asked = {"input_key": None, "target_key": None, "sample_id_key": None, **options}
+    asked = {**dict.fromkeys(Inputs.options), **options}
     heard = LossCalls(calls, frozenset(embedded))
     return _described(Inputs, batch, heard, SimpleNamespace(**asked))
 
@@ -122,11 +128,61 @@ def test_samples_may_come_second() -> None:
     assert inputs.read_main((torch.randn(20, 6, 3), Y[:6])).shape == (6, 20, 3)
 
 
-def test_a_key_that_is_not_there_is_told() -> None:
-    """With the keys that are."""
-    with pytest.raises(Misconfiguration, match="Its tensors are: image, label"):
-        found({"image": X, "label": Y}, input_key="images")
-    assert found({"a": X, "b": X}, input_key="b").main == Place().item("b")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_key": "images"}, r"input_key='images' is no tensor .* are: image, label, n, id\."),
+        (
+            {"target_key": 4},
+            r"target_key=4 is no tensor of the batch\. Its tensors are: image, label",
+        ),
+        ({"target_key": "note"}, "target_key='note' is no tensor"),
+        ({"target_fn": lambda batch: batch["y"]}, r"target_fn raised KeyError\('y'\)"),
+        ({"target_fn": lambda batch: batch["note"]}, "target_fn must return a tensor, got str"),
+        ({"target_fn": "label"}, "target_fn raised TypeError"),
+        ({"sample_id_key": "ids"}, r"sample_id_key='ids' is no tensor .* label, n, id\."),
+        ({"sample_id_key": "n"}, "sample_id_key='n' is a single number"),
+    ],
+)
+def test_an_option_that_points_nowhere_is_told(options, message: str) -> None:
+    """With what was given, and what is there."""
+    batch = {"image": X, "label": Y, "n": torch.tensor(8), "id": torch.arange(8), "note": "none"}
+    with pytest.raises(Misconfiguration, match=message):
+        found(batch, **options)
+
+
+def test_what_is_asked_for_is_what_is_found() -> None:
+    """Among tensors that nobody could tell apart otherwise."""
+    batch = {"a": X, "b": X.clone(), "c": Y, "d": Y.clone()}
+    assert found(batch, input_key="b").main == Place().item("b")
+    assert found(batch, target_key="d").target == Place().item("d")
+    assert found(batch, target_fn=lambda batch: batch["d"]).target == Place().item("d")
+    assert (found(batch, target_fn=lambda batch: batch["d"] + 1).target.read(batch) == Y + 1).all()
+    named = found(batch, sample_id_key="c")
+    assert named.fingerprints(batch, WEIGHTS).tolist() == marks(Y)
+
+
+def test_the_suite_hands_its_keys_to_the_detector() -> None:
+    """Numbers of samples tell augmented copies from new samples."""
+    x, y = digits(256)
+    seed()
+    numbers = torch.arange(256) % 128
+    data = DataLoader(TensorDataset(x, y, numbers), batch_size=32, shuffle=True)
+
+    class Noisy(Classifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[:2], batch_idx)
+
+        validation_step = training_step
+
+    suite = NNDebug(select=["INP203"], sample_id_key=2)
+    held = DataLoader(TensorDataset(x + 0.1 * torch.randn_like(x), y, numbers), batch_size=32)
+    fit(Program(Noisy(), data, held, trainer={"max_epochs": 1}), suite)
+    assert [one.code for one in suite.findings] == []  # all of the data: on purpose
+    half = DataLoader(TensorDataset(x[:64] + 0.1, y[:64], numbers[:64]), batch_size=32)
+    suite = NNDebug(select=["INP203"], sample_id_key=2)
+    fit(Program(Noisy(), data, half, trainer={"max_epochs": 1}), suite)
+    assert [one.code for one in suite.findings] == ["INP203"]
 
 
 # -- fingerprints
@@ -174,6 +230,7 @@ def test_a_blank_sample_has_no_fingerprint() -> None:
     """A constant is no evidence that two samples are the same."""
     assert marks(torch.tensor([[0.0, 0.0], [3.0, 3.0], [0.0, 3.0]]))[:2] == [-1, -1]
     assert marks(torch.tensor([[0.0], [3.0]])) != [-1, -1]
+    assert marks(torch.tensor([[0.0, 0.0], [1.0, -2.0]]) * 0) == [-1, -1]
 
 
 def test_fingerprints_draw_no_random_number() -> None:
@@ -194,9 +251,34 @@ def test_a_sketch_stays_small_and_keeps_the_same_samples_everywhere() -> None:
     assert {mark for mark in other.marks if one.keeps(mark)} <= one.marks
 
 
+def test_what_is_kept_is_bounded_as_the_docstring_says() -> None:
+    """The fingerprints of many samples with labels, the rows, and the variances of batches."""
+    roll, peak = _Roll(Inputs((Place(),), (0,), Place())), 0
+    bits = random.Random(0).getrandbits
+    tracemalloc.start()
+    for _ in range(130_000 // 256):
+        roll.add([bits(62) for _ in range(256)], [j % 10 for j in range(256)], 0.0)
+        peak = max(peak, tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    table = _moments(torch.randn(8, 3, 224, 224), torch.arange(8))[1]
+    kept = _BATCHES * table.nbytes + 3 * 2 * 4 * _ROWS * _FEATURES  # pooled, told, and told before
+    assert (peak <= 25e6, peak + kept <= 40e6) == (True, True), (peak, kept)
+    assert "40 MB at most" in InputDetector.__doc__
+
+
+def test_agreement_is_added_up_in_little_space() -> None:
+    """However many batches there are."""
+    known: list[torch.Tensor] = []
+    for _ in range(1000):
+        known = _joined(known, [torch.ones(3)])
+    assert len(known) <= 64
+    assert torch.stack(known).sum(0).tolist() == [1000.0] * 3
+
+
 # -- the same again and again
 
-SAMPLES = Samples(name="batch[0]", size=32, batches=40, pairs=39, seen=1280, distinct=1280)
+SAMPLES = Samples("batch[0]", 32, 40, pairs=39, seen=1280, distinct=1280, often={1: 1280})
+KINDS = {"seen": 40, "distinct": 4, "often": {10: 4}}  # four categories
 LOADER = TrainLoader("RandomSampler", True, False, 5000, collates=True)
 VALIDATION = Overlap(seen=400, distinct=400, known=0, trained=64, repeats=0, look=1)
 FEW = replace(SAMPLES, distinct=64, overlap=VALIDATION)  # two batches that take turns
@@ -218,12 +300,24 @@ def fired(rule, *values) -> bool:
         (replace(SAMPLES, alike=8), True),
         (replace(SAMPLES, alike=8, blank=8), True),
         (replace(SAMPLES, alike=7), False),  # environments that have just been reset
+        (replace(SAMPLES, size=4, alike=20, blank=20), False),  # most slices of a scan are black
+        (replace(SAMPLES, size=4, alike=32, blank=32), True),
         (SAMPLES, False),
     ],
 )
 def test_constant_input(samples: Samples, sick: bool) -> None:
     """Samples must all be the same, for many batches in a row."""
     assert fired(InputDetector().constant_input, samples) == sick
+
+
+def test_blank_batches_do_not_repeat_each_other() -> None:
+    """Two of them say nothing of the loader; two others that are equal do."""
+    blank, other = torch.zeros(4, 9), torch_rand(4, 9)
+    for batch, same in ((blank, 0), (other, 9)):
+        roll = _Roll(Inputs((Place(),), (0,), Place()))
+        for _ in range(10):
+            roll.add(marks(batch), None, float(batch[0, 0]))
+        assert (roll.pairs, roll.same) == (9, same)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +336,9 @@ def test_constant_input(samples: Samples, sick: bool) -> None:
         (replace(FEW, seen=256), LOADER, False),
         (replace(FEW, overlap=replace(VALIDATION, distinct=128)), LOADER, False),
         (replace(FEW, overlap=None), LOADER, False),
+        (replace(SAMPLES, size=1, same=18, **KINDS), LOADER, False),  # four kinds, one at a time
+        (replace(SAMPLES, size=1, same=39, **KINDS), LOADER, True),  # sorted by kind, or stuck
+        (replace(SAMPLES, size=4, same=39, **KINDS), LOADER, True),
     ],
 )
 def test_repeated_batch(samples: Samples, loader: TrainLoader, sick: bool) -> None:
@@ -272,8 +369,8 @@ JOINED = replace(DOUBLED, often={1: 320, 3: 320}, steady=0.99)
 )
 def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) -> None:
     """Copies must be in the data, and nobody may have chosen them."""
-    rows = Rows("batch[0]", "", torch_rand(300, 5))
-    assert fired(InputDetector().duplicate_samples, samples, loader, rows) == sick
+    doubles = Doubles(Rows("batch[0]", "", torch_rand(300, 5)))
+    assert fired(InputDetector().duplicate_samples, samples, loader, doubles) == sick
 
 
 @pytest.mark.parametrize(
@@ -291,7 +388,7 @@ def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) ->
 def test_rows_of_few_categories_repeat_by_nature(rows: torch.Tensor, distinct: bool) -> None:
     """They have near copies as well; images and continuous columns have not."""
     assert are_distinct(rows) == distinct
-    loads = InputDetector().duplicate_samples(JOINED, LOADER, Rows("batch[0]", "", rows))
+    loads = InputDetector().duplicate_samples(JOINED, LOADER, Doubles(Rows("batch[0]", "", rows)))
     assert bool(list(loads)) == distinct
 
 
@@ -360,13 +457,86 @@ def test_unscaled_input(one: FirstLayer, sick: bool) -> None:
 
 def test_only_the_norm_of_a_pretrained_net_knows_better() -> None:
     """One that is new has nothing to compare with."""
-    rule = InputDetector().pretrained_mismatch
+    rule, none = InputDetector().pretrained_mismatch, Processor()
     norm = FirstNorm("net.1", was_fresh=False, shift=0.4, ratio=1.3)
-    assert not fired(rule, first(norm=norm))
-    assert not fired(rule, first())
-    assert fired(rule, first(norm=replace(norm, shift=3.0)))
-    assert fired(rule, first(norm=replace(norm, ratio=0.2)))
-    assert not fired(rule, first(norm=replace(norm, ratio=90.0, was_fresh=True)))
+    assert not fired(rule, first(norm=norm), none)
+    assert not fired(rule, first(), none)
+    assert fired(rule, first(norm=replace(norm, shift=3.0)), none)
+    assert fired(rule, first(norm=replace(norm, ratio=0.2)), none)
+    assert not fired(rule, first(norm=replace(norm, ratio=90.0, was_fresh=True)), none)
+
+
+class ImageProcessor:
+    """Has what an image processor of Hugging Face has."""
+
+    def __init__(self, *, do_normalize: bool = True) -> None:
+        self.image_mean, self.image_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        self.do_normalize = do_normalize
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(one).view(3, 1, 1) for one in (self.image_mean, self.image_std))
+        return (images - mean) / std
+
+
+class Patches(pl.LightningModule):
+    """A small vision transformer's beginning, which has no running statistics."""
+
+    def __init__(self, *, is_trained: bool, **options) -> None:
+        super().__init__()
+        self.processor = ImageProcessor(**options)
+        self.patches, self.norm, self.head = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.LayerNorm(8),
+            nn.Linear(8, 10),
+        )
+        if is_trained:
+            nn.init.normal_(self.norm.weight, 1, 0.1)
+
+    def training_step(self, batch, batch_idx):
+        tokens = self.patches(batch[0]).flatten(2).mT
+        return F.cross_entropy(self.head(self.norm(tokens).mean(1)), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+PIXELS = torch_rand(96, 3, 16, 16)
+NORMALIZE = ImageProcessor()
+
+
+@pytest.mark.parametrize(
+    ("module", "images", "fix"),
+    [
+        (Patches(is_trained=True), NORMALIZE(PIXELS), ""),
+        (Patches(is_trained=True), PIXELS, "self.processor"),
+        (Patches(is_trained=True), NORMALIZE(NORMALIZE(PIXELS)), "once"),
+        (Patches(is_trained=True), 2 * PIXELS - 1, ""),  # another one, which may be right
+        (Patches(is_trained=True), NORMALIZE(PIXELS) + torch.randn(96, 3, 16, 16), ""),
+        (Patches(is_trained=True), NORMALIZE(0.3 * PIXELS), ""),
+        (Patches(is_trained=True, do_normalize=False), PIXELS, ""),
+        (Patches(is_trained=False), PIXELS, ""),
+    ],
+)
+def test_an_image_processor_knows_what_a_pretrained_net_expects(module, images, fix: str) -> None:
+    """Also where no norm does; a net that is new may learn from whatever it gets."""
+    detector = InputDetector(select=["INP105"])
+    train = loader(images, torch.arange(96) % 10)
+    fit(Program(module, train, trainer={"max_epochs": 3}), detector)
+    assert [fix in one.fixes[0] for one in detector.findings] == [True] * bool(fix)
+
+
+@pytest.mark.parametrize("module", ["torchvision.models", "torchvision.transforms._presets"])
+def test_torchvision_says_how_its_weights_were_trained(module: str) -> None:
+    """By the transforms that the weights bring along, or by these themselves."""
+    kind = type("Preset", (), {"__module__": "torchvision.transforms._presets"})
+    preset = kind()
+    preset.mean, preset.std = [0.5], [0.2]
+    weights = type(
+        "Weights", (), {"__module__": module, "meta": {}, "transforms": lambda _: preset}
+    )
+    given = weights() if module.endswith("models") else preset
+    assert _normalization(given) == ((0.5,), (0.2,))
+    assert _normalization(SimpleNamespace(mean=[0.5], std=[0.2])) is None
 
 
 # -- axes
@@ -388,7 +558,7 @@ IMAGES = layer(U, kind="Conv2d", shape=(8, 3, 20, 24), origin=(8, 20, 24, 3), is
 )
 def test_images_with_their_channels_last(one: FirstLayer, sick: bool) -> None:
     """A view of what is not a permutation, or rows that are taken for channels."""
-    assert fired(InputDetector().swapped_axes, first(one)) == sick
+    assert fired(InputDetector().swapped_axes, Axes("x", first(one), None)) == sick
 
 
 @pytest.mark.parametrize(
@@ -406,7 +576,39 @@ def test_images_with_their_channels_last(one: FirstLayer, sick: bool) -> None:
 def test_sequences_with_samples_for_time(batch_first: bool, shape, sick: bool) -> None:
     """Where the samples are, and where the module takes them."""
     one = Recurrent("net.lstm", "LSTM", batch_first, shape)
-    assert fired(InputDetector().swapped_axes, first(recurrent=(one,))) == sick
+    assert fired(InputDetector().swapped_axes, Axes("x", first(recurrent=(one,)), None)) == sick
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "sick"),
+    [
+        ([(20, 24)], [(24, 20)], True),
+        ([(20, 24)], [(20, 24)], False),
+        ([(24, 24)], [(24, 24)], False),
+        ([(20, 24)], [(28, 20)], False),
+        ([(20, 24), (24, 20)], [(24, 20)], False),  # landscapes and portraits
+        ([(20, 24)], [(24, 20), (20, 24)], False),
+    ],
+)
+@pytest.mark.parametrize("is_last", [False, True], ids=["channels first", "channels last"])
+def test_height_and_width_that_are_exchanged(train, validation, sick: bool, is_last: bool) -> None:
+    """Only where each set has one size can it be known, and it is known in the first epoch."""
+    seed()
+
+    def batches(sizes):
+        images = [torch.randn(8, 3, *size) for size in sizes for _ in range(3)]
+        images = [x.movedim(1, -1) for x in images] if is_last else images
+        return DataLoader([(x, torch.randint(10, (8,))) for x in images], batch_size=None)
+
+    class Pooled(Classifier):
+        def forward(self, x):
+            return self.net(x.movedim(-1, 1) if is_last else x)
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    detector = InputDetector(select=["INP104"])
+    options = {"max_epochs": 1}
+    fit(Program(Pooled(net), batches(train), batches(validation), trainer=options), detector)
+    assert [one.code for one in detector.findings] == ["INP104"] * sick
 
 
 # -- order
@@ -610,6 +812,42 @@ def test_workers_that_all_read_the_whole_stream(split: bool) -> None:
     train = DataLoader(Stream(split=split), batch_size=32, num_workers=2)
     fit(Program(Classifier(), train, trainer={"max_epochs": 1}), detector)
     assert [one.code for one in detector.findings] == ([] if split else ["INP102"])
+
+
+class Whole(IterableDataset):
+    """Samples in order, the same in each process, or every other one."""
+
+    def __init__(self, *, split: bool) -> None:
+        self.x, self.y = digits(640)
+        self.split = split
+
+    def __iter__(self):
+        apart = self.split and torch.distributed.is_initialized()
+        start = torch.distributed.get_rank() if apart else 0
+        yield from zip(self.x[start :: 1 + apart], self.y[start :: 1 + apart], strict=True)
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("data", "options", "sick"),
+    [
+        (TensorDataset(*digits(640)), {}, False),
+        (TensorDataset(*digits(640)), {"use_distributed_sampler": False}, True),
+        (Whole(split=False), {"max_steps": 12}, True),
+        (Whole(split=True), {}, False),
+    ],
+    ids=["sampler", "no sampler", "stream", "split stream"],
+)
+def test_processes_that_go_through_the_same_samples(data, options, sick: bool) -> None:
+    """Each is to have its own; a stream is seen through long before it is over."""
+    seed()
+    train = DataLoader(data, batch_size=16, shuffle=None if isinstance(data, Whole) else True)
+    options = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 1, **options}
+    detector = InputDetector(select=["INP106"], halt_on="warning")
+    told = pytest.raises(Exception, match="all 2 processes go through the same samples")
+    with told if sick else nullcontext():
+        fit(Program(Classifier(), train), detector, **options)
 
 
 def test_an_input_that_the_step_scales_is_scaled() -> None:

@@ -48,9 +48,17 @@ def lines(steps: int = 30, **card: object) -> list[dict]:
     layers = {"gradient norm": {"a": 1.0, "b": 0.1}, "weight norm": {"a": 3.0, "b": 2.0}}
     histogram = {"low": -1.0, "high": 1.0, "counts": [1, 5, 9, 4, 1]}
     tensor = {"where": "batch[0]", "type": "float32", "shape": [4, 1, 2, 2]}
+    table = {
+        "where": "batch[1]",
+        "type": "float32",
+        "shape": [2, 2],
+        "rows": [[1, 0.5], [2, "nan"]],
+    }
+    layer = {"where": "net.0", "of": "Conv2d", "type": "float32", "shape": [4, 1, 2, 2]}
     images = {"shape": [2, 2, 2, 1], "pixels": "AAECAwQFBgc="}
     snapshots = [
-        {"of": "FirstBatch", "step": 0, "tensors": [tensor], "images": images},
+        {"of": "FirstBatch", "step": 0, "tensors": [tensor, table], "images": images},
+        {"of": "FirstLayers", "step": 0, "tensors": [layer]},
         *({"of": "Gradients", "step": i, "layers": layers} for i in range(0, steps, 5)),
         *({"of": "Labels", "step": i, "counts": [3, 1, 0]} for i in range(10)),
         *({"of": "Weights", "step": i, "weights": histogram, "biases": histogram} for i in (0, steps)),
@@ -310,6 +318,12 @@ def test_a_real_run_leaves_every_figure(tmp_path) -> None:
         "Learning rate", "The loss along the step", "Gradients, layer by layer", "The first batch",
         "Labels, batch by batch", "Weights, start to end", "What the loss hangs on",
     }  # fmt: skip
+    batch = next(one.svg for one in inside(story) if one.title == "The first batch")
+    assert batch.count("<img") == 8
+    labels = " ".join(map(str, story.snapshots["FirstBatch"][0][1]["tensors"][1]["rows"]))
+    assert "int64 [32]</td><td>" in batch and f"<td>{labels}</td>" in batch  # noqa: PT018
+    first = "<th>net.1 <small>Linear</small></th><td>float32 [32, 64]</td><td>-1 to 1, mean"
+    assert first in batch
     assert story.card["versions"]["lightning"]
     assert story.card["configuration"]["samples"] == 256
     assert story.card["data"].endswith("(checksum of 3 batches)")

@@ -30,7 +30,8 @@ class ClassBalanceDetector(Detector):
     """Class balance: do the batches show the classes the way the task needs them?
 
     Labels are found by themselves: they are the tensor of the batch that goes into a
-    classification loss. Regression, vocabularies and labels that no loss gets are left alone.
+    classification loss. Regression, vocabularies and labels that no loss gets are left alone. What
+    is kept are counts, for up to 1,000 classes: 10 MB at most.
 
     Args:
         target_key: Where the targets are in a batch, such as ``"labels"``, ``1`` or

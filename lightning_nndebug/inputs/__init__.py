@@ -9,19 +9,24 @@ from typing import Any
 
 from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
+from ..core.measurements.axes import Axes
+from ..core.measurements.doubles import Doubles
 from ..core.measurements.first_layers import FirstLayer, FirstLayers
 from ..core.measurements.leaks import Leaks
 from ..core.measurements.learned import Learned
 from ..core.measurements.loaders import TrainLoader
 from ..core.measurements.padding import Padding
+from ..core.measurements.processors import Processor
 from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
-from .axes import scrambled_images, scrambled_sequences
+from .axes import exchanged_sides, scrambled_images, scrambled_sequences
+from .pretrained import unnormalized
 from .relatedness import are_distinct, largest_class, leak, relation
 from .skew import is_chance, skew
 
-_BATCHES = 8  # in a row must show it, before a batch or its samples are called the same
+_BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
+_ALIKE = 128  # and so many samples, before those of a batch are: most of them may be blank
 _PAIRS = 8  # of batches that follow one another, likewise
 _SAME = 0.4  # of the batches equal to the one before: two workers with the same data make it a half
 _ROUNDS = 8  # times that an epoch shows the same few samples,
@@ -29,10 +34,11 @@ _FEWER = 2  # of which there are at least so many times less than validation has
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
 _SEEN = 64  # samples, before copies are counted
+_SINGLE = 0.9  # of them come once, where those of other processes are compared
 _UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
 _ONCE = 0.1  # and at least so many more
 _STEADY = 0.85  # of the samples come as often in the next epoch: their copies are in the data
-_CHANCE = 1e-6  # of an order as clear as that in random data
+_CHANCE = 1e-6  # of an order, or of repetitions, as clear as that in random data
 _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
 _OTHERS = 64  # samples that are not of the largest class, likewise
@@ -52,7 +58,7 @@ class InputDetector(Detector):
 
     Inputs are found by themselves: the tensors of a batch that are neither target, mask, length nor
     number of a sample. Samples are told apart by fingerprints of 8 bytes, of which some 65,000 are
-    kept; no loader is ever iterated.
+    kept; no loader is ever iterated. All that is kept takes 40 MB at most, whatever the data.
 
     Args:
         input_key: Where the inputs are in a batch, such as ``"image"`` or ``0``. None finds them.
@@ -65,7 +71,7 @@ class InputDetector(Detector):
         overlap_limit: Which share of the samples of validation may be samples of training.
         order_limit: Which share of the variance of a value may lie between batches.
         skew_limit: How far apart training and validation may be in the median column
-            (Bhattacharyya distance): 0.15 is a shift by 1.1 deviations, or a factor of 2.3 between
+            (Bhattacharyya distance): 0.35 is a shift by 1.7 deviations, or a factor of 3.8 between
             them.
         mismatch_shift: By how many running standard deviations the mean of a channel may be off
             where a pretrained net first normalizes, in the median,
@@ -116,7 +122,7 @@ class InputDetector(Detector):
         References:
             goodfellow2016deep
         """
-        if samples.alike < _BATCHES:
+        if samples.alike < max(_BATCHES, _ALIKE / samples.size):
             return
         what = f"in {samples.alike} batches in a row, all {samples.size} samples are the same"
         if samples.blank >= _BATCHES:
@@ -145,7 +151,8 @@ class InputDetector(Detector):
 
         When it is fine:
             One batch holds all the data, or ``overfit_batches`` asks for it: both are known. What
-            no loader puts together is only reported where validation has more samples.
+            no loader puts together is only reported where validation has more samples. Blank
+            batches, and small ones of few categories, which repeat by nature, are never reported.
 
         References:
             paszke2019pytorch
@@ -164,7 +171,7 @@ class InputDetector(Detector):
         if is_meant or samples.pairs < _PAIRS or samples.alike >= _BATCHES:
             return
         share = samples.same / samples.pairs
-        if share > _SAME and samples.same >= _PAIRS / 2:
+        if share > _SAME and samples.same >= _PAIRS / 2 and _by_chance(samples) < _CHANCE:
             several = loader.workers > 1 and loader.is_stream
             yield Evidence(
                 where=samples.name,
@@ -220,7 +227,7 @@ class InputDetector(Detector):
 
     @rule("INP106", severity=Severity.WARNING)
     def duplicate_samples(
-        self, samples: Samples, loader: TrainLoader, rows: Rows
+        self, samples: Samples, loader: TrainLoader, doubles: Doubles
     ) -> Iterator[Evidence]:
         """Within one epoch, the same samples come more than once.
 
@@ -247,7 +254,14 @@ class InputDetector(Detector):
         References:
             lee2022deduplicating
         """
-        if not samples.is_whole or samples.seen < _SEEN or not loader.collates:
+        if samples.seen < _SEEN or not loader.collates:
+            return
+        # Rows of few categories repeat within a process, too.
+        is_told = doubles.ranks > 1 and loader.replaces is not True
+        if is_told and samples.distinct > _SINGLE * samples.seen:
+            yield _told_of_all(samples, loader, doubles.ranks)
+            return
+        if not samples.is_whole or doubles.rows is None:
             return
         if samples.same > _SAME * samples.pairs or samples.alike >= _BATCHES:
             return  # whole batches come again
@@ -259,7 +273,7 @@ class InputDetector(Detector):
         fixed = (samples.steady or 0.0) > _STEADY and not evenly
         once = loader.replaces is False and fixed and not _is_oversampled(samples)
         once = once and copies > self.copies_limit
-        if (several or once) and are_distinct(rows.train):
+        if (several or once) and are_distinct(doubles.rows.train):
             times = max(samples.often)
             yield Evidence(
                 where=samples.name,
@@ -405,7 +419,7 @@ class InputDetector(Detector):
         yield from _foreseen(leaks)
 
     @rule("INP104", severity=Severity.WARNING, patience=2)
-    def swapped_axes(self, first: FirstLayers) -> Iterator[Evidence]:
+    def swapped_axes(self, axes: Axes) -> Iterator[Evidence]:
         """The dimensions of the input are in another order than the layer takes them.
 
         Why it matters:
@@ -416,22 +430,26 @@ class InputDetector(Detector):
             - Images come as (N, H, W, C), and ``view`` made (N, C, H, W) of them
             - ``batch_first=False``, the default of ``nn.LSTM`` and ``nn.TransformerEncoder``, and
               samples come first
+            - Height and width are exchanged where images are resized, in training or validation
 
         How to fix:
             - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
             - Say ``batch_first=True``, or transpose before and after
 
         When it is fine:
-            Attention is meant to go from sample to sample.
+            Attention is meant to go from sample to sample; training has only landscapes, and
+            validation portraits.
 
         References:
             paszke2019pytorch
         """
-        yield from scrambled_images(first)
-        yield from scrambled_sequences(first)
+        if axes.first is not None:
+            yield from scrambled_images(axes.first)
+            yield from scrambled_sequences(axes.first)
+        yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
-    def pretrained_mismatch(self, first: FirstLayers) -> Iterator[Evidence]:
+    def pretrained_mismatch(self, first: FirstLayers, processor: Processor) -> Iterator[Evidence]:
         """A pretrained net gets inputs of another scale than those it was trained on.
 
         Why it matters:
@@ -448,13 +466,16 @@ class InputDetector(Detector):
               ``AutoImageProcessor.from_pretrained``, ``timm.data.create_transform``
 
         When it is fine:
-            The new data are of another kind, such as radiographs, and all layers are trained.
+            The new data are of another kind, such as radiographs, and all layers are trained. A net
+            without running statistics is only judged if its image processor or its weights' own
+            transforms are an attribute of the module, the data module or the data set.
 
         References:
             ioffe2015batch
         """
         norm = first.norm
         if norm is None or norm.was_fresh:
+            yield from unnormalized(first, processor)
             return
         factor = max(norm.ratio, 1 / max(norm.ratio, 1e-9))
         if norm.shift <= self.mismatch_shift and factor <= self.mismatch_spread:
@@ -597,6 +618,42 @@ class InputDetector(Detector):
                 f"of training ({share:.1%}), the limit is {self.overlap_limit:.1%}",
                 details={"known": overlap.known, "seen": overlap.seen, "trained": overlap.trained},
             )
+
+
+def _told_of_all(samples: Samples, loader: TrainLoader, ranks: int) -> Evidence:
+    """All processes train on the same samples, and each update is that of one of them."""
+    stream = "Split the stream between processes and workers, by rank and ``get_worker_info()``"
+    sampler = "Leave ``use_distributed_sampler=True``, or pass a ``DistributedSampler``"
+    return Evidence(
+        where=samples.name,
+        measured=float(ranks),
+        limit=1.0,
+        message=f"all {ranks} processes go through the same samples ({samples.distinct} so far)",
+        causes=("A stream that every process reads as a whole",)
+        if loader.is_stream
+        else (f"{loader.sampler} gives every process all the data",),
+        fixes=(stream if loader.is_stream else sampler,),
+        details={"ranks": ranks, "seen": samples.seen, "distinct": samples.distinct},
+    )
+
+
+def _by_chance(samples: Samples) -> float:
+    """Bounds the chance that so many batches are equal to the one before, in a random order.
+
+    Two batches agree if, in some order, each sample of one agrees with one of the other; and so
+    often they do by the bound of Chernoff.
+    """
+    pairs = sum(times * count**2 for count, times in samples.often.items())
+    if not pairs:
+        return 1.0
+    agree = math.lgamma(samples.size + 1) + samples.size * math.log(pairs / samples.seen**2)
+    share = samples.same / samples.pairs
+    if agree >= math.log(share):
+        return 1.0
+    excess = share * (math.log(share) - agree)
+    if share < 1:
+        excess += (1 - share) * math.log((1 - share) / -math.expm1(agree))
+    return math.exp(-samples.pairs * excess)
 
 
 def _by_nature(overlap: Overlap, rows: Rows | None) -> float:

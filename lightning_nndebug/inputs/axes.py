@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core.findings import Evidence
+from ..core.measurements.axes import Axes
 from ..core.measurements.first_layers import FirstLayers
 
 _COLOURS = (1, 3, 4)  # channels of an image
@@ -59,6 +60,25 @@ def scrambled_sequences(first: FirstLayers) -> Iterator[Evidence]:
         )
 
 
+def exchanged_sides(axes: Axes) -> Iterator[Evidence]:
+    """Images of validation that are as wide as those of training are high, and the reverse."""
+    if axes.sizes is None:
+        return
+    train, validation = axes.sizes
+    if train == validation or train != validation[::-1]:
+        return
+    told = f"all images of training are {_pair(train)} (height x width), all those of validation "
+    told += _pair(validation)
+    yield Evidence(
+        where=axes.name,
+        measured=told,
+        message=told,
+        causes=("PIL and OpenCV say (width, height), torch says (height, width)",),
+        fixes=("Exchange the two where one of the sets is resized",),
+        details={"train": list(train), "validation": list(validation)},
+    )
+
+
 def _is_cut_anew(origin: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Tells whether colours were first and are last now; a single one may stand anywhere."""
     if len(origin) != 4 or len(shape) != 4 or origin[3] not in (3, 4):  # noqa: PLR2004
@@ -75,3 +95,7 @@ def _has_colours_last(shape: tuple[int, ...]) -> bool:
 
 def _size(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
+
+
+def _pair(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -413,18 +413,18 @@ def _histograms(story: Story) -> Iterator[Picture | None]:
 
 
 def _first_batch(story: Story) -> Iterator[Picture | None]:
-    """The first batch: images as they come, and the range of every tensor."""
+    """The first batch: its images, the range of every tensor, and what the first layers got."""
     look = next((look for _, look in story.snapshots.get("FirstBatch", [])), None)
     if look is None:
         return
     images = _images(look["images"]) if look.get("images") else ""
-    rows = []
-    for one in look["tensors"]:
-        kind = escape(f"{one['type']} {one['shape']}")
-        cells = f"<td>{kind}</td><td>{_range(one)}</td>"
-        rows.append(f"<tr><th>{escape(one['where'])}</th>{cells}</tr>")
-    table = f'<div class="scroll"><table class="plain">{"".join(rows)}</table></div>'
+    given = next((look for _, look in story.snapshots.get("FirstLayers", [])), None)
+    layers = [] if given is None else given["tensors"]
+    rows = "".join(map(_row, [*look["tensors"], *layers]))
+    table = f'<div class="scroll"><table class="plain">{rows}</table></div>'
     caption = "As the module gets it."
+    if layers:
+        caption = "As the module gets it, and then what its first layers are given."
     if images:
         caption += " Grey values are scaled to the range of these images."
     yield Picture("The first batch", caption, images + table)
@@ -442,6 +442,22 @@ def _saliency(story: Story) -> Iterator[Picture | None]:
         "none is dark, the largest of the image is bright.",
         _images(look["images"], look["maps"]),
     )
+
+
+def _row(one: dict[str, Any]) -> str:
+    kind = f" <small>{escape(one['of'])}</small>" if "of" in one else ""
+    shape = escape(f"{one['type']} {one['shape']}")
+    shown = one.get("rows", [])
+    lines = shown if shown and isinstance(shown[0], list) else [shown]
+    values = "<br>".join(" ".join(map(_cell, line)) for line in lines)
+    return (
+        f"<tr><th>{escape(one['where'])}{kind}</th><td>{shape}</td><td>{_range(one)}</td>"
+        f"<td>{values}</td></tr>"
+    )
+
+
+def _cell(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{number(value):.3g}"
 
 
 def _vitals(story: Story) -> Iterator[Picture | None]:

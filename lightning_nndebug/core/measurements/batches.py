@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..findings import Misconfiguration
+
 # How people call the targets, the most telling names first.
 NAMES = ("labels", "label", "targets", "target", "y", "gt", "ground_truth", "classes", "class")
 _DEPTH = 6
@@ -71,6 +73,23 @@ def find(batch: Any, key: str | int) -> Place | None:
 def keys(batch: Any) -> list[str]:
     """Returns what ``find`` would understand, for messages."""
     return [".".join(map(str, place.keys)) for place, _ in tensors(batch) if place.keys]
+
+
+def asked(batch: Any, option: str, key: str | int | None) -> Place | None:
+    """Returns the place that an option of the user's points to; None if it points nowhere.
+
+    Raises:
+        Misconfiguration: If there is no tensor in this batch.
+    """
+    if key is None:
+        return None
+    place = find(batch, key)
+    if place is None or place.read(batch) is None:
+        known = ", ".join(keys(batch)) or "none that has a key"
+        raise Misconfiguration(
+            f"{option}={key!r} is no tensor of the batch. Its tensors are: {known}."
+        )
+    return place
 
 
 def conventional(batch: Any) -> Place | None:

@@ -22,6 +22,7 @@ from .saliency import Saliency
 _ENTRIES = 1024  # of each tensor, evenly spaced: enough for a histogram
 _BINS = 41
 _GROWTH = math.sqrt(10)  # looks at the weights: after 0, 1, 4, 11, 32, 101, ... steps
+_ROWS, _COLUMNS, _LABELS = 4, 8, 8  # of a table, and of labels, are shown
 _METRICS = 50
 
 
@@ -115,7 +116,8 @@ class FirstBatch(Measurement):
     """The first batch of training: its tensors, and its images as thumbnails.
 
     Attributes:
-        tensors: For each, where it is, its type and shape, and its range if it has one.
+        tensors: For each, where it is, its type and shape, its range if it has one, and of a list
+            or table its first rows.
         images: Some images of it, as bytes in base64 with width, height and channels.
     """
 
@@ -196,4 +198,7 @@ def _summary(tensor: Tensor) -> dict[str, Any]:
         real = tensor.detach().float()
         numbers = torch.stack([real.min(), real.max(), real.mean(), real.std(correction=0)])
         about.update(zip(("low", "high", "mean", "std"), numbers.tolist(), strict=True))
+        if 0 < tensor.dim() <= 2:  # noqa: PLR2004 -- labels, or a table
+            shown = (slice(_ROWS), slice(_COLUMNS)) if tensor.dim() > 1 else slice(_LABELS)
+            about["rows"] = tensor.detach()[shown].tolist()
     return about

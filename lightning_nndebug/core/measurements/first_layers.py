@@ -21,6 +21,7 @@ from .batches import tensors
 from .inputs import Inputs
 
 _FEATURES = 1024  # channels or columns are told apart, at most,
+_DESCRIBED = 8  # layers, in the record
 _EPS = 1e-5  # of the variance, as norms have it
 _SAMPLES = 256  # samples of a batch are looked at,
 _POSITIONS = 64  # and positions along each dimension of an image or a sequence
@@ -49,6 +50,7 @@ class FirstLayer:
         high: and the largest one.
         means: Mean of each channel or column, evenly spaced ones of too many,
         deviations: and standard deviation.
+        dtype: The type of what it was given.
     """
 
     name: str
@@ -64,6 +66,7 @@ class FirstLayer:
     high: float
     means: tuple[float, ...]
     deviations: tuple[float, ...]
+    dtype: str = ""
 
     @property
     def sizes(self) -> tuple[float, ...]:
@@ -143,14 +146,22 @@ class FirstLayers(Measurement):
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> FirstLayers | None:
-        """Reads what was noted on the device."""
-        watch: _Watch = memory.watch
+        """Reads what was noted on the device, if anybody listened in this step."""
+        watch: _Watch | None = vars(memory).get("watch")
+        if watch is None:
+            return None
         if watch.error is not None:
             raise watch.error
         inputs = moment.take(Inputs)
         rows = inputs.read(moment.batch) if inputs is not None else []
         memory.looks = vars(memory).get("looks", 0) + 1
         return watch.read(cls, len(rows[0]) if rows else 0, memory.looks)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the first layers were given in the first step, as the first batch is described."""
+        if self.looks > 1 or not self.layers:
+            return {}
+        return {"tensors": [_described(one) for one in self.layers[:_DESCRIBED]]}
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -249,6 +260,7 @@ class _Watch:
                 high=math.nan,
                 means=(),
                 deviations=(),
+                dtype=str(given.dtype)[6:],
             )
             if not given.is_complex():
                 self._layers.append((layer, _statistics(module, given)))
@@ -307,6 +319,14 @@ def _statistics(module: nn.Module, x: Tensor) -> Tensor:
     x = x.reshape(-1, x.shape[-1]).float()
     ends = torch.stack([x.amin(), x.amax()])
     return torch.cat([ends, x.mean(0), x.std(0, correction=0)])
+
+
+def _described(layer: FirstLayer) -> dict[str, Any]:
+    mean = sum(layer.means) / max(1, len(layer.means))
+    square = sum(one**2 for one in layer.sizes) / max(1, len(layer.sizes))
+    about = {"where": layer.name, "of": layer.kind, "type": layer.dtype, "shape": list(layer.shape)}
+    numbers = {"low": layer.low, "high": layer.high, "mean": mean}
+    return {**about, **numbers, "std": math.sqrt(max(0.0, square - mean**2))}
 
 
 def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> FirstLayer:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..findings import Misconfiguration
 from . import Measurement, Moment
-from .batches import NAMES, Place, conventional, find, keys, tensors
+from .batches import NAMES, Place, asked, conventional, tensors
+from .labels import Asked, asked_for
 from .loss_calls import LossCalls
 
 # What a batch has beside inputs and targets, by the last word of its name.
@@ -54,7 +55,7 @@ class Inputs(Measurement):
     places: tuple[Place, ...]
     axes: tuple[int, ...]
     main: Place
-    target: Place | None = None
+    target: Asked = None
     tokens: bool = False
     identity: Place | None = None
     selects: bool = False
@@ -138,9 +139,15 @@ def _described(
     cls: type[Inputs], batch: Any, calls: LossCalls | None, memory: SimpleNamespace
 ) -> Inputs | None:
     """Tells inputs from targets, masks, lengths and numbers of samples."""
-    identity = _asked(batch, "sample_id_key", memory.sample_id_key)
-    asked = _asked(batch, "input_key", memory.input_key)
-    target = _asked(batch, "target_key", memory.target_key)
+    identity = asked(batch, "sample_id_key", memory.sample_id_key)
+    numbers = None if identity is None else identity.read(batch)
+    if numbers is not None and not numbers.dim():
+        raise Misconfiguration(
+            f"sample_id_key={memory.sample_id_key!r} is a single number, allowed is a tensor with "
+            f"a number for each sample."
+        )
+    chosen = asked(batch, "input_key", memory.input_key)
+    target = asked_for(batch, memory.target_key, memory.target_fn)
     leaves = [(place, one) for place, one in tensors(batch) if _counts(one)]
     if not leaves or any(_word(place) == "edge_index" for place, _ in leaves):
         return None
@@ -157,11 +164,10 @@ def _described(
     ]
     # What is to be restored is input and target in one.
     inputs = inputs or [one for one in leaves if one[0] not in (usual, identity)] or leaves
-    if asked is not None:
-        inputs = [one for one in leaves if one[0] == asked]
-    count = _samples(
-        inputs, next((one for place, one in leaves if place == (target or usual)), None)
-    )
+    if chosen is not None:
+        inputs = [one for one in leaves if one[0] == chosen]
+    aim = target or usual
+    count = _samples(inputs, None if aim is None else aim.read(batch))
     found = [(place, one, axis) for place, one in inputs if (axis := _axis(one, count)) is not None]
     telling = [one for one in found if one[1].numel() > count] or found
     if not telling:
@@ -171,23 +177,11 @@ def _described(
         places=tuple(place for place, _, _ in telling),
         axes=tuple(axis for _, _, axis in telling),
         main=main,
-        target=target or usual,
+        target=aim,
         tokens=main in embedded,
         identity=identity,
         selects=any(one.dtype is torch.bool and one.shape == (count,) for _, one in leaves),
     )
-
-
-def _asked(batch: Any, option: str, key: str | int | None) -> Place | None:
-    if key is None:
-        return None
-    place = find(batch, key)
-    if place is None or place.read(batch) is None:
-        known = ", ".join(keys(batch)) or "none that has a key"
-        raise Misconfiguration(
-            f"{option}={key!r} is no tensor of the batch. Its tensors are: {known}."
-        )
-    return place
 
 
 def _usual(batch: Any, leaves: list[tuple[Place, Tensor]]) -> Place | None:
@@ -242,6 +236,7 @@ def _bits(rows: Tensor) -> Tensor:
         values = values.to(torch.uint8)
     if values.is_floating_point():
         size = values.element_size()
+        values = values + 0.0 if size > 1 else values  # -0 is 0: what a mask leaves of a number
         values = values.view(
             {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(size, torch.uint8)
         )

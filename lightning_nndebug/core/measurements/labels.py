@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..findings import Misconfiguration
 from . import Measurement, Moment
-from .batches import Place, conventional, find, keys, tensors
+from .batches import Place, asked, conventional, tensors
 from .loss_calls import LossCall, LossCalls
 
 # More classes than that are a vocabulary: it has no balance that could be expected of it.
@@ -102,7 +102,7 @@ class Target(Measurement):
         if moment.trainer.overfit_batches > 0:  # the same few batches for ever, on purpose
             return None
         if not hasattr(memory, "found"):
-            memory.asked = _asked_for(moment.batch, memory.target_key, memory.target_fn)
+            memory.asked = asked_for(moment.batch, memory.target_key, memory.target_fn)
             memory.found, memory.ambiguous = None, False
         calls = moment.take(LossCalls) if moment.hook == "on_train_batch_end" else None
         if calls is not None and memory.found is None:
@@ -192,8 +192,12 @@ def _count(numbers: Tensor, bins: int) -> Tensor:
     return counts.scatter_add_(0, numbers, counts.new_ones(()).expand_as(numbers))
 
 
-def _asked_for(batch: Any, key: str | int | None, function: Any) -> Asked:
-    """Returns what the user says of the targets, checked against the first batch."""
+def asked_for(batch: Any, key: str | int | None, function: Any) -> Asked:
+    """Returns what the user says of the targets, checked against the first batch.
+
+    Raises:
+        Misconfiguration: If there is no such tensor.
+    """
     if function is not None:
         try:
             given = function(batch)
@@ -202,15 +206,7 @@ def _asked_for(batch: Any, key: str | int | None, function: Any) -> Asked:
         if not isinstance(given, Tensor):
             raise Misconfiguration(f"target_fn must return a tensor, got {type(given).__name__}.")
         return next((place for place, one in tensors(batch) if one is given), Computed(function))
-    if key is None:
-        return None
-    place = find(batch, key)
-    if place is None or place.read(batch) is None:
-        known = ", ".join(keys(batch)) or "none that has a key"
-        raise Misconfiguration(
-            f"target_key={key!r} is no tensor of the batch. Its tensors are: {known}."
-        )
-    return place
+    return asked(batch, "target_key", key)
 
 
 def _search(batch: Any, asked: Asked, calls: LossCalls) -> Target | None:

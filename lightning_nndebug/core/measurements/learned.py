@@ -15,6 +15,7 @@ from .loss_calls import LossCall, LossCalls, ValidationLossCalls
 from .schedules import planned_steps
 
 _LATE = 0.9  # of the planned steps are over
+_MANY = 64  # batches are added up together
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ class Learned(Measurement):
         if moment.hook == "on_train_batch_end":
             heard = moment.take(LossCalls)
             if heard is not None and moment.trainer.current_epoch == 0:
-                memory.train += _agreements(heard.calls, memory)
+                memory.train = _joined(memory.train, _agreements(heard.calls, memory))
         elif moment.hook == "on_validation_batch_end":
             checked = moment.take(ValidationLossCalls)
             if checked is not None and not moment.dataloader_idx:
-                memory.validation += _agreements(checked.calls, memory)
+                found = _agreements(checked.calls, memory)
+                memory.validation = _joined(memory.validation, found)
         elif moment.hook == "on_validation_epoch_end":
             memory.last, memory.validation = memory.validation or memory.last, []
         if not moment.hook.endswith(("epoch_end", "train_end")):
@@ -65,6 +67,12 @@ class Learned(Measurement):
         return cls(
             excess / math.sqrt(variance) if variance > 0 else 0.0, int(samples), memory.target
         )
+
+
+def _joined(known: list[Tensor], new: list[Tensor]) -> list[Tensor]:
+    """Returns what adds up to the same as both, and is short whatever the number of batches."""
+    known = known + new
+    return [torch.stack(known).sum(0)] if len(known) > _MANY else known
 
 
 def _agreements(calls: tuple[LossCall, ...], memory: SimpleNamespace) -> list[Tensor]:
