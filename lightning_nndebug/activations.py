@@ -12,6 +12,7 @@ from .core.measurements.activations import Activation, Activations, Layer
 _SOURCE = "benchmarks/thresholds#activations"
 _WIDTH = 16  # inputs from which on as many live units are room enough for them
 _DEPTH = 3  # layers, at least, for a scale to drift
+_SURE = 1.64  # standard errors: a chance of one in twenty
 _AGE = 10  # steps in which a net may leave what it was initialized with
 _ALL_FLAT = 0.9  # of the inputs, which learning alone does not come to
 
@@ -225,7 +226,10 @@ class ActivationDetector(Detector):
         return place in self.well
 
     def _is_dead(self, one: Activation) -> bool:
-        if one.idle is None or one.idle <= self.dead_share * one.units:
+        share = self.dead_share
+        # Of few units, so many may be dead by the chance of their initialization.
+        chance = _SURE * math.sqrt(one.units * share * (1 - share))
+        if one.idle is None or one.idle < min(share * one.units + chance, one.units):
             return False
         return not _WIDTH <= one.inputs <= one.units - one.idle
 

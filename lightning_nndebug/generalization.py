@@ -40,7 +40,8 @@ class GeneralizationDetector(Detector):
     Args:
         monitor: The metric of validation to follow. None follows all whose names are understood.
         mode: Whether it should fall (``"min"``) or rise (``"max"``). None tells it from the name.
-        rise: By how much a validation metric must be worse than its best, relative to that.
+        rise: By how much a validation metric must be worse than its best, relative to that; a loss
+            also relative to what it has gained since the run began.
         behind: How much larger the error of the net may be than that of a simple model, as a share
             of all answers or of the variance.
         hidden: The share of what validation shows to be learned that may be missing in training.
@@ -97,7 +98,8 @@ class GeneralizationDetector(Detector):
             if turn is None:
                 continue
             step, best, now, fell = turn
-            limit = self.rise * abs(best)
+            gained = scores.start - best if _is_loss(name) else 0.0
+            limit = self.rise * max(abs(best), gained)
             if abs(now - best) < limit:
                 continue
             message = (
@@ -285,14 +287,17 @@ class GeneralizationDetector(Detector):
             - benchmarks/thresholds#generalization
         """
         look = skill.looks[-1]
-        known = max(one.validation.skill - one.validation.chance for one in skill.looks)
-        if known > 0 or look.train.skill < _LEARNED:
+        if look.train.skill < _LEARNED or any(one.validation.is_known for one in skill.looks):
             return
         seen = look.validation
+        # Of few samples nothing is known beyond doubt: neither that something was learned nor this.
+        limit = _LEARNED * look.train.skill - 2 * seen.uncertainty
+        if seen.skill >= limit:
+            return
         yield Evidence(
             "validation",
             seen.skill,
-            seen.chance,
+            limit,
             f"{_shown(look.train)} in training, {_shown(seen)} in validation, where the best "
             f"constant comes to {seen.constant_error:.3g}",
         )
@@ -439,7 +444,7 @@ def hidden(look: Look) -> float:
     It is the least that two standard errors of the training samples allow for.
     """
     train, seen = look.train, look.validation
-    if seen.skill < max(_LEARNED, seen.chance):
+    if seen.skill < _LEARNED or not seen.is_known:
         return 0.0
     return 1 - (train.skill + 2 * train.uncertainty) / seen.skill
 

@@ -19,7 +19,9 @@ _SOURCE = "benchmarks/thresholds#gradient_flow"
 _YOUNG = 95  # steps in which a deep net may well free itself, and most do,
 _STUCK = 35  # or at least begin to: from here on the loss of those has left
 _PLATEAU = 0.95  # this share of the first one
-_FLOWS = 3  # looks in a row that the flow must be sick
+_FLOWS = 3  # looks in a row that the flow must be sick,
+_RECOVERING = 1.5  # and that times which a signal comes back in,
+_FAINT = 1e-2  # unless it is less than this share of the limit
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
 _STEPS = 5  # at least must have been watched before never is never
@@ -243,7 +245,9 @@ class GradientDetector(Detector):
         flows, before = self._lately(flow, loss), flow.signal_before or 0.0
         signal = max(one["signal"] for one in flows)
         is_lost = signal < self.varying_share and before >= 5 * self.varying_share
-        if self._is_young(flow) or not is_lost:
+        # A plateau that the net is about to leave; what is too faint comes and goes.
+        recovers = signal > max(_RECOVERING * flows[0]["signal"], _FAINT * self.varying_share)
+        if self._is_young(flow) or not is_lost or recovers:
             return
         if max(one["decades"] for one in flows) < -self.vanishing_decades or self._explodes():
             return  # the gradient is the cause that can be treated

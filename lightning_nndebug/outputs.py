@@ -9,12 +9,14 @@ from .core.findings import Evidence, Severity
 from .core.measurements.activations import Activations
 from .core.measurements.predictions import Predictions
 from .core.measurements.sensitivity import Mixing, Sensitivity
+from .core.statistics import trend
 
 _SOURCE = "benchmarks/thresholds#outputs"
 _AGE = 30  # steps in which predictions may well be alike
-_LOOKS = 5  # looks in a row that they must be alike, and become no less so
+_LOOKS, _KEPT = 5, 8  # looks in a row that they must be alike, and become no less so
 _SHRUNK, _SMALL = 0.1, 0.03  # of what varied at first, and of the size of embeddings
-_RISING = 1.2  # by which a spread grows from look to look where something is learned
+_RISING = 0.6  # the trend of the spread where something is learned
+_NONE = 1e-3  # of the least spread: below that, rounding errors come and go
 
 _LOGITS = "logits vary between samples by a standard deviation of {}"
 _VALUES = "predictions vary between samples by {} of the standard deviation of the targets"
@@ -117,12 +119,13 @@ class OutputDetector(Detector):
         """
         for where, spread, what in _spreads(predictions, activations, self.unreachable_share):
             past = self.spreads.setdefault(where, [])
-            past[:] = [*past, spread][-_LOOKS:]
-            rises = past[-1] > _RISING ** (len(past) - 1) * past[0]
-            is_old = predictions.step >= _AGE and len(past) == _LOOKS
-            limit, seen = self.least_spread, max(past)
+            past[:] = [*past, spread][-_KEPT:]
+            last = past[-_LOOKS:]
+            rises = past[-1] > _NONE * self.least_spread and trend(past) > _RISING
+            is_old = predictions.step >= _AGE and len(last) == _LOOKS
+            limit, seen = self.least_spread, max(last)
             first = self.firsts.setdefault(where, spread)
-            if what is _EMBEDDINGS and past == sorted(past, reverse=True):  # on their way there
+            if what is _EMBEDDINGS and last == sorted(last, reverse=True):  # on their way there
                 limit, seen = max(limit, min(_SMALL, _SHRUNK * first)), spread
             if is_old and seen < limit and not rises:
                 yield Evidence(

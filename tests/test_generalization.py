@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,9 @@ def scores(train: list[float], stoppers: tuple[str, ...] = (), **metrics: list[f
 
 
 def tallied(error: float, samples: int = 1000, classes: int = 10) -> Tally:
-    return Tally(samples, 3 * error, error, math.log(10), 0.9, classes)
+    share = samples / classes
+    recalls = ((share, (1 - error) * share),) * classes
+    return Tally(samples, 3 * error, error, math.log(10), 0.9, classes, recalls)
 
 
 def skill(*pairs: tuple[float, float], noises: dict[str, float] | None = None, **more) -> Skill:
@@ -204,6 +207,40 @@ def test_skill_does_not_depend_on_the_weights_of_the_loss() -> None:
     assert found is not None
     assert found.skill == 1
     assert found.constant_loss == pytest.approx(math.log(10))
+
+
+def test_skill_does_not_depend_on_how_frequent_the_classes_are() -> None:
+    """To name the frequent class is no skill, and to find a rare one half of the time is."""
+    y = (torch.arange(400) % 20 == 0).long()
+    never, half = (
+        torch.tensor([1.0, 0.0]).repeat(400, 1),
+        torch.eye(2)[y * (torch.arange(400) % 40 == 0)],
+    )
+    skills = [
+        tally("cross_entropy", [sums_of(call("cross_entropy", one, y))]) for one in (never, half)
+    ]
+    assert [one and one.skill for one in skills] == [0.0, 0.5]
+    assert [one and one.is_known for one in skills] == [False, True]
+
+
+def test_few_samples_of_validation_are_no_evidence_of_chance() -> None:
+    """What cannot be told from chance cannot be told from something that was learned, either."""
+    rule_ = GeneralizationDetector().validation_at_chance
+    for samples, error, expected in ((2000, 1.0, True), (20, 0.7, False)):
+        train, validation = (Tally(n, e, e, 1, 1, 0) for n, e in ((2000, 0.1), (samples, error)))
+        looks = (Look(9, train, validation),)
+        assert bool(list(rule_(Skill(looks, {})))) is expected
+
+
+def test_a_loss_that_loses_little_of_what_it_has_gained_has_not_turned() -> None:
+    """From 2.3 to 0.1 and up to 0.17: a few answers are wrong, and given with confidence."""
+    losses = [0.1 * one for one in TURNED]
+    for start, expected in ((2.3, False), (0.2, True)):
+        history = replace(scores(FALLING, val_loss=losses), start=start)
+        falling = replace(
+            history, history=tuple(replace(one, train=one.train / 10) for one in history.history)
+        )
+        assert bool(list(GeneralizationDetector().overfitting(falling))) is expected
 
 
 def test_masks_and_padding_count_as_they_do_in_the_loss() -> None:

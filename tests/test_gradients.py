@@ -210,6 +210,20 @@ def test_samples_that_are_alike_have_no_signal_to_lose() -> None:
     assert not told(GradientDetector().lost_signal, flow(1.0, 1.0, varying=(1e-7, 1e-7)))
 
 
+def test_a_signal_that_comes_back_is_not_lost() -> None:
+    """Sigmoids have a plateau, and leave it; rounding errors come and go."""
+    for unit, expected in ((1e-4, []), (1e-8, ["layer1"])):
+        detector = GradientDetector()
+        evidence = [
+            one.where
+            for age, share in ((20, 2.0), (50, 5.0), (100, 9.0))
+            for one in detector.lost_signal(
+                replace(flow(1.0, 1.0, varying=(0.5, share * unit)), age=age), loss_of(1.0)
+            )
+        ]
+        assert evidence[-1:] == expected
+
+
 def test_a_vanishing_gradient_goes_before_a_lost_signal() -> None:
     """Deep sigmoids lose both; the gradient is the cause that can be treated."""
     sick = flow(*DYING, varying=(0.5,) * 6 + (1e-7,) * 2)

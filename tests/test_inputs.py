@@ -47,7 +47,13 @@ from lightning_nndebug.core.measurements.padding import Padding
 from lightning_nndebug.core.measurements.processors import Processor, _normalization
 from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
 from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Roll, _Sketch
-from lightning_nndebug.core.measurements.succession import _BATCHES, Succession, _judged, _moments
+from lightning_nndebug.core.measurements.succession import (
+    _BATCHES,
+    Succession,
+    _judged,
+    _moments,
+    _slide,
+)
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 # -- which tensors are inputs
@@ -630,6 +636,15 @@ def test_unshuffled_training(shuffles, carries_state: bool) -> None:
     assert not fired(rule, succession(x), loader, net)
     ordered = succession(x[x[:, 2].argsort()])
     assert fired(rule, ordered, loader, net) == (shuffles is False and not carries_state)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_windows_that_slide_over_a_series_come_in_order(stride: int) -> None:
+    """There it is the custom; what is merely sorted does not overlap."""
+    series = torch_rand(400, 2)
+    assert _slide(series.unfold(0, 24, stride).transpose(1, 2))
+    assert _slide(series[:, 0].unfold(0, 24, stride))
+    assert not _slide(torch_rand(32, 24).sort(0).values)
 
 
 def test_an_order_of_classes_is_a_matter_of_cls103() -> None:

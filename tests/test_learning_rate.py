@@ -95,6 +95,7 @@ def test_steps_that_promise_nothing_and_could_be_longer_are_too_short() -> None:
         ("it warms up by hand", [low(s, rate=1e-3 * s) for s in LATE], RUN),
         ("the loss goes below 0", [low(s, losses=(1.0, -0.1)) for s in LATE], RUN),
         ("it has learned", [low(0), *(low(s, losses=(0.5,)) for s in LATE)], RUN),
+        ("the weights get about", [low(s, stride=1e-3) for s in LATE], RUN),
         ("all batches are one", [low(s, own=(1.0, 0.9999)) for s in LATE], RUN),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -56,6 +56,13 @@ def test_predictions_that_come_apart_have_not_collapsed() -> None:
     assert not any(collapsed(0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0029))
 
 
+def test_a_plateau_is_left_slowly_and_not_in_every_step() -> None:
+    """The trend counts; that of rounding errors does not."""
+    looks = (1.0e-4, 1.3e-4, 1.2e-4, 1.5e-4, 1.6e-4, 1.9e-4)
+    assert not any(collapsed(*looks))
+    assert any(collapsed(*(1e-4 * one for one in looks)))
+
+
 def test_predictions_may_begin_alike() -> None:
     """The first steps are not judged."""
     assert not any(collapsed(0.0, 0.0, 0.0, 0.0, 0.0, start=5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class Likeness:
         if variance <= 1e-9 * mean**2:
             return excess, 1.0
         return excess, normal_tail((total - mean) / math.sqrt(variance))
+
+
+def trend(values: Sequence[float]) -> float:
+    """Returns Kendall's rank correlation of values with their order: 1 if each is larger yet."""
+    pairs = list(itertools.combinations(values, 2))
+    return sum((b > a) - (b < a) for a, b in pairs) / max(1, len(pairs))
 
 
 def normal_tail(z: float) -> float:

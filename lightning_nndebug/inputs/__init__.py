@@ -311,13 +311,13 @@ class InputDetector(Detector):
 
         When it is fine:
             The net carries its state from batch to batch (if a recurrent module gets a state, this
-            is known), or learns online. Data that were shuffled once and for all are never
-            reported. An order of the classes is a matter of CLS103.
+            is known), or learns online. Data that were shuffled once and for all and windows that
+            slide over a series are never reported. An order of the classes is a matter of CLS103.
 
         References:
             bottou2012stochastic
         """
-        known = loader.shuffles is False and not loader.is_stream
+        known = loader.shuffles is False and not (loader.is_stream or succession.slides)
         is_target = succession.target > succession.inputs
         value = succession.target if is_target else succession.inputs
         chance = succession.target_p if is_target else succession.inputs_p

@@ -35,6 +35,7 @@ class LearningRateDetector(Detector):
         longer: The learning rate is too low if a step this many times as long is better,
         gain: and lowers the loss of the next batch by at least this share,
         reach: and all planned steps together promise less than this share of the loss,
+        travel: and, one after the other, would move the weights by less than this share of theirs,
         settled: of which training has taken off no more than this share so far.
         progress: It is too high if training has taken off less than this share of the loss,
         kept: a shorter step is better, and steps keep less than this share of what the gradient
@@ -51,6 +52,7 @@ class LearningRateDetector(Detector):
     longer: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
     gain: float = threshold(default=0.005, source=_SOURCE, maximum=1.0)
     reach: float = threshold(default=0.2, source=_SOURCE)
+    travel: float = threshold(default=0.1, source=_SOURCE)
     settled: float = threshold(default=0.25, source=_SOURCE, maximum=1.0)
     progress: float = threshold(default=0.1, source=_SOURCE, maximum=1.0)
     kept: float = threshold(default=0.6, source=_SOURCE, maximum=1.0)
@@ -172,8 +174,10 @@ class LearningRateDetector(Detector):
         has_learned = self.start["novelty"] < _NEW or (pool and pool.progress > self.settled)
         if pool is None or has_learned or repeats(late):
             return
-        pace = run.steps * pool.pace
-        if pool.best < self.longer or pool.gain < self.gain or not pace < self.reach:
+        pace, way = run.steps * pool.pace, run.steps * pool.stride
+        if pool.best < self.longer or pool.gain < self.gain:
+            return
+        if not (pace < self.reach and way < self.travel):
             return
         self.verdict = "too low"
         rate = probe.rate * pool.best / 3  # is a good rate more often than the best multiple is

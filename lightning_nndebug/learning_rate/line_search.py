@@ -31,6 +31,7 @@ class Line:
         gain: The share of the loss that it saves.
         kept: What a step's own batch kept of what the gradient promised; the median.
         pace: The share of the loss that a step promises; the median.
+        stride: The length of a step, relative to that of the weights; the median.
         progress: The share of the first loss that training has taken off so far.
     """
 
@@ -38,6 +39,7 @@ class Line:
     gain: float
     kept: float
     pace: float
+    stride: float
     progress: float
 
 
@@ -53,6 +55,7 @@ def record(probe: StepProbe) -> Record:
         "loss": before,
         "kept": max(-2.0, min(2.0, kept)) if math.isfinite(after) else -2.0,
         "pace": probe.predicted / (before or math.inf),
+        "stride": probe.stride,
         "level": statistics.median(probe.losses[-20:] or (before,)),
         "groups": {name: [rate, loss - probe.curve[0.0]] for name, rate, loss in probe.groups},
     }
@@ -71,6 +74,7 @@ def line(records: Sequence[Record], first: float) -> Line | None:
         gain=1 - total[best] / total[0.0],
         kept=statistics.median(one["kept"] for one in records),
         pace=statistics.median(one["pace"] for one in records),
+        stride=statistics.median(one["stride"] for one in records),
         progress=1 - records[-1]["level"] / first,
     )
 

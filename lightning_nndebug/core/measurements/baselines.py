@@ -78,8 +78,9 @@ class Baselines(Measurement):
             memory.direct = False
         if moment.hook == "on_validation_end":
             skill = moment.take(Skill)
-            seen = None if skill is None else skill.looks[-1].validation
-            memory.validation = math.inf if seen is None else seen.error / _whole(seen)
+            if skill is not None:  # else what the one before has shown still holds
+                seen = skill.looks[-1].validation
+                memory.validation = seen.error / _whole(seen)
             return None
         if moment.hook == "on_train_batch_end":
             heard = moment.take(LossCalls)

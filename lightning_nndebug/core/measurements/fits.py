@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -86,7 +87,9 @@ class Fits(Measurement):
             for one in (*heard.calls, *heard.differences)
             if one.input.requires_grad and one.factor != 0 and not one.failed
         ]
-        found = [fit(one) for one in calls]
+        # Of a mixture of labels, none is what the net is asked for.
+        asked = Counter((one.function, one.input.data_ptr()) for one in calls)
+        found = [fit(one) for one in calls if asked[one.function, one.input.data_ptr()] == 1]
         fits = tuple(one for one in found if one is not None and math.isfinite(one.loss))
         return cls(fits, len(calls) - len(fits), moment.step)
 

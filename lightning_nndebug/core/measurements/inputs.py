@@ -30,7 +30,7 @@ class Inputs(Measurement):
     """Where the inputs are in a batch, and along which dimension its samples are.
 
     Found when the first step has shown what its loss takes for targets. Not known of graphs, whose
-    first dimension is no sample.
+    first dimension is no sample, and of batches of one value that nothing is compared with.
 
     Attributes:
         places: The tensors that go in, in the order of the batch.
@@ -156,6 +156,10 @@ def _described(
     aims = [one.place for one in heard if one.place is not None]
     target = target or next((one for one in aims if one not in embedded), None)
     usual = _usual(batch, leaves)
+    if (target or usual) is None and all(
+        bool((one == one.flatten()[0]).all()) for _, one in leaves
+    ):
+        return None  # it only counts the steps of a loop that makes its own data
     left_out = {*aims, usual, target, identity} - embedded
     inputs = [
         (place, one)

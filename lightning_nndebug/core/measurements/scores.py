@@ -16,6 +16,7 @@ from .losses import Loss
 from .skill import REGRESSIONS, Skill, only
 
 Direction = Literal["min", "max"]
+_FIRST = 3  # steps
 
 _FALLING = """loss losses err error errors mse mae rmse rmsle mape smape ppl perplexity nll wer cer
     ter fid kid bpc bpb bits brier entropy ce bce xent divergence kl kld kldiv elbo distance dist
@@ -52,6 +53,7 @@ class Scores(Measurement):
     Attributes:
         history: One for each validation.
         stoppers: Metrics that a callback ends the run by, such as EarlyStopping.
+        start: The training loss of the first few steps.
         at_chance: Whether no validation was ever better than the best constant answer.
     """
 
@@ -60,6 +62,7 @@ class Scores(Measurement):
 
     history: tuple[Score, ...]
     stoppers: tuple[str, ...] = ()
+    start: float = 0.0
     at_chance: bool = False
 
     @classmethod
@@ -67,7 +70,7 @@ class Scores(Measurement):
         """Takes what has changed in ``callback_metrics`` while it was validated."""
         if not hasattr(memory, "history"):
             memory.history, memory.losses, memory.last, memory.is_one = (), [], None, True
-            memory.names, memory.before = set(), {}
+            memory.names, memory.before, memory.start = set(), {}, 0.0
         if moment.hook == "on_validation_start":
             memory.before = _numbers(moment.trainer.callback_metrics)
         elif moment.hook == "on_validation_end":
@@ -154,6 +157,7 @@ def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores
     now = _numbers(moment.trainer.callback_metrics)
     memory.names |= {key for key, value in now.items() if memory.before.get(key) != value}
     train = statistics.fmean(memory.losses) if memory.losses and memory.is_one else math.nan
+    memory.start = memory.start or statistics.fmean(memory.losses[:_FIRST] or [0.0])
     trained, memory.losses = bool(memory.losses), []
     if not trained:  # validated twice in a row
         return None
@@ -168,10 +172,9 @@ def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores
         )
     )
     skill = moment.take(Skill)
-    at_chance = skill is not None and all(
-        one.validation.skill <= one.validation.chance for one in skill.looks
-    )
-    return cls(memory.history, tuple(one for one in stoppers if isinstance(one, str)), at_chance)
+    at_chance = skill is not None and not any(one.validation.is_known for one in skill.looks)
+    names = tuple(one for one in stoppers if isinstance(one, str))
+    return cls(memory.history, names, memory.start, at_chance)
 
 
 def _names(metrics: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ _ROWS = 4096  # samples of a call that are judged; pixels and tokens count as sa
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _ENTRIES = 2**16  # of the inputs, whose texture is looked at
 _FEW = 32  # samples; fewer say little
+_SURE = 3.0  # standard errors
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Tally:
     computed from predictions and targets, so that they compare, however the user's own loss is
     weighted, smoothed, summed or regularized.
 
+    The skill of telling classes apart counts each of them alike (Youden 1950): it stays what it is
+    where one of two sets was balanced and the other was not.
+
     Attributes:
         samples: How many.
         loss: Their mean loss.
@@ -39,6 +44,8 @@ class Tally:
         constant_loss: The loss of the best constant answer to them.
         constant_error: The error of it.
         classes: How many classes there are; 0 for a regression.
+        recalls: For each class that occurs, how many samples of it there are, and how many of them
+            are found.
     """
 
     samples: int
@@ -47,25 +54,30 @@ class Tally:
     constant_loss: float
     constant_error: float
     classes: int
+    recalls: tuple[tuple[float, float], ...] = ()
 
     @property
     def skill(self) -> float:
-        """1 if all is known, 0 if no more than the best constant, less if it does even worse."""
-        return 1 - self.error / self.constant_error
+        """1 if all is known, 0 if no more than a constant, less if it does even worse."""
+        if not self.classes:
+            return 1 - self.error / self.constant_error
+        chance = 1 / len(self.recalls)
+        recall = statistics.fmean(found / count for count, found in self.recalls)
+        return (recall - chance) / (1 - chance)
 
     @property
     def uncertainty(self) -> float:
         """The standard error of the skill; for a regression, that of a normal variable."""
         if not self.classes:
             return (1 - min(self.skill, 1)) * math.sqrt(2 / self.samples)
-        rate = self.error
-        return math.sqrt(rate * (1 - rate) / self.samples) / self.constant_error
+        # A class that is always found, of few samples, is not beyond doubt (Agresti, Coull 1998).
+        rates = [(count + 4, (found + 2) / (count + 4)) for count, found in self.recalls]
+        return math.sqrt(sum(p * (1 - p) / n for n, p in rates)) / (len(rates) - 1)
 
     @property
-    def chance(self) -> float:
-        """The largest skill that is no better than chance, at 3 standard errors."""
-        rate = self.constant_error if self.classes else 1 / 3
-        return 3 * math.sqrt(rate * (1 - rate) / self.samples) / rate
+    def is_known(self) -> bool:
+        """Whether the answers are better than chance, beyond doubt."""
+        return self.skill > _SURE * self.uncertainty
 
 
 @dataclass(frozen=True)
@@ -144,8 +156,9 @@ def only(calls: tuple[LossCall, ...]) -> LossCall | None:
 def sums_of(call: LossCall) -> Tensor | None:
     """Returns sums over the samples of a call: number, loss, error, then those of the constant.
 
-    These are the counts of the classes, or for a regression the sums and the sums of squares of
-    the target, column by column. None if it cannot be said what the answers are.
+    These are the counts of the classes, then how many of each are found; for a regression, the sums
+    and the sums of squares of the target, column by column. None if it cannot be said what the
+    answers are.
     """
     if call.target is None:
         return None
@@ -179,13 +192,16 @@ def tally(function: str, parts: list[Tensor]) -> Tally | None:
     if number < _FEW:
         return None
     if function not in REGRESSIONS:
-        shares = [one / number for one in rest if one]
+        counts, found = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        recalls = tuple(pair for pair in zip(counts, found, strict=True) if pair[0])
+        shares = [count / number for count, _ in recalls]
         entropy = -sum(one * math.log(one) for one in shares)
         if len(shares) < 2:  # noqa: PLR2004
             return None
         return Tally(
-            int(number), loss / number, error / number, entropy, 1 - max(shares), len(rest)
-        )
+            int(number), loss / number, error / number, entropy, 1 - max(shares), len(counts),
+            recalls,
+        )  # fmt: skip
     columns = (len(rest) - 1) // 2
     pairs = zip(rest[1 : 1 + columns], rest[1 + columns :], strict=True)
     variance = sum(square / number - (one / number) ** 2 for one, square in pairs) / columns
@@ -205,10 +221,12 @@ def _of_classes(rows: Tensor, labels: Tensor, ignored: int | None) -> Tensor | N
     labels = torch.where(counted, labels, torch.zeros_like(labels)).long()
     losses = torch.logsumexp(rows, 1) - rows.gather(1, labels[:, None])[:, 0]
     weight = counted.to(_precise(rows))
-    counts = torch.zeros(rows.shape[1], dtype=weight.dtype, device=rows.device)
-    counts.scatter_add_(0, labels, weight)
-    sums = [weight.sum(), (losses * weight).sum(), ((rows.argmax(1) != labels) * weight).sum()]
-    return torch.cat([torch.stack(sums), counts])
+    right = (rows.argmax(1) == labels) * weight
+    counts = torch.zeros(2, rows.shape[1], dtype=weight.dtype, device=rows.device)
+    counts[0].scatter_add_(0, labels, weight)
+    counts[1].scatter_add_(0, labels, right)
+    sums = torch.stack([weight.sum(), (losses * weight).sum(), (weight - right).sum()])
+    return torch.cat([sums, counts.flatten()])
 
 
 def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill | None:

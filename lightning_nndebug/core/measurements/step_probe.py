@@ -50,6 +50,7 @@ class StepProbe(Measurement):
         own: The loss of the step's own batch before and after the step.
         predicted: By how much the gradient promised that loss to fall.
         losses: The training losses since the last probe, this step's included.
+        stride: The length of the step, relative to that of the weights before it.
         groups: If the step raised the loss, and groups have very different rates: for each, its
             name, its rate, and the loss of the next batch had this group alone made its step.
         scrambled: The loss of the next batch with the entries of every weight in another order, in
@@ -72,6 +73,7 @@ class StepProbe(Measurement):
     own: tuple[float, float]
     predicted: float
     losses: tuple[float, ...] = field(default=(), repr=False)
+    stride: float = 0.0
     groups: tuple[tuple[str, float, float], ...] = ()
     scrambled: float | None = None
 
@@ -156,7 +158,8 @@ class _Step:
         parameters: All parameters that have a gradient.
         before: Their values before the step.
         gradients: Their gradients, until they are not needed any more.
-        numbers: The step's largest entry, what it promised, and the two losses of its own batch.
+        numbers: The step's largest entry, its stride, what it promised, and the two losses of its
+            own batch.
         failure: Why it cannot be probed.
     """
 
@@ -167,7 +170,7 @@ class _Step:
     parameters: list[Tensor]
     before: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
-    numbers: tuple[float, ...] = (math.nan,) * 4
+    numbers: tuple[float, ...] = (math.nan,) * 5
     failure: str = ""
 
     @property
@@ -267,12 +270,16 @@ def _compare(moment: Moment, memory: SimpleNamespace) -> None:
         if foreign := changed(memory.picture, picture(moment.module)):
             step.failure = f"they change {foreign}, which cannot be put back"
             return
-        sizes, slopes = [], []
+        sizes, slopes, squares = [], [], []
         for now, then, slope in zip(step.parameters, step.before, step.gradients, strict=True):
             way = (now.detach() - then).flatten().float()
             sizes.append(way.abs().max())
             slopes.append(torch.dot(slope.flatten().float(), way))
-        length, rise = torch.stack([torch.stack(sizes).max(), torch.stack(slopes).sum()]).tolist()
+            squares.append(torch.stack([way.square().sum(), then.float().square().sum()]))
+        moved, whole = torch.stack(squares).sum(0).sqrt()
+        length, rise, stride = torch.stack(
+            [torch.stack(sizes).max(), torch.stack(slopes).sum(), moved / whole.clamp_min(1e-30)]
+        ).tolist()
         step.gradients.clear()
         own = [math.nan, math.nan]
         if length:
@@ -281,7 +288,7 @@ def _compare(moment: Moment, memory: SimpleNamespace) -> None:
                     _loss(moment, memory, sandbox, lambda k=k: step.go(k))  # type: ignore[misc]
                     for k in (0.0, 1.0)
                 ]
-        step.numbers = (length, -rise, *own)
+        step.numbers = (length, stride, -rise, *own)
     except Exception as error:
         step.failure = f"{type(error).__name__}: {error}"
 
@@ -309,7 +316,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
 
     groups: list[tuple[str, float, float]] = []
     try:
-        length, predicted, before, after = mean(step.numbers)
+        length, stride, predicted, before, after = mean(step.numbers)
         if not length or not math.isfinite(length):  # skipped by a GradScaler, or beyond all bounds
             return None
         with Sandbox(moment.trainer, moment.module, None, memory.generators) as sandbox:
@@ -339,6 +346,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         own=(before, after),
         predicted=predicted,
         losses=tuple(torch.stack(losses).tolist()) if losses else (),
+        stride=stride,
         groups=tuple(groups),
         scrambled=other,
     )

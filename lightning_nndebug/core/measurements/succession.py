@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ _VALUES = 64  # of a sample, evenly spaced
 _BATCHES = 2**12  # of the first epoch at most, evenly spaced: 7 MB
 _CLASSES = 32  # more are not told apart
 _FEW = 8  # batches of equal size, at least
+_LONGEST_STRIDE = 32  # of a window
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Succession(Measurement):
         target: Likewise of a continuous target,
         target_p: and its chance.
         labels: Likewise of the class labels; 0 if there are none.
+        slides: Whether samples are windows that slide over a series: each overlaps the next one.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -51,6 +53,7 @@ class Succession(Measurement):
     target: float = 0.0
     target_p: float = 1.0
     labels: float = 0.0
+    slides: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Succession | None:
@@ -63,7 +66,7 @@ class Succession(Measurement):
             memory.is_over = True
             found = _judged(str(inputs.main), batches) if len(batches) >= _FEW else None
             batches.clear()
-            return found
+            return replace(found, slides=memory.slides) if found is not None else None
         if (moment.hook == "on_train_batch_end" and batches) or len(batches) >= _BATCHES:
             return None
         planned = moment.trainer.num_training_batches
@@ -72,6 +75,8 @@ class Succession(Measurement):
         rows = inputs.read_main(moment.batch)
         if rows is not None and not rows.is_complex() and len(rows) > 1:
             target = None if inputs.target is None else inputs.target.read(moment.batch)
+            if not batches:
+                memory.slides = _slide(rows)
             batches.append(_moments(rows, target))
         return None
 
@@ -93,6 +98,19 @@ def _moments(rows: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
     table = torch.cat(columns, dim=1)
     size = torch.tensor([len(rows), *kinds])
     return size, torch.stack([table.mean(0), table.var(0, correction=0)]).double()
+
+
+def _slide(rows: Tensor) -> bool:
+    """Tells whether each sample is the one before, moved along its time axis."""
+    axes = {1, rows.dim() - 1} if rows.dim() in (2, 3) else set()
+    return any(
+        torch.equal(
+            rows[:-1].narrow(axis, by, rows.shape[axis] - by),
+            rows[1:].narrow(axis, 0, rows.shape[axis] - by),
+        )
+        for axis in axes
+        for by in range(1, min(rows.shape[axis] // 2, _LONGEST_STRIDE) + 1)
+    )
 
 
 def _judged(name: str, batches: list[tuple[Tensor, Tensor]]) -> Succession | None:
