@@ -230,10 +230,10 @@ class Session:
             self._due.add(ask)
             self._timed(ask, ask.kind.prepare, moment, self._memory(ask))
 
-    def _take(self, ask: Ask, moment: Moment) -> None:
+    def _take(self, ask: Ask, moment: Moment, *, is_needed: bool = False) -> None:
         if ask in self._tried:  # another one needed it
             return
-        is_due = ask in self._due if ask.kind.prepares else self._is_due(ask)
+        is_due = ask in self._due if ask.kind.prepares else is_needed or self._is_due(ask)
         if not is_due:
             return
         self._tried.add(ask)
@@ -253,12 +253,8 @@ class Session:
         is_rest = self._rest.now and moment is not None and moment.hook in _OF_A_BATCH
         if ask in self.values or moment is None or (is_rest and not kind.restless):
             return self.values.get(ask)
-        if moment.hook in kind.hooks and ask not in self._tried:
-            self._tried.add(ask)
-            value = self._timed(ask, kind.take, moment, self._memory(ask))
-            if value is not None:
-                self.values[ask] = value
-                self._fresh.add(ask)
+        if moment.hook in kind.hooks:
+            self._take(ask, moment, is_needed=True)
         return self.values.get(ask)
 
     def _is_due(self, ask: Ask) -> bool:
