@@ -305,12 +305,12 @@ class GradientDetector(Detector):
 
     @rule("GRD106", severity=Severity.ERROR)
     def never_zeroed(self, zeroing: Zeroing) -> Iterator[Evidence]:
-        """Gradients are zeroed never, or too early: the optimizer does not get those of its batch.
+        """Gradients are zeroed never, or too early: the optimizer does not get those it should.
 
         Why it matters:
             Without zeroing, each step follows the sum of all gradients since the beginning, which
             is momentum without end: the loss overshoots and diverges. Zeroed between backward and
-            step, there is nothing to follow at all.
+            step, there is nothing to follow at all; zeroed in each batch, nothing accumulates.
 
         Likely causes:
             - ``optimizer.zero_grad()`` is missing in manual optimization
@@ -319,6 +319,7 @@ class GradientDetector(Detector):
 
         How to fix:
             - Call ``optimizer.zero_grad()`` before ``self.manual_backward(loss)``, for every step
+            - To accumulate, call it after ``optimizer.step()`` alone, not in every batch
 
         When it is fine:
             You carry gradients over from step to step on purpose. Accumulating over several batches
@@ -345,6 +346,15 @@ class GradientDetector(Detector):
                     fixes=(
                         "Keep the order: ``zero_grad()``, ``manual_backward(loss)``, ``step()``",
                     ),
+                )
+            elif one.steps >= _STEPS and one.discarded == one.steps:
+                yield Evidence(
+                    where=one.optimizer,
+                    measured="too often",
+                    message=f"in {one.steps} of {one.steps} steps only the gradient of the last"
+                    " batch was left, of several that came since the step before",
+                    causes=("``zero_grad()`` is called in every batch, and ``step()`` is not",),
+                    fixes=("Call ``zero_grad()`` right after ``step()``, and nowhere else",),
                 )
 
     def _remember(self, gradients: Gradients) -> Sequence[dict[str, float]]:
