@@ -176,7 +176,7 @@ class GradientDetector(Detector):
         caused_by=["ACT101", "LOS107", "MOD104", "STR105", "UPD104"],
     )
     def missing_gradient(self, reach: Reach) -> Iterator[Evidence]:
-        """The loss depends on these parameters, but no gradient ever comes to them.
+        """These parameters take part in each step, but no gradient ever comes to them.
 
         Why it matters:
             The optimizer was given them, the forward uses them, and they will stay as they were
@@ -186,15 +186,17 @@ class GradientDetector(Detector):
             - ``detach()``, ``.data``, ``.item()``, ``torch.tensor(x)`` or numpy in the forward
             - A forward under ``torch.no_grad()``
             - A step without a slope: ``argmax``, ``round``, ``sign``, a comparison
+            - A term is missing in the loss, or a connection in the net
 
         How to fix:
             - Remove what cuts the graph between these parameters and the loss
             - If they are meant to be frozen: ``requires_grad_(False)``, and not in the optimizer
 
         When it is fine:
-            They are trained by other means. Parameters that the loss does not depend on (an unused
-            head, an idle expert, a term with weight 0), averages of other parameters, and modules
-            that run in eval mode without gradients are never reported.
+            They are trained by other means. What the loss does not depend on is reported only if it
+            is called all the same, for half of the run: no idle expert, no head for later, no term
+            with weight 0. Nor are averages of other parameters, or modules that run in eval mode
+            without gradients.
 
         References:
             paszke2019pytorch
@@ -436,6 +438,8 @@ def _squeeze(gradients: Gradients) -> float | None:
 
 
 def _told(cut: Cut) -> str:
+    if cut.is_discarded:
+        return f"called, but no gradient in {cut.steps} steps: the loss does not depend on it"
     gradient = "a gradient of exactly 0" if cut.is_zero else "no gradient"
     changes = "breaks" if math.isinf(cut.change) else f"changes by {_percent(cut.change)}"
     return f"{gradient} in {cut.steps} steps, though the loss {changes} when they are moved"
@@ -444,6 +448,8 @@ def _told(cut: Cut) -> str:
 def _causes(cut: Cut) -> tuple[str, ...]:
     if cut.no_grad:
         return ("It runs under ``torch.no_grad()`` or ``torch.inference_mode()``",)
+    if cut.is_discarded:
+        return ("What it returns is used nowhere: a term of the loss, or a connection, is missing",)
     if cut.is_zero:
         return (
             "A step without a slope follows: ``round``, ``sign``, ``floor``, a far ``clamp``",

@@ -329,7 +329,8 @@ CONNECTIONS: dict[Any, list[tuple[str, str]]] = {
         lambda net, x: net.head(F.one_hot(net.encoder(x).argmax(1), 16).float()),
         [("GRD103", "encoder")],
     ),
-    "unused": (unused, []),
+    "unused": (unused, [("GRD103", "encoder")]),
+    "not called": (lambda net, x: net.head(x[:, :16]), []),
     "frozen by eval mode": (in_eval_mode, []),
     "weight 0": (lambda net, x: net.head(x[:, :16] + 0 * net.encoder(x)), []),
 }
@@ -337,8 +338,8 @@ CONNECTIONS: dict[Any, list[tuple[str, str]]] = {
 
 @pytest.mark.parametrize("name", CONNECTIONS)
 @pytest.mark.parametrize("manual", [False, True])
-def test_a_cut_is_found_and_an_unused_part_is_not(name: str, *, manual: bool) -> None:
-    """What shapes the loss must get a gradient; what does not, need not."""
+def test_what_takes_part_must_get_a_gradient(name: str, *, manual: bool) -> None:
+    """Whether it shapes the loss, or is called for nothing; what is not called, need not."""
     connect, expected = CONNECTIONS[name]
     module = Net(connect, manual=manual)
     module.by_hand = in_order
