@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..sandbox import Sandbox
 from ..trainer import plain_name
 from . import Measurement, Moment
+from .batches import tensors
 from .flow import norm
 from .gradients import held_parameters, is_sharded, read_norms
 from .repeatable import Repeatable, is_repeatable
@@ -59,7 +60,7 @@ class Reach(Measurement):
     A parameter without a gradient may be unused on purpose, for now, or in this batch: an expert, a
     head for later, a loss with weight 0. So the step is run again with that parameter moved. If the
     loss changes and no gradient arrives, something has cut the graph in between. If it does not,
-    though a module of the user's own was called, and half of the run is over, it is for nothing.
+    though the user's own code has called it and thrown the result away, half of the run is enough.
 
     Not known with several processes, since the step is not run again on some of them alone.
 
@@ -156,6 +157,8 @@ class _Trial:
         self._arrived: set[str] = set()
         # How modules were called: whether gradients were on, and whether they were training.
         self._calls: dict[str, set[tuple[bool, bool]]] = {}
+        # By module: the parameters that what it returns depends on.
+        self._offers: dict[str, set[int]] = {}
         self._is_fresh = True
         self.plain = self._watch(suspects)
         self.missing = {one.name: one for one in suspects if one.name not in self._arrived}
@@ -202,18 +205,24 @@ class _Trial:
         )
 
     def is_vain(self, cut: Cut) -> bool:
-        """Whether a module of the user's own is called, and it is nowhere to be seen what for.
+        """Whether the user's own code calls a module, and neither uses nor returns the result.
 
-        A library's may return more than anybody needs, and one of several that are alike, such as
-        an expert or the head of another task, may have its turn later.
+        What it returns is an offer that this task may ignore, as many do a pooler's. One of several
+        modules that are alike, such as the head of another task, may have its turn later.
         """
         modules = self._modules()
         holder = cut.name.rpartition(".")[0]
         while isinstance(modules.get(holder), (nn.ModuleList, nn.ModuleDict)):
             holder = holder.rpartition(".")[0]
         kind: type = type(modules[holder])
+        offered = set().union(*(self._offers.get(one, ()) for one in ("", *_places(cut.name))))
         is_called = cut.name in modules and (True, True) in self._modes(cut.name)
-        return is_called and is_users(kind) and not (cut.is_zero or self._has_twin(cut.name))
+        return not (
+            cut.is_zero
+            or not (is_called and is_users(kind))
+            or any(id(self.missing[one].parameter) in offered for one in cut.parameters)
+            or self._has_twin(cut.name)
+        )
 
     def _modules(self) -> dict[str, nn.Module]:
         return {plain_name(path): one for path, one in self._moment.module.named_modules()}
@@ -248,6 +257,10 @@ class _Trial:
             mode = (torch.is_grad_enabled(), module.training)
             self._calls.setdefault(name, set()).add(mode)
 
+        def returning(name: str, _: nn.Module, __: Any, output: Any) -> None:
+            self._offers.setdefault(name, set()).update(_leaves(output))
+
+        around = {"", *(place for one in suspects for place in _places(one.name))}
         with ExitStack() as stack:
             for one in suspects:
                 if one.parameter.requires_grad:
@@ -257,6 +270,9 @@ class _Trial:
                 if not isinstance(module, torch.jit.ScriptModule):
                     note = functools.partial(calling, plain_name(name))
                     stack.callback(module.register_forward_pre_hook(note).remove)
+                    if plain_name(name) in around:
+                        note = functools.partial(returning, plain_name(name))
+                        stack.callback(module.register_forward_hook(note).remove)
             return self.run(grad=True)
 
 
@@ -280,6 +296,20 @@ def _places(name: str) -> list[str]:
     """Returns the modules around a parameter, the outermost first."""
     parts = name.split(".")
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _leaves(output: Any) -> set[int]:
+    """Returns the parameters that lead to an output, by their ids."""
+    found, waiting = set(), [one.grad_fn for _, one in tensors(output)]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [one for one, _ in node.next_functions]
+        found.add(id(getattr(node, "variable", None)))
+    return found
 
 
 def _move(parameters: Sequence[nn.Parameter]) -> None:
