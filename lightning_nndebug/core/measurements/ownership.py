@@ -326,20 +326,25 @@ def _everything(module: nn.Module) -> Named:
     return found
 
 
-def _hidden(owner: nn.Module, known: set[int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Yields the trainable tensors in the plain attributes of a module."""
+def plainly_held(owner: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yields what is in the plain attributes of a module, and in lists and dicts there."""
     for name, value in vars(owner).items():
         if name in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
             continue
-        items: list[tuple[str, Any]] = [(name, value)]
         if isinstance(value, Mapping):
-            items = [(f"{name}[{key!r}]", one) for key, one in value.items()]
+            yield from ((f"{name}[{key!r}]", one) for key, one in value.items())
         elif isinstance(value, (list, tuple)):
-            items = [(f"{name}[{index}]", one) for index, one in enumerate(value)]
-        for place, one in items:
-            if isinstance(one, Tensor) and one.is_leaf and one.requires_grad:
-                yield place, owner, one
-            elif isinstance(one, nn.Module) and id(one) not in known:
-                for path, part in one.named_modules():
-                    for key, p in part.named_parameters(recurse=False):
-                        yield ".".join(filter(None, (place, path, key))), part, p
+            yield from ((f"{name}[{index}]", one) for index, one in enumerate(value))
+        else:
+            yield name, value
+
+
+def _hidden(owner: nn.Module, known: set[int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Yields the trainable tensors in the plain attributes of a module."""
+    for place, one in plainly_held(owner):
+        if isinstance(one, Tensor) and one.is_leaf and one.requires_grad:
+            yield place, owner, one
+        elif isinstance(one, nn.Module) and id(one) not in known:
+            for path, part in one.named_modules():
+                for key, p in part.named_parameters(recurse=False):
+                    yield ".".join(filter(None, (place, path, key))), part, p
