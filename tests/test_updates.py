@@ -235,6 +235,19 @@ def test_a_layer_that_stands_still_beside_others_is_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stride", "weight", "count"), [(0.05, 0.4, 1), (0.01, 0.4, 0), (0.05, 0.2, 0)]
+)
+def test_first_steps_that_leave_nothing_of_all_layers_are_too_long(
+    stride: float, weight: float, count: int
+) -> None:
+    """Each of them is a good part of what the layers were, and little of that is left."""
+    detector = UpdateDetector()
+    layers = [update(f"net.{i}.weight", update=stride, weight=weight) for i in range(3)]
+    looks = [list(detector.update_ratio(look(*layers))) for _ in range(5)]
+    assert [0, 0, 0, 0, count] == [len(found) for found in looks]
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         ({"update": 0.5},),
