@@ -68,6 +68,7 @@ class UpdateDetector(Detector):
             - ``configure_optimizers`` lists the parts of the module, and leaves this one out
             - The layer was made, replaced or unfrozen after the optimizer had been made
             - The layer is in a plain list or dict, of which ``parameters()`` does not know
+            - Several optimizers hold what is not theirs, or are swapped
 
         How to fix:
             - Pass ``self.parameters()`` to the optimizer, or ``add_param_group`` what is new
@@ -466,6 +467,11 @@ def _faulty(fault: Fault) -> Evidence:
             f"in {n} of {n} batches it applies the gradient that {fault.other} has applied already",
             "Parameters are in two optimizers, which both step after one backward",
             "Give each parameter to one optimizer",
+        ),
+        "opposed": (
+            f"in {n} of {n} batches it moves what {fault.other} holds the other way",
+            "It was given ``self.parameters()``, and trains the adversary to lose",
+            "Give each optimizer the parameters of its own net",
         ),
         "starved": (
             f"in {n} of {n} steps it has no gradients; they are there when {fault.other} steps",
