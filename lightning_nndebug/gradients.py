@@ -128,7 +128,7 @@ class GradientDetector(Detector):
     @rule(
         "GRD102",
         severity=Severity.WARNING,
-        caused_by=["ACT101", "ACT102", "ACT103", "INP103", "LOS102", "UPD104"],
+        caused_by=["ACT102", "ACT103", "INP103", "LOS102", "LRN101", "UPD104"],
     )
     def vanishing_gradient(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """The gradient dies on its way to the first layers, so they hardly learn.
