@@ -151,6 +151,7 @@ class UpdateDetector(Detector):
         patience=_LOOKS,
         caused_by=[
             "GRD101",
+            "GRD102",
             "GRD106",
             "INP103",
             "LRN101",
