@@ -62,6 +62,7 @@ class ActivationDetector(Detector):
         patience=2,
         caused_by=[
             "GRD101",
+            "GRD102",
             "INP101",
             "INP103",
             "LOS109",

@@ -134,7 +134,7 @@ class GradientDetector(Detector):
     @rule(
         "GRD102",
         severity=Severity.WARNING,
-        caused_by=["ACT101", "ACT102", "ACT103", "INP103", "LOS102", "UPD104"],
+        caused_by=["ACT102", "ACT103", "INP103", "LOS102", "LRN101", "UPD104"],
     )
     def vanishing_gradient(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """The gradient dies on its way to the first layers, so they hardly learn.
@@ -182,7 +182,7 @@ class GradientDetector(Detector):
         caused_by=["ACT101", "LOS107", "MOD104", "STR105", "UPD104"],
     )
     def missing_gradient(self, reach: Reach) -> Iterator[Evidence]:
-        """The loss depends on these parameters, but no gradient ever comes to them.
+        """These parameters take part in each step, but no gradient ever comes to them.
 
         Why it matters:
             The optimizer was given them, the forward uses them, and they will stay as they were
@@ -192,15 +192,17 @@ class GradientDetector(Detector):
             - ``detach()``, ``.data``, ``.item()``, ``torch.tensor(x)`` or numpy in the forward
             - A forward under ``torch.no_grad()``
             - A step without a slope: ``argmax``, ``round``, ``sign``, a comparison
+            - A term is missing in the loss, or a connection in the net
 
         How to fix:
             - Remove what cuts the graph between these parameters and the loss
             - If they are meant to be frozen: ``requires_grad_(False)``, and not in the optimizer
 
         When it is fine:
-            They are trained by other means. Parameters that the loss does not depend on (an unused
-            head, an idle expert, a term with weight 0), averages of other parameters, and modules
-            that run in eval mode without gradients are never reported.
+            They are trained by other means. What the loss does not depend on is reported only if it
+            is called all the same, for half of the run: no idle expert, no head for later, no term
+            with weight 0. Nor are averages of other parameters, or modules that run in eval mode
+            without gradients.
 
         References:
             paszke2019pytorch
@@ -313,12 +315,12 @@ class GradientDetector(Detector):
 
     @rule("GRD106", severity=Severity.ERROR)
     def never_zeroed(self, zeroing: Zeroing) -> Iterator[Evidence]:
-        """Gradients are zeroed never, or too early: the optimizer does not get those of its batch.
+        """Gradients are zeroed never, or too early: the optimizer does not get those it should.
 
         Why it matters:
             Without zeroing, each step follows the sum of all gradients since the beginning, which
             is momentum without end: the loss overshoots and diverges. Zeroed between backward and
-            step, there is nothing to follow at all.
+            step, there is nothing to follow at all; zeroed in each batch, nothing accumulates.
 
         Likely causes:
             - ``optimizer.zero_grad()`` is missing in manual optimization
@@ -327,6 +329,7 @@ class GradientDetector(Detector):
 
         How to fix:
             - Call ``optimizer.zero_grad()`` before ``self.manual_backward(loss)``, for every step
+            - To accumulate, call it after ``optimizer.step()`` alone, not in every batch
 
         When it is fine:
             You carry gradients over from step to step on purpose. Accumulating over several batches
@@ -353,6 +356,15 @@ class GradientDetector(Detector):
                     fixes=(
                         "Keep the order: ``zero_grad()``, ``manual_backward(loss)``, ``step()``",
                     ),
+                )
+            elif one.steps >= _STEPS and one.discarded == one.steps:
+                yield Evidence(
+                    where=one.optimizer,
+                    measured="too often",
+                    message=f"in {one.steps} of {one.steps} steps only the gradient of the last"
+                    " batch was left, of several that came since the step before",
+                    causes=("``zero_grad()`` is called in every batch, and ``step()`` is not",),
+                    fixes=("Call ``zero_grad()`` right after ``step()``, and nowhere else",),
                 )
 
     @rule("GRD107", severity=Severity.INFO)
@@ -482,6 +494,8 @@ def _squeeze(gradients: Gradients) -> float | None:
 
 
 def _told(cut: Cut) -> str:
+    if cut.is_discarded:
+        return f"called, but no gradient in {cut.steps} steps: the loss does not depend on it"
     gradient = "a gradient of exactly 0" if cut.is_zero else "no gradient"
     changes = "breaks" if math.isinf(cut.change) else f"changes by {_percent(cut.change)}"
     return f"{gradient} in {cut.steps} steps, though the loss {changes} when they are moved"
@@ -490,6 +504,8 @@ def _told(cut: Cut) -> str:
 def _causes(cut: Cut) -> tuple[str, ...]:
     if cut.no_grad:
         return ("It runs under ``torch.no_grad()`` or ``torch.inference_mode()``",)
+    if cut.is_discarded:
+        return ("What it returns is used nowhere: a term of the loss, or a connection, is missing",)
     if cut.is_zero:
         return (
             "A step without a slope follows: ``round``, ``sign``, ``floor``, a far ``clamp``",

@@ -72,7 +72,7 @@ class ModeDetector(Detector):
                 cause = _WHY_IN_EVAL[stray.since].format(line=stray.line)
                 yield _evidence(stray, "in eval mode while it trains", cause)
 
-    @rule("MOD102", severity=Severity.ERROR)
+    @rule("MOD102", severity=Severity.ERROR, caused_by=["UPD101"])
     def train_while_validating(self, modes: Modes) -> Iterator[Evidence]:
         """A part of the net is validated in train mode.
 
@@ -83,10 +83,12 @@ class ModeDetector(Detector):
         Likely causes:
             - train() is called in validation_step, or at the end of it
             - on_validation_model_eval is overridden and leaves a part in train mode
+            - a copy in a plain list or attribute, which eval() on the module does not come to
 
         How to fix:
             - remove that call of train(): Lightning restores the modes after validation
             - in on_validation_model_eval, call eval() on everything
+            - call eval() on a copy when it is made
 
         When it is fine:
             Monte Carlo dropout: put only the dropout modules into train mode. That is understood.
@@ -101,11 +103,9 @@ class ModeDetector(Detector):
             # Nobody sets a leaf to train mode by accident; code behind `if self.training` may be
             # wanted, as in torchvision's detectors, which have no loss in eval mode.
             if not (stray.is_leaf or stray.is_kept or stray.effects <= {"code"}):
-                cause = (
-                    f"train() was called at {stray.line}"
-                    if stray.line is not None
-                    else "on_validation_model_eval is overridden, and leaves it in train mode"
-                )
+                cause = _WHY_IN_TRAIN if stray.since == "hidden" else _OVERRIDDEN
+                if stray.line is not None:
+                    cause = f"train() was called at {stray.line}"
                 yield _evidence(stray, "in train mode in validation", cause)
 
     @rule("MOD103", severity=Severity.WARNING, patience=2)
@@ -223,7 +223,7 @@ class ModeDetector(Detector):
             details={"train": both.train, "eval": both.eval, "initial": both.initial},
         )
 
-    @rule("MOD106", severity=Severity.WARNING)
+    @rule("MOD106", severity=Severity.WARNING, caused_by=["MOD102", "UPD101"])
     def functional_dropout(self, active: ActiveDropouts) -> Iterator[Evidence]:
         """Dropout is active in validation, though the module that calls it is in eval mode.
 
@@ -270,6 +270,8 @@ _WHY_IN_EVAL = {
     "validation": "on_validation_model_train is overridden, and does not restore it",
     "unknown": "",
 }
+_OVERRIDDEN = "on_validation_model_eval is overridden, and leaves it in train mode"
+_WHY_IN_TRAIN = "it is in a plain list or attribute, which eval() on the module does not come to"
 _UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
 
 

@@ -179,6 +179,7 @@ class OutputDetector(Detector):
             "ACT102",
             "ACT103",
             "GRD102",
+            "GRD103",
             "GRD104",
             "INP101",
             "INP102",

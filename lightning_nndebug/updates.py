@@ -23,6 +23,7 @@ _SHARE = 0.05  # of what weights are by now is no long step: they have run away 
 _UNITS = 8  # that are alike, at least, are no mean on purpose
 _EARLY = 1000  # steps in which nothing that is well grows so much
 _LAYERS = 2  # matrices, at least: a lone one may have to go wherever the targets are
+_LEFT = 3.0  # times as large as it was, there is little left of what a layer was
 _SINGLE = 1e-6  # relative rounding that is finer than that is no half precision
 _DEPENDS = 0.5  # an update that grows so much with the weight, in logarithms, is driven by it
 _RISE = 1.3  # by which running weights grow in the last looks
@@ -35,6 +36,7 @@ class UpdateDetector(Detector):
     Args:
         largest_update: A step is too long if it moves the weights of a layer by this many times
             what they are to begin with,
+        usual_update: or those of the usual layer by this share, until little of it is left,
         smallest_update: and too short if it moves them by less than this share,
         stalled_factor: while it moves those of other layers by this many times more.
         largest_gain: Weights start too large if they amplify independent inputs by this factor.
@@ -43,6 +45,7 @@ class UpdateDetector(Detector):
     """
 
     largest_update: float = threshold(default=1.0, source=_SOURCE)
+    usual_update: float = threshold(default=0.25, source=_SOURCE)
     smallest_update: float = threshold(default=1e-6, source=_SOURCE, maximum=1.0)
     stalled_factor: float = threshold(default=1000.0, source=_SOURCE, minimum=1.0)
     largest_gain: float = threshold(default=5.0, source=_SOURCE, minimum=1.0)
@@ -50,6 +53,8 @@ class UpdateDetector(Detector):
 
     races: dict[str, list[list[float]]] = state(dict)
     grown: int = state(int)
+    strides: list[float] = state(list)
+    stride: float = state(float)
 
     @rule("UPD101", severity=Severity.ERROR)
     def not_optimized(self, ownership: Ownership) -> Iterator[Evidence]:
@@ -63,6 +68,7 @@ class UpdateDetector(Detector):
             - ``configure_optimizers`` lists the parts of the module, and leaves this one out
             - The layer was made, replaced or unfrozen after the optimizer had been made
             - The layer is in a plain list or dict, of which ``parameters()`` does not know
+            - Several optimizers hold what is not theirs, or are swapped
 
         How to fix:
             - Pass ``self.parameters()`` to the optimizer, or ``add_param_group`` what is new
@@ -145,6 +151,7 @@ class UpdateDetector(Detector):
         patience=_LOOKS,
         caused_by=[
             "GRD101",
+            "GRD102",
             "GRD106",
             "INP103",
             "LRN101",
@@ -187,6 +194,7 @@ class UpdateDetector(Detector):
         if len(everywhere) < _LAYERS:
             return
         usual = median(everywhere)
+        yield from self._strides([one for ones in layers.values() for one in ones])
         for ones in layers.values():
             long = [one for one in ones if one.update > self.largest_update * _scale(one)]
             long = [one for one in long if one.ratio > _SHARE]
@@ -385,6 +393,25 @@ class UpdateDetector(Detector):
                     fixes=tuple(fix for _, fix in oddities),
                 )
 
+    def _strides(self, layers: Sequence[Update]) -> Iterator[Evidence]:
+        """Notes a look at all layers, and yields if the usual one has been walked away from."""
+        growth = median(map(_growth, layers))
+        self.strides = [*self.strides, median(one.update / _scale(one) for one in layers)][-_LOOKS:]
+        if len(self.strides) == _LOOKS:
+            self.stride = max(self.stride, min(self.strides))
+        is_left = layers[0].age <= _EARLY and growth > _LEFT
+        if is_left and self.stride > self.usual_update:
+            yield Evidence(
+                where=layers[0].optimizer,
+                measured=self.stride,
+                limit=self.usual_update,
+                message=f"each of {_LOOKS} steps has moved the usual layer by {self.stride:.0%} of "
+                f"what it was to begin with, and now it is {growth:.1f} times as large; the limit "
+                f"is {self.usual_update:.0%}",
+                causes=("The learning rate is too high for the first steps",),
+                fixes=("Lower the learning rate by 10 times", "Warm it up"),
+            )
+
     def _runs(self, one: Update) -> bool:
         """Notes a look at a parameter that has grown, and returns whether it runs away."""
         if one.kind == "embedding" or not math.isfinite(one.update):
@@ -441,6 +468,11 @@ def _faulty(fault: Fault) -> Evidence:
             f"in {n} of {n} batches it applies the gradient that {fault.other} has applied already",
             "Parameters are in two optimizers, which both step after one backward",
             "Give each parameter to one optimizer",
+        ),
+        "opposed": (
+            f"in {n} of {n} batches it moves what {fault.other} holds the other way",
+            "It was given ``self.parameters()``, and trains the adversary to lose",
+            "Give each optimizer the parameters of its own net",
         ),
         "starved": (
             f"in {n} of {n} steps it has no gradients; they are there when {fault.other} steps",

@@ -453,6 +453,17 @@ class TrainInValidation(Validated):
         super().validation_step(batch, batch_idx)
 
 
+class Copied(Validated):
+    """Validates a copy that is no part of itself, and so stays in whichever mode it was made."""
+
+    def __init__(self, copy: nn.Module) -> None:
+        super().__init__(net())
+        self.copies = [copy]
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self.copies[0](batch[0]), batch[1]))
+
+
 class EvalByCallback(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         pl_module.eval()
@@ -505,6 +516,8 @@ def lone_norm() -> Validated:
         (lone_norm, {}, []),
         (lambda: NeverInEval(net()), {}, [("MOD102", "NeverInEval")]),
         (lambda: TrainInValidation(net()), {}, [("MOD102", "net")]),
+        (lambda: Copied(net().requires_grad_(False)), {}, [("MOD102", "copies[0]")]),
+        (lambda: Copied(net().requires_grad_(False).eval()), {}, []),
         (lambda: Validated(net()), {}, []),
     ],
 )

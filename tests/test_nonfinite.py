@@ -112,6 +112,15 @@ def test_a_scaler_that_looks_for_its_scale_is_left_alone() -> None:
     )
 
 
+@pytest.mark.parametrize(("interval", "count"), [(1, 1), (2000, 0)])
+def test_a_scaler_that_overflows_again_and_again_is_found(interval: int, count: int) -> None:
+    """Every other update is lost where the scale doubles after each good one."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=interval)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    program = Program(Classifier(), loader(), trainer={"max_steps": 90, "plugins": [precision]})
+    assert [one.code for one in found(program)] == ["NAN106"] * count
+
+
 def test_values_that_never_reach_the_loss_are_left_alone() -> None:
     """Infinite distances, masked logits and NaN in ignored targets."""
 

@@ -69,7 +69,7 @@ def test_trained_parameters_are_told_when_they_were_meant_to_learn(changes) -> N
     assert orphaned(is_fresh=False, **changes)
 
 
-@pytest.mark.parametrize("kind", ["twice", "starved", "idle"])
+@pytest.mark.parametrize("kind", ["twice", "opposed", "starved", "idle"])
 def test_each_fault_of_an_optimizer_has_its_own_advice(kind) -> None:
     """The cause is named, not guessed."""
     fault = Fault("Adam[1]", kind, 5, "Adam[0]")
@@ -141,12 +141,12 @@ def test_a_tensor_that_is_no_parameter_is_found() -> None:
 
 
 class GAN(pl.LightningModule):
-    def __init__(self, *, swapped: bool) -> None:
+    def __init__(self, *, swapped: bool = False, greedy: bool = False) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.g = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 64))
         self.d = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
-        self.swapped = swapped
+        self.swapped, self.greedy = swapped, greedy
 
     def training_step(self, batch, batch_idx):
         x, g, d = batch[0], *self.optimizers()
@@ -161,7 +161,8 @@ class GAN(pl.LightningModule):
         g.step()
 
     def configure_optimizers(self):
-        both = [torch.optim.Adam(part.parameters()) for part in (self.g, self.d)]
+        parts = (self if self.greedy else self.g, self.d)
+        both = [torch.optim.Adam(part.parameters()) for part in parts]
         return both[::-1] if self.swapped else both
 
 
@@ -170,6 +171,29 @@ def test_swapped_optimizers_are_starved() -> None:
     ((where, message),) = findings(GAN(swapped=True), epochs=1)
     assert where == "Adam[1]"
     assert "no gradients" in message
+
+
+def test_a_generator_that_moves_its_critic_is_found() -> None:
+    """Its optimizer holds both, and trains the critic to be fooled."""
+    ((where, message),) = findings(GAN(greedy=True), epochs=1)
+    assert where == "Adam[0]"
+    assert "Adam[1]" in message
+
+
+def test_an_optimizer_that_never_steps_is_found_behind_a_validation() -> None:
+    """Lightning zeroes the gradients before it validates."""
+
+    class Idle(Classifier):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            self.manual_backward(self.loss(*batch))
+
+        def validation_step(self, batch, batch_idx): ...
+
+    detector = UpdateDetector(select=["UPD101"])
+    fit(Program(Idle(), loader(), loader(), trainer={"max_epochs": 2}), detector)
+    assert [one.measured for one in detector.findings] == ["idle"]
 
 
 def test_optimizers_of_a_gan_are_well() -> None:
@@ -232,6 +256,19 @@ def test_a_layer_that_stands_still_beside_others_is_told() -> None:
     (found,) = out_of_band({"update": 1e-9, "rate": 1e-9}, {}, {})
     assert found.where == "net.0.weight"
     assert "1e-09" in found.causes[0]
+
+
+@pytest.mark.parametrize(
+    ("stride", "weight", "count"), [(0.05, 0.4, 1), (0.01, 0.4, 0), (0.05, 0.2, 0)]
+)
+def test_first_steps_that_leave_nothing_of_all_layers_are_too_long(
+    stride: float, weight: float, count: int
+) -> None:
+    """Each of them is a good part of what the layers were, and little of that is left."""
+    detector = UpdateDetector()
+    layers = [update(f"net.{i}.weight", update=stride, weight=weight) for i in range(3)]
+    looks = [list(detector.update_ratio(look(*layers))) for _ in range(5)]
+    assert [0, 0, 0, 0, count] == [len(found) for found in looks]
 
 
 @pytest.mark.parametrize(

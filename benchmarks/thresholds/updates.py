@@ -32,6 +32,7 @@ from lightning_nndebug.updates import _EARLY, _LAYERS, _LOOKS, _STEPS, _growth, 
 RULES = UpdateDetector()
 COLUMNS = {
     "longest step": RULES.largest_update,
+    "usual step": RULES.usual_update,
     "shortest step": RULES.smallest_update,
     "behind others": 1 / RULES.stalled_factor,
     "gain": RULES.largest_gain,
@@ -47,6 +48,7 @@ class Watch(Detector):
         self.long: dict[str, list[float]] = {}
         self.short: dict[str, list[tuple[float, float]]] = {}
         self.growths: list[float] = []
+        self.strides: list[float] = []
         self.gain = 0.0
 
     @rule("BEN201", severity=Severity.INFO)
@@ -56,6 +58,7 @@ class Watch(Detector):
         ones = [one for one in ones if math.isfinite(one.update) and one.weight]
         if len(ones) >= _LAYERS:
             usual = median(one.ratio for one in ones)
+            self.strides.append(median(one.update / _scale(one) for one in ones))
             for one in ones:
                 self.long.setdefault(one.name, []).append(one.update / _scale(one))
                 if one.age >= _STEPS and usual:
@@ -78,6 +81,7 @@ class Watch(Detector):
         behind = [lasting([-ratio for _, ratio in rows]) for rows in self.short.values()]
         return [
             max(map(lasting, self.long.values()), default=math.nan),
+            lasting(self.strides),
             -max(least, default=math.nan),
             -max(behind, default=math.nan),
             self.gain or math.nan,
@@ -128,6 +132,7 @@ SICK: dict[str, Callable[[], Classifier]] = {
     "first layer: lr 1e-9": lambda: Optimized(adam(1e-3, 1e-9)),
     "first layer: lr 1": lambda: Optimized(adam(1e-3, 1.0)),
     "first layer: lr 10": lambda: Optimized(adam(1e-3, 10.0)),
+    "Adam, lr 0.1": lambda: Optimized(adam(0.1)),
     "Adam, lr 1": lambda: Optimized(adam(1.0)),
     "Adam, lr 10": lambda: Optimized(adam(10.0)),
     "SGD, lr 100": lambda: Optimized(sgd(100.0)),

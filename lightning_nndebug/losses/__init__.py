@@ -96,6 +96,7 @@ class LossDetector(Detector):
             "ACT103",
             "CLS103",
             "CLS105",
+            "GRD101",
             "INP102",
             "INP103",
             "INP104",

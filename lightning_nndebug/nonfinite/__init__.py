@@ -28,6 +28,7 @@ class NonFiniteDetector(Detector):
         headroom: The share of half precision's range (65504) that activations may fill.
         skipped_updates: How many updates in a row a GradScaler may skip; it needs about 16 to find
             its scale from the default of 65536.
+        skipped_share: The share of all updates that it may skip, now and then, in the long run.
         skip_bad_steps: How many updates with non-finite gradients to leave out, on all ranks
             together, before the next one is an error. This changes the training; 0 leaves it be.
         repro_mb: The largest ``nan_repro.pt`` to write, in megabytes; 0 writes none.
@@ -39,6 +40,9 @@ class NonFiniteDetector(Detector):
     headroom: float = threshold(default=0.5, source="IEEE 754-2019, binary16", maximum=1.0)
     skipped_updates: int = threshold(
         default=24, source="torch.amp.GradScaler: init_scale 2**16, backoff 0.5"
+    )
+    skipped_share: float = threshold(
+        default=0.2, source="torch.amp.GradScaler: one in growth_interval=2000", maximum=1.0
     )
     skip_bad_steps: int = threshold(default=0, source="off: the observer changes nothing")
     repro_mb: float = threshold(default=512.0, source="a disk's worth of one checkpoint")
@@ -227,17 +231,19 @@ class NonFiniteDetector(Detector):
 
     @rule("NAN106", severity=Severity.WARNING, caused_by=["NAN105"])
     def skipped_steps(self, scaler: ScalerSteps) -> Iterator[Evidence]:
-        """The GradScaler skips one update after the other: nothing is learned.
+        """The GradScaler skips one update after the other, or a large part of all.
 
         Why it matters:
-            A skipped update costs its whole step; the loss stays flat, without an error.
+            A skipped update costs its whole step, without an error; if all are, nothing is learned.
 
         Likely causes:
             - gradients that are NaN whatever the scale
             - gradients too large for half precision
+            - a GradScaler of your own, whose scale grows after a few steps
 
         How to fix:
             - use Trainer(precision="bf16-mixed")
+            - leave the GradScaler's growth_interval at 2000
             - normalize the loss, by mean instead of sum for example
             - look for NAN103 in the same run
 
@@ -252,6 +258,10 @@ class NonFiniteDetector(Detector):
             yield Evidence(
                 "GradScaler", float(scaler.skipped), float(self.skipped_updates), message
             )
+        elif scaler.share > self.skipped_share:
+            message = f"{scaler.share:.0%} of the last updates skipped, the scale is "
+            message += f"{scaler.scale:.3g}; the limit is {self.skipped_share:.0%}"
+            yield Evidence("GradScaler", scaler.share, self.skipped_share, message)
 
     @vital
     def scale(self, scaler: ScalerSteps) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -12,12 +13,16 @@ from torch import nn
 
 from ..mode_calls import ModeCalls
 from ..mode_effects import FRAMEWORKS, Effect, effect, reads_mode
+from ..sandbox import running
 from ..source import Line
 from ..trainer import plain_name
 from . import Measurement, Moment
+from .ownership import plainly_held
 
 # Parameters may be frozen or freed without any mode changing.
 _LOOK_AGAIN = 50
+
+Since = Literal["call", "start", "validation", "hidden", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Stray:
         is_partly_frozen: Whether it holds parameters that do not require a gradient.
         is_kept: Whether a class of the user's overrides ``train`` around it.
         since: ``"call"`` of train() or eval(); ``"start"`` of the run; ``"validation"``, which
-            Lightning begins with eval(); or ``"unknown"``.
+            Lightning begins with eval(); ``"hidden"`` in a plain attribute, where no call on the
+            module above comes to it; or ``"unknown"``.
         line: The line that called.
     """
 
@@ -48,7 +54,7 @@ class Stray:
     is_whole: bool = False
     is_partly_frozen: bool = False
     is_kept: bool = False
-    since: Literal["call", "start", "validation", "unknown"] = "unknown"
+    since: Since = "unknown"
     line: Line | None = None
 
 
@@ -58,7 +64,7 @@ class Modes(Measurement):
 
     In training: from one update of their parameters to the next, in every scan, of which there are
     several in each step, and with no call of ``train()`` in between. In validation: likewise, from
-    the start of a batch to its end.
+    the start of a batch to its end; and unregistered modules that were called in train mode.
 
     Attributes:
         training: Whether this is about a training step rather than a batch of validation.
@@ -93,8 +99,10 @@ class Modes(Measurement):
             return None
         if hook == "on_validation_batch_start":
             watch.validation_began = watch.calls.tick()
+            watch.listen()
         watch.scan()
         if hook == "on_validation_batch_end":
+            watch.stop()
             return cls(False, watch.strays(False, watch.validation_began))
         if hook == "on_before_optimizer_step":
             return cls(True, watch.updated(moment.optimizer))
@@ -104,6 +112,7 @@ class Modes(Measurement):
     def release(cls, memory: SimpleNamespace) -> None:
         """Unwraps ``nn.Module.train``."""
         if hasattr(memory, "watch"):
+            memory.watch.stop()
             memory.watch.calls.stop()
             del memory.watch
 
@@ -121,6 +130,10 @@ class _Watch:
     # When all of them were last seen in a mode, and when each one was.
     _all_seen: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     _seen: dict[bool, dict[int, int]] = field(default_factory=lambda: {True: {}, False: {}})
+    # Modules that no other one knows of; those that were called in train mode in this batch.
+    _hidden: dict[str, nn.Module] = field(default_factory=dict)
+    _called: list[str] = field(default_factory=list)
+    _handles: list[Any] = field(default_factory=list)
     # By optimizer: its last update; which modules were off then without harm, for how many looks.
     _updates: dict[int, int] = field(default_factory=dict)
     _healthy: dict[int, tuple[list[int], int]] = field(default_factory=dict)
@@ -132,6 +145,32 @@ class _Watch:
         readers = [(name, one) for name, one in self._tree.items() if reads_mode(type(one))]
         self._names = [name for name, _ in readers]
         self._modules = [one for _, one in readers]
+        self._hidden = {
+            ".".join(filter(None, (path, place, name))): one
+            for path, owner in self._tree.items()
+            for place, root in _unregistered(owner, self._tree)
+            for name, one in root.named_modules()
+        }
+        self._tree = {**self._hidden, **self._tree}
+
+    def listen(self) -> None:
+        """Notes which of the unregistered modules are called in train mode."""
+
+        def called(name: str, module: nn.Module, _: Any) -> None:
+            if module.training and not running():
+                self._called.append(name)
+
+        self._called.clear()
+        self._handles += [
+            one.register_forward_pre_hook(functools.partial(called, name))
+            for name, one in self._hidden.items()
+            if effect(one) in ("norm", "noise")
+        ]
+
+    def stop(self) -> None:
+        """Ends to listen."""
+        while self._handles:
+            self._handles.pop().remove()
 
     def scan(self) -> None:
         """Looks at the mode of every module."""
@@ -172,9 +211,11 @@ class _Watch:
             since: A time on the clock of ``calls``.
             learning: The parameters to go by; None if it matters to modules without any as well.
         """
-        if self._all_seen[right] > since:
-            return ()
         found: dict[str, list[str]] = defaultdict(list)
+        for name in () if right else dict.fromkeys(self._called):
+            found[self._top(name)].append(name)
+        if self._all_seen[right] > since and not found:
+            return ()
         for name, one in zip(self._names, self._modules, strict=True):
             what = effect(one)
             if what is None or self._last_seen(one, right) > since:
@@ -193,11 +234,13 @@ class _Watch:
         parameters = list(root.parameters())
         last_right = min(self._last_seen(one, right) for one in parts)
         around = [*self._chain(names[0]), self._wrapper]
+        if top in self._hidden:
+            around = [one for one in around if one in self._hidden.values()]
         call = self.calls.last(around, mode=not right, since=last_right)
-        since: Literal["call", "start", "validation", "unknown"] = "unknown"
+        since: Since = "hidden" if top in self._hidden else "unknown"
         if call is not None:
             since = "call" if call.line is not None else "validation"
-        elif last_right == 0:
+        elif last_right == 0 and since == "unknown":
             since = "start"
         return Stray(
             name=plain_name(top),
@@ -244,6 +287,17 @@ class _Watch:
                 parameters = {id(p) for one in chosen for p in one.parameters()}
             parameters = parameters or set(map(id, parent.parameters()))
         return not parameters.isdisjoint(learning)
+
+
+def _unregistered(
+    owner: nn.Module, tree: Mapping[str, nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules in plain attributes of the user's modules."""
+    if f"{type(owner).__module__}.".startswith(FRAMEWORKS):
+        return
+    for place, one in plainly_held(owner):
+        if isinstance(one, nn.Module) and "." not in place and one not in tree.values():
+            yield place, one
 
 
 def _overrides_train(kind: type) -> bool:

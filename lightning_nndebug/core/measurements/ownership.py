@@ -22,6 +22,7 @@ _LOOKS = (3, 10, 30, 100, 300)  # batches with a step, in each epoch
 _STEPS = 5  # of each optimizer are watched, if there are several
 _PATIENCE = 100  # batches without any step, and more than an epoch
 _SHORT = 20  # batches, at least, of a run that ends without any
+_OPPOSED = -0.15  # the cosine of gradients that undo each other, in each step; of two tasks it is 0
 _WITNESSES = 4  # parameters of an optimizer tell whether gradients come
 _LIGHTNING = ("lightning.", "pytorch_lightning.")
 
@@ -57,6 +58,7 @@ class Fault:
     Attributes:
         optimizer: Its name.
         kind: ``"twice"``: it applies gradients that another optimizer has applied already.
+            ``"opposed"``: it moves all parameters of another one against the way that one does.
             ``"starved"``: there is no gradient when it steps, but there is when another one does.
             ``"idle"``: there are gradients, and it never steps.
         batches: In how many batches; in all that were watched.
@@ -64,7 +66,7 @@ class Fault:
     """
 
     optimizer: str
-    kind: Literal["twice", "starved", "idle"]
+    kind: Literal["twice", "opposed", "starved", "idle"]
     batches: int
     other: str = ""
 
@@ -207,6 +209,7 @@ class _Account:
     starved: int = 0
     fed: Counter[str] = field(default_factory=Counter)
     twice: Counter[str] = field(default_factory=Counter)
+    opposed: Counter[str] = field(default_factory=Counter)
 
     @property
     def witnesses(self) -> list[Tensor]:
@@ -229,8 +232,8 @@ class _Ledger:
         self._shared = {key for key, count in holders.items() if count > 1}
         self._applied: dict[int, tuple[str, Tensor]] = {}
         self._batches = self._batches_with_step = 0
-        self._has_stepped = False
-        self._began = [entries(p) for one in self._accounts.values() for p in one.witnesses]
+        self._has_stepped = self._is_fed = False
+        self._began = [entries(p) for p in self._witnesses]
 
     def note(self, moment: Moment) -> None:
         """An optimizer is about to step."""
@@ -252,6 +255,8 @@ class _Ledger:
         if moment.hook == "on_train_batch_end":
             self._batches += 1
             self._batches_with_step += has_stepped
+            if self._batches >= _SHORT and not (self._is_fed or self._batches_with_step):
+                self._is_fed = _has_gradient(self._witnesses)  # a validation zeroes them
         return has_stepped
 
     def faults(self, moment: Moment) -> Iterator[Fault]:
@@ -267,18 +272,30 @@ class _Ledger:
             for other, count in one.twice.items():
                 if count >= _STEPS:
                     yield Fault(one.name, "twice", count, other)
+            for other, count in one.opposed.items():
+                if count >= _STEPS:
+                    yield Fault(one.name, "opposed", count, other)
 
     def _compare(self, mine: _Account) -> None:
-        """Notes whether somebody has used the same gradient in this batch already."""
-        same = set()
+        """Holds the gradients that are shared against those that others have used in this batch."""
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for p in mine.parameters:
             if id(p) in self._shared and p.grad is not None and is_dense(p.grad):
                 gradient = entries(p.grad)
-                name, before = self._applied.get(id(p), ("", gradient))
-                if name not in ("", mine.name) and gradient.any() and torch.equal(before, gradient):
-                    same.add(name)
+                name, before = self._applied.get(id(p), (mine.name, gradient))
+                if name != mine.name and gradient.any():
+                    pairs.setdefault(name, []).append((before, gradient))
                 self._applied[id(p)] = mine.name, gradient
-        mine.twice.update(same)
+        for other in self._accounts.values():
+            if other.name not in pairs:
+                continue
+            before, now = (torch.cat(one) for one in zip(*pairs[other.name], strict=True))
+            mine.twice[other.name] += any(torch.equal(*pair) for pair in pairs[other.name])
+            # A part of the net may well have two optimizers; an adversary has one of its own.
+            larger, smaller = sorted((mine, other), key=lambda one: -len(one.parameters))
+            if {*map(id, smaller.parameters)} < {*map(id, larger.parameters)}:
+                likeness = float(torch.cosine_similarity(before, now, dim=0))
+                larger.opposed[smaller.name] += likeness < _OPPOSED
 
     def _is_idle(self, moment: Moment) -> bool:
         if self._batches_with_step or moment.module.automatic_optimization or not self._accounts:
@@ -287,11 +304,14 @@ class _Ledger:
         is_over = moment.trainer.current_epoch > 0 or moment.hook == "on_train_end"
         if not is_late or not is_over or self._batches < _SHORT:
             return False
-        witnesses = [p for one in self._accounts.values() for p in one.witnesses]
-        return _has_gradient(witnesses) and all(
+        return self._is_fed and all(
             torch.equal(before, entries(p))
-            for before, p in zip(self._began, witnesses, strict=True)
+            for before, p in zip(self._began, self._witnesses, strict=True)
         )
+
+    @property
+    def _witnesses(self) -> list[Tensor]:
+        return [p for one in self._accounts.values() for p in one.witnesses]
 
 
 def _held(moment: Moment) -> Iterator[Tensor]:
@@ -326,20 +346,25 @@ def _everything(module: nn.Module) -> Named:
     return found
 
 
-def _hidden(owner: nn.Module, known: set[int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Yields the trainable tensors in the plain attributes of a module."""
+def plainly_held(owner: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yields what is in the plain attributes of a module, and in lists and dicts there."""
     for name, value in vars(owner).items():
         if name in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
             continue
-        items: list[tuple[str, Any]] = [(name, value)]
         if isinstance(value, Mapping):
-            items = [(f"{name}[{key!r}]", one) for key, one in value.items()]
+            yield from ((f"{name}[{key!r}]", one) for key, one in value.items())
         elif isinstance(value, (list, tuple)):
-            items = [(f"{name}[{index}]", one) for index, one in enumerate(value)]
-        for place, one in items:
-            if isinstance(one, Tensor) and one.is_leaf and one.requires_grad:
-                yield place, owner, one
-            elif isinstance(one, nn.Module) and id(one) not in known:
-                for path, part in one.named_modules():
-                    for key, p in part.named_parameters(recurse=False):
-                        yield ".".join(filter(None, (place, path, key))), part, p
+            yield from ((f"{name}[{index}]", one) for index, one in enumerate(value))
+        else:
+            yield name, value
+
+
+def _hidden(owner: nn.Module, known: set[int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Yields the trainable tensors in the plain attributes of a module."""
+    for place, one in plainly_held(owner):
+        if isinstance(one, Tensor) and one.is_leaf and one.requires_grad:
+            yield place, owner, one
+        elif isinstance(one, nn.Module) and id(one) not in known:
+            for path, part in one.named_modules():
+                for key, p in part.named_parameters(recurse=False):
+                    yield ".".join(filter(None, (place, path, key))), part, p

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
+
+_LOOKS = 8  # at a GradScaler: in the first ones it may still look for its scale
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class ScalerSteps(Measurement):
     Attributes:
         scale: Its scale.
         skipped: How many updates it has skipped without a rest between the looks.
+        share: The share of updates that it skips; the median of the last looks. 0 until there are
+            enough of them.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
@@ -91,19 +96,24 @@ class ScalerSteps(Measurement):
 
     scale: float
     skipped: int
+    share: float = 0.0
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> ScalerSteps | None:
-        """Counts by how many backoffs the scale has shrunk."""
+        """Counts by how many backoffs the scale has shrunk, beside what it has grown meanwhile."""
         scaler = getattr(moment.trainer, "scaler", None)
         if scaler is None:
             return None
         scale, before = float(scaler.get_scale()), getattr(memory, "scale", None)
         step, last = moment.trainer.global_step, getattr(memory, "step", 0)
+        shares: list[float] = vars(memory).setdefault("shares", [])
         memory.scale, memory.step = scale, step
-        halvings = 0
-        if before and 0 < scale < before:
-            halvings = round(math.log(scale / before) / math.log(scaler.get_backoff_factor()))
-        without_rest = 0 < step - last <= halvings + 1
-        memory.skipped = getattr(memory, "skipped", 0) + halvings if without_rest else 0
-        return cls(scale, memory.skipped)
+        skipped = 0
+        if before and scale > 0 and step > last:
+            growth = math.log(scaler.get_growth_factor()) / scaler.get_growth_interval()
+            shrinking = (step - last) * growth - math.log(scale / before)
+            skipped = round(shrinking / (growth - math.log(scaler.get_backoff_factor())))
+            shares[:] = [*shares, max(0, skipped) / (step - last)][-_LOOKS:]
+        without_rest = 0 < step - last <= skipped + 1
+        memory.skipped = getattr(memory, "skipped", 0) + skipped if without_rest else 0
+        return cls(scale, memory.skipped, median(shares) if len(shares) == _LOOKS else 0.0)

@@ -1,4 +1,4 @@
-"""Which parameters shape the loss and get no gradient all the same."""
+"""Which parameters take part in the steps and get no gradient all the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from ..sandbox import Sandbox
 from ..trainer import plain_name
 from . import Measurement, Moment
+from .batches import tensors
 from .flow import norm
 from .gradients import held_parameters, is_sharded, read_norms
 from .repeatable import Repeatable, is_repeatable
+from .schedules import planned_steps
+from .unused import is_users
 
 _STEPS = 20  # without any gradient, before anybody asks why
 _GROUPS = 8  # are tried out, at most
@@ -29,7 +32,7 @@ _SAMPLE = 256  # entries tell whether somebody writes to a parameter
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of the module that the loss depends on, but that the gradient never came to.
+    """A part of the module that takes part in the steps, but that the gradient never came to.
 
     Attributes:
         name: The topmost module all of whose parameters are so, or the parameter.
@@ -38,6 +41,7 @@ class Cut:
         is_zero: Whether there was a gradient, of exactly 0, rather than none.
         change: By how much the loss changed when the parameters were moved, relatively.
         no_grad: Whether the module ran with gradients switched off.
+        is_discarded: Whether it is called in training, and the loss does not depend on the result.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Cut:
     is_zero: bool = False
     change: float = math.inf
     no_grad: bool = False
+    is_discarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Reach(Measurement):
 
     A parameter without a gradient may be unused on purpose, for now, or in this batch: an expert, a
     head for later, a loss with weight 0. So the step is run again with that parameter moved. If the
-    loss changes and no gradient arrives, something has cut the graph in between.
+    loss changes and no gradient arrives, something has cut the graph in between. If it does not,
+    though the user's own code has called it and thrown the result away, half of the run is enough.
 
     Not known with several processes, since the step is not run again on some of them alone.
 
@@ -133,8 +139,14 @@ def _try_out(moment: Moment, suspects: Sequence[_Suspect]) -> tuple[Cut, ...]:
         if plain is None or again is None or not all(map(math.isfinite, plain)) or not any(plain):
             return ()  # the step cannot be run again, or there is nothing to learn from it
         noise = max(1e-4, 10.0 * _difference(plain, again))
-        cuts = (trial.cut(*group) for group in list(trial.groups.items())[:_GROUPS])
-        return tuple(cut for cut in cuts if cut is not None and cut.change > noise)
+        is_late = 2 * max(one.steps for one in suspects) > planned_steps(moment.trainer)
+        found = (trial.cut(*group) for group in list(trial.groups.items())[:_GROUPS])
+        cuts = [cut for cut in found if cut is not None]
+        idle = [cut for cut in cuts if cut.change <= noise]
+        return (
+            *(cut for cut in cuts if cut not in idle),
+            *(replace(cut, is_discarded=True) for cut in idle if is_late and trial.is_vain(cut)),
+        )
 
 
 class _Trial:
@@ -145,6 +157,8 @@ class _Trial:
         self._arrived: set[str] = set()
         # How modules were called: whether gradients were on, and whether they were training.
         self._calls: dict[str, set[tuple[bool, bool]]] = {}
+        # By module: the parameters that what it returns depends on.
+        self._offers: dict[str, set[int]] = {}
         self._is_fresh = True
         self.plain = self._watch(suspects)
         self.missing = {one.name: one for one in suspects if one.name not in self._arrived}
@@ -175,12 +189,7 @@ class _Trial:
     def cut(self, name: str, members: Sequence[str]) -> Cut | None:
         """Moves a group; returns what came of it, or None where the user has frozen it."""
         owner = name.rpartition(".")[0] if name in self.missing else name
-        modes = {
-            mode
-            for path, seen in self._calls.items()
-            if path == owner or path.startswith(f"{owner}.")
-            for mode in seen
-        }
+        modes = self._modes(owner)
         no_grad = bool(modes) and not any(enabled for enabled, _ in modes)
         is_training = any(training for _, training in modes)
         if no_grad and (not is_training or self._has_twin(owner)):
@@ -195,9 +204,41 @@ class _Trial:
             no_grad=no_grad,
         )
 
+    def is_vain(self, cut: Cut) -> bool:
+        """Whether the user's own code calls a module, and neither uses nor returns the result.
+
+        What it returns is an offer that this task may ignore, as many do a pooler's. One of several
+        modules that are alike, such as the head of another task, may have its turn later.
+        """
+        modules = self._modules()
+        holder = cut.name.rpartition(".")[0]
+        while isinstance(modules.get(holder), (nn.ModuleList, nn.ModuleDict)):
+            holder = holder.rpartition(".")[0]
+        kind: type = type(modules[holder])
+        offered = set().union(*(self._offers.get(one, ()) for one in ("", *_places(cut.name))))
+        is_called = cut.name in modules and (True, True) in self._modes(cut.name)
+        return not (
+            cut.is_zero
+            or not (is_called and is_users(kind))
+            or any(id(self.missing[one].parameter) in offered for one in cut.parameters)
+            or self._has_twin(cut.name)
+        )
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {plain_name(path): one for path, one in self._moment.module.named_modules()}
+
+    def _modes(self, name: str) -> set[tuple[bool, bool]]:
+        """Returns how a module, or what is in it, was called."""
+        return {
+            mode
+            for path, seen in self._calls.items()
+            if path == name or path.startswith(f"{name}.")
+            for mode in seen
+        }
+
     def _has_twin(self, name: str) -> bool:
         """Whether there is another of its kind that learns: then it is a target network."""
-        modules = {plain_name(path): one for path, one in self._moment.module.named_modules()}
+        modules = self._modules()
         return name in modules and any(
             _shape(modules[name]) == _shape(other)
             and not any(one.startswith(f"{path}.") for one in self.missing)
@@ -216,6 +257,10 @@ class _Trial:
             mode = (torch.is_grad_enabled(), module.training)
             self._calls.setdefault(name, set()).add(mode)
 
+        def returning(name: str, _: nn.Module, __: Any, output: Any) -> None:
+            self._offers.setdefault(name, set()).update(_leaves(output))
+
+        around = {"", *(place for one in suspects for place in _places(one.name))}
         with ExitStack() as stack:
             for one in suspects:
                 if one.parameter.requires_grad:
@@ -225,6 +270,9 @@ class _Trial:
                 if not isinstance(module, torch.jit.ScriptModule):
                     note = functools.partial(calling, plain_name(name))
                     stack.callback(module.register_forward_pre_hook(note).remove)
+                    if plain_name(name) in around:
+                        note = functools.partial(returning, plain_name(name))
+                        stack.callback(module.register_forward_hook(note).remove)
             return self.run(grad=True)
 
 
@@ -248,6 +296,20 @@ def _places(name: str) -> list[str]:
     """Returns the modules around a parameter, the outermost first."""
     parts = name.split(".")
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _leaves(output: Any) -> set[int]:
+    """Returns the parameters that lead to an output, by their ids."""
+    found, waiting = set(), [one.grad_fn for _, one in tensors(output)]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [one for one, _ in node.next_functions]
+        found.add(id(getattr(node, "variable", None)))
+    return found
 
 
 def _move(parameters: Sequence[nn.Parameter]) -> None:

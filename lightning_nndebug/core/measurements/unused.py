@@ -111,7 +111,7 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
         return
     kinds: set[type] = {type(one) for one in (*tree.values(), *moment.trainer.callbacks)}
     bases = {base for kind in kinds for base in kind.__mro__}
-    users = [base for base in bases if _is_users(base)]
+    users = [base for base in bases if is_users(base)]
     named = [_names(kind) for kind in users]
     if not named or None in named:
         return
@@ -146,7 +146,8 @@ def _size(module: nn.Module) -> int:
 
 
 @functools.cache
-def _is_users(kind: type) -> bool:
+def is_users(kind: type) -> bool:
+    """Returns whether a class is of the user's own making."""
     try:
         file = inspect.getsourcefile(kind)
     except (OSError, TypeError):

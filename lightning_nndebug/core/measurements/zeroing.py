@@ -31,12 +31,15 @@ class Zeroed:
         carried: In how many of them all of the new gradient was added to an old one, from before
             the last step.
         lost: In how many of them nothing was left of the new gradient when the step came.
+        discarded: In how many of them the last batch began from zero, though others before it had
+            left a gradient. Not known of several optimizers: they zero what is not theirs.
     """
 
     optimizer: str
     steps: int
     carried: int
     lost: int
+    discarded: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Zeroing(Measurement):
             memory.batches = vars(memory).get("batches", 0) + 1
             if memory.batches == 1:
                 memory.books = [_Book(moment, one) for one in moment.trainer.optimizers]
+            for book in vars(memory).get("books", ()):
+                book.batch = memory.batches
             return None
         books: list[_Book] = vars(memory).get("books", [])
         if moment.hook == "on_before_optimizer_step":
@@ -90,8 +95,10 @@ class Zeroing(Measurement):
 class _Page:
     """What happened to one parameter since the last step, on its device."""
 
+    batch: int
     from_zero: Tensor
     arrived: Tensor
+    discarded: Tensor  # whether the last batch found gone what those before it had left
 
 
 class _Book:
@@ -100,6 +107,8 @@ class _Book:
     def __init__(self, moment: Moment, optimizer: Any) -> None:
         self.optimizer = optimizer
         self.error: Exception | None = None
+        self.batch = 0
+        self._is_alone = len(moment.trainer.optimizers) == 1
         self._name = optimizer_name(moment.trainer, optimizer)
         self._open: dict[int, _Page] = {}
         self._windows: list[list[Tensor]] = []
@@ -123,14 +132,16 @@ class _Book:
             self._handles.pop().remove()
 
     def read(self) -> Zeroed:
-        steps = carried = lost = 0
+        steps = carried = lost = discarded = 0
         for window in self._windows[1:]:  # the first has no step before it
             flags = torch.stack([one.to(window[0].device) for one in window]).tolist()
-            told = [(from_zero, left) for from_zero, arrived, left in flags if arrived]
+            told = [rest for arrived, *rest in flags if arrived]
             steps += bool(told)
-            carried += bool(told) and not any(from_zero for from_zero, _ in told)
-            lost += bool(told) and not any(left for _, left in told)
-        return Zeroed(self._name, steps, carried, 0 if self._is_served_otherwise() else lost)
+            carried += bool(told) and not any(from_zero for from_zero, _, _ in told)
+            lost += bool(told) and not any(left for _, left, _ in told)
+            discarded += bool(told) and self._is_alone and all(gone for _, _, gone in told)
+        lost = 0 if self._is_served_otherwise() else lost
+        return Zeroed(self._name, steps, carried, lost, discarded)
 
     def close_window(self) -> None:
         """A step is next: notes what came since the last one, and what of it is left."""
@@ -139,7 +150,8 @@ class _Book:
         rows = []
         for index, page in self._open.items():
             gradient = self._parameters[index].grad
-            rows.append(torch.stack([page.from_zero, page.arrived, _any(gradient, page.arrived)]))
+            left = _any(gradient, page.arrived)
+            rows.append(torch.stack([page.arrived, page.from_zero, left, page.discarded]))
         self._windows.append(rows)
         self._open = {}
 
@@ -150,11 +162,12 @@ class _Book:
             with torch.no_grad():
                 arrived = _any(gradient, gradient)
                 from_zero = ~_any(self._parameters[index].grad, gradient)
+                gone = torch.zeros_like(arrived)
             page = self._open.get(index)
-            self._open[index] = _Page(
-                from_zero if page is None else from_zero | page.from_zero,
-                arrived if page is None else arrived | page.arrived,
-            )
+            if page is not None:
+                gone = page.arrived & from_zero if page.batch != self.batch else page.discarded
+                from_zero, arrived = from_zero | page.from_zero, arrived | page.arrived
+            self._open[index] = _Page(self.batch, from_zero, arrived, gone)
         except Exception as error:
             self.error = error
 
