@@ -54,7 +54,8 @@ def gestures(size: int = 900, length: int = 24) -> tuple[Tensor, Tensor]:
     phase = 6.3 * torch.rand(size, 1)
     lag = torch.tensor([0.0, 1.6, 0.0, 1.6])[y][:, None]
     x = torch.stack([(time + phase + k * lag).sin() for k in range(3)], dim=2)
-    return 1.4 * (x + 0.4 * torch.randn_like(x)) / 1.15, y
+    x = x + 0.4 * torch.randn_like(x)
+    return x / x.std(), y
 
 
 def meters(size: int = 1200) -> tuple[Tensor, Tensor]:

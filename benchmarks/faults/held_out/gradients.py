@@ -8,21 +8,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import HUMBATOVA, fault
-from .._parts import Program, Supervised, digit_loaders, digits, loaders, mlp, split
-from ._parts import Learner, batches, gestures, meters, reviews
+from .._parts import Program, Supervised, digit_loaders, loaders, mlp, split
+from ._parts import Learner, gestures, reviews
 
 
 class Uncertain(Learner):
     """Predicts a mean and how far off it may be."""
 
+    lr = 5e-3
+
     def __init__(self, fixed: bool) -> None:
         super().__init__()
-        self.net, self.floor = mlp(4, 64, 64, 2), 0.05 if fixed else 0.0
+        self.net, self.floor = mlp(4, 64, 64, 2), 0.1 if fixed else 0.0
 
     def loss_of(self, batch):
         x, y = batch
         mean, deviation = self.net(x).chunk(2, dim=1)
-        deviation = F.softplus(deviation) ** 2 + self.floor
+        deviation = deviation.exp() + self.floor
         return (((y - mean) / deviation) ** 2 / 2 + deviation.log()).mean()
 
     def validation_step(self, batch, batch_idx):
@@ -38,9 +40,9 @@ class Uncertain(Learner):
     source="https://arxiv.org/abs/2203.09168 (Pitfalls of heteroscedastic uncertainty estimation)",
 )
 def deviation_without_a_floor(fixed: bool) -> Program:
-    """Half of the targets are exactly zero: the predicted deviation goes to nothing, and divides."""
+    """Half of the targets are free of noise: the predicted deviation goes to nothing, and divides."""
     x = torch.randn(1600, 4)
-    y = (x[:, :1] + 0.3 * torch.randn(1600, 1)).clamp_min(0)
+    y = x[:, :1] + 0.5 * torch.randn(1600, 1) * (x[:, 1:2] > 0)
     return Program(Uncertain(fixed), **loaders(*split(x, y)), trainer={"max_epochs": 8})
 
 
@@ -104,45 +106,51 @@ def stage_whose_result_is_lost(fixed: bool) -> Program:
 
 
 class Adversaries(pl.LightningModule):
-    """A conditional generator of digits: near to the right one, and such that a critic believes it."""
+    """A generator of rows of a table, and a critic that tells them from real ones."""
 
-    def __init__(self, fixed: bool, *, clean: bool = True) -> None:
+    def __init__(self, *, detached: bool = False, cleaned: bool = True) -> None:
         super().__init__()
-        self.generator = mlp(10 + 16, 96, 96, 64).append(nn.Tanh())
-        self.critic = nn.Sequential(
-            nn.Linear(64 + 10, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)
-        )
+        self.generator, self.critic = mlp(4, 32, 32, 3), mlp(3, 32, 32, 1)
         self.automatic_optimization = False
-        self.fixed, self.clean = fixed, clean
+        self.detached, self.cleaned = detached, cleaned
 
     def training_step(self, batch, batch_idx):
-        x, y = batch
-        first, second = self.optimizers()
-        label = F.one_hot(y, 10).float()
-        fake = self.generator(torch.cat([label, torch.randn(len(x), 16)], dim=1))
+        (real,) = batch
+        for_generator, for_critic = self.optimizers()
+        fake = self.generator(torch.randn(len(real), 4))
 
-        if self.clean:
-            second.zero_grad()
-        real_score = self.critic(torch.cat([x, label], dim=1))
-        fake_score = self.critic(torch.cat([fake.detach(), label], dim=1))
-        critic_loss = (1 - real_score).relu().mean() + (1 + fake_score).relu().mean()
+        if self.cleaned:
+            for_critic.zero_grad()
+        ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
+        critic_loss = F.binary_cross_entropy_with_logits(self.critic(real), ones)
+        critic_loss += F.binary_cross_entropy_with_logits(self.critic(fake.detach()), zeros)
         self.manual_backward(critic_loss)
-        second.step()
+        for_critic.step()
 
-        first.zero_grad()
-        shown = fake if self.fixed else fake.detach()
-        generator_loss = -self.critic(torch.cat([shown, label], dim=1)).mean()
+        for_generator.zero_grad()
+        shown = fake.detach() if self.detached else fake
+        generator_loss = F.binary_cross_entropy_with_logits(self.critic(shown), ones)
         self.manual_backward(generator_loss)
-        first.step()
-        means = torch.stack([x[y == k].mean(0) if (y == k).any() else x[0] * 0 for k in range(10)])
-        distance = F.mse_loss(fake, means[y])
-        self.log_dict({"critic": critic_loss, "generator": generator_loss, "distance": distance})
+        for_generator.step()
+        self.log_dict({"critic_loss": critic_loss, "generator_loss": generator_loss})
+
+    def validation_step(self, batch, batch_idx):
+        (real,) = batch
+        fake = self.generator(torch.randn(len(real), 4))
+        self.log("off_mean", (fake.mean(0) - real.mean(0)).abs().mean())
+        self.log("off_covariance", (fake.T.cov() - real.T.cov()).abs().mean())
 
     def configure_optimizers(self):
         return [
-            torch.optim.Adam(self.generator.parameters(), lr=1e-3, betas=(0.5, 0.9)),
-            torch.optim.Adam(self.critic.parameters(), lr=1e-3, betas=(0.5, 0.9)),
+            torch.optim.Adam(self.generator.parameters(), lr=1e-3, betas=(0.5, 0.99)),
+            torch.optim.Adam(self.critic.parameters(), lr=1e-3, betas=(0.5, 0.99)),
         ]
+
+
+def rows() -> dict:
+    """Loaders of three correlated measurements."""
+    x = torch.randn(2000, 3) @ torch.tensor([[1.0, 0.8, 0.0], [0.0, 0.6, 0.7], [0.0, 0.0, 0.7]])
+    return loaders(*split(x), batch_size=64)
 
 
 @fault(
@@ -153,8 +161,7 @@ class Adversaries(pl.LightningModule):
 )
 def generator_judged_detached(fixed: bool) -> Program:
     """The fakes are detached for the generator's own loss, too: it never hears of the critic."""
-    loader = batches(*digits(1797), size=64, drop_last=True)
-    return Program(Adversaries(fixed), loader, trainer={"max_epochs": 12})
+    return Program(Adversaries(detached=not fixed), **rows(), trainer={"max_epochs": 12})
 
 
 @fault(
@@ -163,8 +170,7 @@ def generator_judged_detached(fixed: bool) -> Program:
 )
 def critic_that_is_never_cleaned(fixed: bool) -> Program:
     """Nobody clears the critic's gradients: it learns from all the past and from its adversary."""
-    loader = batches(*digits(1797), size=64, drop_last=True)
-    return Program(Adversaries(True, clean=fixed), loader, trainer={"max_epochs": 12})
+    return Program(Adversaries(cleaned=fixed), **rows(), trainer={"max_epochs": 12})
 
 
 @fault(
@@ -223,7 +229,7 @@ def centred_and_then_averaged(fixed: bool) -> Program:
 )
 def one_sample_to_a_step(fixed: bool) -> Program:
     """batch_size=1 is left from debugging: each step follows the noise of a single sample."""
-    sgd = lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)  # noqa: E731
-    module = Supervised(mlp(8, 48, 1), F.mse_loss, lr=0.01, optimizer=sgd)
-    data = loaders(*split(*meters(1600)), batch_size=32 if fixed else 1)
+    sgd = torch.optim.SGD
+    module = Supervised(mlp(64, 64, 10), lr=0.1, optimizer=sgd)
+    data = digit_loaders(32 if fixed else 1)
     return Program(module, **data, trainer={"max_steps": 400})
