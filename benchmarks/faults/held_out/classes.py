@@ -32,7 +32,9 @@ class KeywordSpotter(Supervised):
         super().validation_step(batch, batch_idx)
         x, y = batch
         heard = (self(x).argmax(1) == 1) & (y == 1)
-        self.log("recall", heard.sum() / (y == 1).sum().clamp_min(1), batch_size=int((y == 1).sum()))
+        self.log(
+            "recall", heard.sum() / (y == 1).sum().clamp_min(1), batch_size=int((y == 1).sum())
+        )
 
 
 @fault(

@@ -75,7 +75,10 @@ class InPlace(nn.Module):
         return self.out(x)
 
 
-@fault(*CRASH, source="https://discuss.pytorch.org/t/encounter-the-runtimeerror-one-of-the-variables-needed-for-gradient-computation-has-been-modified-by-an-inplace-operation/836")
+@fault(
+    *CRASH,
+    source="https://discuss.pytorch.org/t/encounter-the-runtimeerror-one-of-the-variables-needed-for-gradient-computation-has-been-modified-by-an-inplace-operation/836",
+)
 def overwritten_before_its_gradient(fixed: bool) -> Program:
     """x += more overwrites what the backward of the sigmoid needs."""
     return Program(Supervised(InPlace(fixed)), **digit_loaders(), trainer={"max_epochs": 5})
@@ -98,7 +101,10 @@ class Carried(Learner):
         return F.cross_entropy(self.out(hidden).transpose(1, 2), batch[:, 1:])
 
 
-@fault(*CRASH, source="https://discuss.pytorch.org/t/help-clarifying-repackage-hidden-in-word-language-model/226")
+@fault(
+    *CRASH,
+    source="https://discuss.pytorch.org/t/help-clarifying-repackage-hidden-in-word-language-model/226",
+)
 def state_with_its_history(fixed: bool) -> Program:
     """The state of the last batch comes with its graph, which is gone: backward a second time."""
     ids, letters = characters()
@@ -120,7 +126,9 @@ class StartState(nn.Module):
         return self.out(self.rnn(x, (start, start))[1][0][-1])
 
 
-@fault(*CRASH, source="https://discuss.pytorch.org/t/lstm-hidden-state-batch-size/43222; " + NEURALINT)
+@fault(
+    *CRASH, source="https://discuss.pytorch.org/t/lstm-hidden-state-batch-size/43222; " + NEURALINT
+)
 def state_for_thirty_two(fixed: bool) -> Program:
     """The first state is made for 32 sequences, and the last batch has fewer."""
     data = loaders(*split(*gestures(1100)))

@@ -63,7 +63,7 @@ def embedding_of_one_number(fixed: bool) -> Program:
     width = 24 if fixed else 1
     net = nn.Sequential(nn.EmbeddingBag(80, width), nn.Linear(width, 4))
     module = Supervised(net, lr=1e-2)
-    return Program(module, **loaders(*split(*reviews(1600))), trainer={"max_epochs": 10})
+    return Program(module, **loaders(*split(*reviews(1600))), trainer={"max_epochs": 7})
 
 
 @fault(

@@ -142,8 +142,8 @@ class Adversaries(pl.LightningModule):
 
     def configure_optimizers(self):
         return [
-            torch.optim.Adam(self.generator.parameters(), lr=1e-3, betas=(0.5, 0.99)),
-            torch.optim.Adam(self.critic.parameters(), lr=1e-3, betas=(0.5, 0.99)),
+            torch.optim.Adam(self.generator.parameters(), lr=1e-3, betas=(0.0, 0.9)),
+            torch.optim.Adam(self.critic.parameters(), lr=3e-3, betas=(0.0, 0.9)),
         ]
 
 
@@ -161,7 +161,7 @@ def rows() -> dict:
 )
 def generator_judged_detached(fixed: bool) -> Program:
     """The fakes are detached for the generator's own loss, too: it never hears of the critic."""
-    return Program(Adversaries(detached=not fixed), **rows(), trainer={"max_epochs": 12})
+    return Program(Adversaries(detached=not fixed), **rows(), trainer={"max_epochs": 16})
 
 
 @fault(
@@ -170,7 +170,7 @@ def generator_judged_detached(fixed: bool) -> Program:
 )
 def critic_that_is_never_cleaned(fixed: bool) -> Program:
     """Nobody clears the critic's gradients: it learns from all the past and from its adversary."""
-    return Program(Adversaries(cleaned=fixed), **rows(), trainer={"max_epochs": 12})
+    return Program(Adversaries(cleaned=fixed), **rows(), trainer={"max_epochs": 16})
 
 
 @fault(
@@ -197,7 +197,11 @@ class Centred(nn.Module):
 
     def __init__(self, fixed: bool) -> None:
         super().__init__()
-        self.embed, self.hidden, self.out = nn.Embedding(80, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+        self.embed, self.hidden, self.out = (
+            nn.Embedding(80, 24),
+            nn.Linear(24, 24),
+            nn.Linear(24, 4),
+        )
         self.over = 2 if fixed else 1
 
     def forward(self, ids):

@@ -40,7 +40,7 @@ class Counts(Learner):
 def rate_taken_for_its_logarithm(fixed: bool) -> Program:
     """poisson_nll_loss takes the logarithm of a rate unless it is told, and gets the rate."""
     x = torch.randn(1600, 8)
-    count = torch.poisson((0.7 * x[:, :1] + 0.5 * x[:, 1:2]).exp())
+    count = torch.poisson((0.5 * x[:, :1] + 0.4 * x[:, 1:2]).exp())
     return Program(Counts(fixed), **loaders(*split(x, count)), trainer={"max_epochs": 8})
 
 

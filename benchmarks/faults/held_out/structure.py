@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import HUMBATOVA, NEURALINT, fault
-from .._parts import Program, Supervised, blobs, digits, loaders, split
+from .._parts import Program, Supervised, digit_loaders, digits, loaders, split
 from ._parts import gestures
 
 
@@ -17,15 +17,14 @@ from ._parts import gestures
     source="https://arxiv.org/abs/1801.05134 (Disharmony between dropout and batch normalization)",
 )
 def dropout_before_each_norm(fixed: bool) -> Program:
-    """In a net for a table, half of the values are dropped just before each batch norm."""
+    """Half of the values are dropped before each batch norm, whose variances are others without."""
     layers = []
-    for before, after in ((16, 64), (64, 64), (64, 64)):
-        norm, drop = nn.BatchNorm1d(after), nn.Dropout(0.3 if fixed else 0.5)
-        middle = [norm, nn.ReLU()] if fixed else [nn.ReLU(), drop, norm]
-        layers += [nn.Linear(before, after), *middle]
-    net = nn.Sequential(*layers, nn.Linear(64, 5))
-    x, y = blobs(1600, classes=5, spread=5.0)
-    return Program(Supervised(net), **loaders(*split(x, y)), trainer={"max_epochs": 6})
+    for before, after in ((64, 64), (64, 64), (64, 64)):
+        linear, norm, drop = nn.Linear(before, after), nn.BatchNorm1d(after), nn.Dropout(0.5)
+        layers += [linear, norm, nn.ReLU()] if fixed else [linear, nn.ReLU(), drop, norm]
+    end = [nn.Dropout(0.5)] if fixed else []
+    module = Supervised(nn.Sequential(*layers, *end, nn.Linear(64, 10)))
+    return Program(module, **digit_loaders(), trainer={"max_epochs": 6})
 
 
 @fault("STR103", "GEN102", source=NEURALINT + ", missing activation; " + HUMBATOVA)
@@ -50,7 +49,7 @@ def autoencoder_all_linear(fixed: bool) -> Program:
 )
 def norm_of_one_volume(fixed: bool) -> Program:
     """Memory allows for one image at a time, sixteen are accumulated, and each is normed alone."""
-    x, y = digits(400, image=True)
+    x, y = digits(320, image=True)
     size = 16 if fixed else 1
     net = nn.Sequential(
         nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False),
@@ -62,7 +61,7 @@ def norm_of_one_volume(fixed: bool) -> Program:
         nn.Flatten(),
         nn.Linear(128, 10),
     )
-    trainer = {"max_epochs": 5, "accumulate_grad_batches": 16 // size}
+    trainer = {"max_epochs": 4, "accumulate_grad_batches": 16 // size}
     data = loaders(*split(x, y), batch_size=size)
     return Program(Supervised(net, lr=5e-3), **data, trainer=trainer)
 
