@@ -39,6 +39,12 @@ def reviews(size: int = 1200, words: int = 80, length: int = 12) -> tuple[Tensor
     return torch.where(torch.rand(size, length) < 0.35, telling, common), y
 
 
+def sentences(size: int = 1200) -> list[tuple[Tensor, Tensor]]:
+    """Sentences of nine to twelve words, one by one, and which product each speaks of."""
+    lengths = torch.randint(9, 13, (size,)).tolist()
+    return [(ids[:n], y) for ids, y, n in zip(*reviews(size), lengths, strict=True)]
+
+
 def sounds(size: int = 900, length: int = 64, classes: int = 3) -> tuple[Tensor, Tensor]:
     """Noisy tones (N, 1, length) of several pitches, and which pitch it is."""
     y = torch.arange(size) % classes

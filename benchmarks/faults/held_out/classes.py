@@ -115,7 +115,7 @@ class Hinge(Learner):
     "OUT101",
     "CLS107",
     "LOS104",
-    source="https://discuss.pytorch.org/t/hingeloss-in-pytorch-the-same-as-weka/127259",
+    source="https://github.com/deepchem/deepchem/issues/5017",
 )
 def hinge_without_a_minus(fixed: bool) -> Program:
     """A hinge loss wants -1 and +1, gets 0 and 1, and has nothing to say of the zeros."""
@@ -200,7 +200,7 @@ class Tagger(Learner):
     "OUT102",
     "LOS102",
     "UPD105",
-    source="https://discuss.pytorch.org/t/negative-loss-in-bcewithlogitsloss/76409",
+    source="https://github.com/pytorch/pytorch/issues/123339",
 )
 def confidence_in_percent(fixed: bool) -> Program:
     """The annotators' tags are 0 and 100 per cent, and a binary cross entropy takes them as they are."""

@@ -19,7 +19,7 @@ from .._parts import (
     scenes,
     split,
 )
-from ._parts import Learner, batches, gestures, meters, reviews
+from ._parts import Learner, batches, gestures, meters, sentences
 
 CRASH = ("ERR101", "ERR102", "ERR103", "ERR104", "ERR105", "ERR106")
 
@@ -127,7 +127,9 @@ class StartState(nn.Module):
 
 
 @fault(
-    *CRASH, source="https://discuss.pytorch.org/t/lstm-hidden-state-batch-size/43222; " + NEURALINT
+    *CRASH,
+    source="https://github.com/vietnh1009/Hierarchical-attention-networks-pytorch/issues/12; "
+    + NEURALINT,
 )
 def state_for_thirty_two(fixed: bool) -> Program:
     """The first state is made for 32 sequences, and the last batch has fewer."""
@@ -150,7 +152,10 @@ class SmallUNet(nn.Module):
         return self.out(torch.cat([x, self.up(self.deep(x))], dim=1))
 
 
-@fault(*CRASH, source="https://github.com/milesial/Pytorch-UNet/issues/97; " + HUMBATOVA)
+@fault(
+    *CRASH,
+    source="https://github.com/qubvel-org/segmentation_models.pytorch/issues/93; " + HUMBATOVA,
+)
 def image_of_odd_size(fixed: bool) -> Program:
     """Images of 17 pixels are halved to 8 and doubled to 16: the skip connection does not fit."""
     x, mask = scenes(400, side=16 if fixed else 17)
@@ -159,16 +164,15 @@ def image_of_odd_size(fixed: bool) -> Program:
     return Program(Supervised(SmallUNet(), loss), **data, trainer={"max_epochs": 5})
 
 
-def pad(sentences):
+def pad(samples):
     """Makes a batch of sentences of any length."""
-    ids, labels = zip(*sentences, strict=True)
+    ids, labels = zip(*samples, strict=True)
     return nn.utils.rnn.pad_sequence(ids, batch_first=True), torch.stack(labels)
 
 
 @fault(*CRASH, source="https://github.com/pytorch/pytorch/issues/42654")
 def sentences_of_any_length(fixed: bool) -> Program:
     """Sentences of several lengths go through the collate function that stacks."""
-    sentences = [(x[: int(n)], y) for x, y, n in zip(*reviews(), torch.randint(9, 13, (1200,)))]
-    loader = DataLoader(sentences, 32, shuffle=True, collate_fn=pad if fixed else None)
+    loader = DataLoader(sentences(), 32, shuffle=True, collate_fn=pad if fixed else None)
     net = nn.Sequential(nn.EmbeddingBag(80, 24, padding_idx=0), nn.ReLU(), nn.Linear(24, 4))
     return Program(Supervised(net, lr=1e-2), loader, trainer={"max_epochs": 5})

@@ -69,7 +69,7 @@ def embedding_of_one_number(fixed: bool) -> Program:
 @fault(
     "GEN103",
     "LRN102",
-    source="https://github.com/Lightning-AI/pytorch-lightning/issues/490",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/9297",
 )
 def patience_of_nobody(fixed: bool) -> Program:
     """Early stopping asks for half a nat in each epoch, and gives up on a loss that still falls."""
@@ -112,7 +112,7 @@ def nine_words_of_ten_dropped(fixed: bool) -> Program:
     "GEN105",
     "INP202",
     "GEN101",
-    source="https://discuss.pytorch.org/t/vocabulary-for-train-and-test-in-torchtext/84246",
+    source="https://github.com/minqukanq/hierarchical-multi-label-text-classification/issues/6",
 )
 def vocabulary_built_twice(fixed: bool) -> Program:
     """Validation builds a vocabulary of its own: the same words have other numbers there."""

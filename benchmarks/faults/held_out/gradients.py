@@ -166,7 +166,7 @@ def generator_judged_detached(fixed: bool) -> Program:
 
 @fault(
     "GRD106",
-    source="https://discuss.pytorch.org/t/why-do-we-need-to-call-zero-grad-in-pytorch/4903",
+    source="https://github.com/Hsintien-Ng/idinvert_pytorch-reproduced/issues/1",
 )
 def critic_that_is_never_cleaned(fixed: bool) -> Program:
     """Nobody clears the critic's gradients: it learns from all the past and from its adversary."""
@@ -177,7 +177,7 @@ def critic_that_is_never_cleaned(fixed: bool) -> Program:
     "GRD105",
     "LRN102",
     "UPD103",
-    source="https://github.com/Lightning-AI/pytorch-lightning/issues/5671",
+    source="https://github.com/facebookresearch/Mask2Former/issues/148",
 )
 def clipped_for_another_loss(fixed: bool) -> Program:
     """gradient_clip_val=0.005 comes from a config whose loss was a thousand times smaller."""

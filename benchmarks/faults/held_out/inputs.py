@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomS
 
 from .. import HUMBATOVA, fault
 from .._parts import Program, Supervised, blobs, characters, digits, loaders, mlp, scenes, split
-from ._parts import Learner, explained, reviews, sounds
+from ._parts import Learner, explained, sentences, sounds
 
 
 @fault(
@@ -19,7 +19,7 @@ from ._parts import Learner, explained, reviews, sounds
     "ACT101",
     "ACT103",
     "GRD101",
-    source="https://discuss.pytorch.org/t/audio-classification-with-mel-spectrogram-normalization/128054",
+    source="https://github.com/JusperLee/Dual-Path-RNN-Pytorch/issues/16",
 )
 def samples_of_sixteen_bits(fixed: bool) -> Program:
     """Sound is read as 16-bit numbers, up to 32767, and nobody divides."""
@@ -78,7 +78,7 @@ def letters_that_see_the_next(fixed: bool) -> Program:
     "LOS104",
     "CLS107",
     "OUT101",
-    source="https://github.com/matterport/Mask_RCNN/issues/230; " + HUMBATOVA,
+    source="https://github.com/brianmanderson/Dicom_RT_and_Images_to_Mask/issues/13",
 )
 def columns_for_rows(fixed: bool) -> Program:
     """The annotation's (x, y) is drawn at row x and column y: every mask lies beside its disc."""
@@ -222,15 +222,15 @@ class LastState(nn.Module):
 )
 def padded_to_the_maximum(fixed: bool) -> Program:
     """Sentences of ten words are padded to sixty-four, and the net reads on to the end."""
-    sentences = [(x[: int(n)], y) for x, y, n in zip(*reviews(1600), torch.randint(9, 13, (1600,)))]
+    samples = sentences(1600)
 
-    def collate(samples):
-        ids, labels = zip(*samples, strict=True)
+    def collate(batch):
+        ids, labels = zip(*batch, strict=True)
         ids = nn.utils.rnn.pad_sequence(ids, batch_first=True)
         return (ids if fixed else F.pad(ids, (0, 64 - ids.shape[1]))), torch.stack(labels)
 
-    train = DataLoader(sentences[:1200], 32, shuffle=True, collate_fn=collate)
-    val = DataLoader(sentences[1200:], 32, collate_fn=collate)
+    train = DataLoader(samples[:1200], 32, shuffle=True, collate_fn=collate)
+    val = DataLoader(samples[1200:], 32, collate_fn=collate)
     return Program(Supervised(LastState(), lr=5e-3), train, val, trainer={"max_epochs": 5})
 
 

@@ -37,8 +37,7 @@ class Denoiser(nn.Module):
     "NAN104",
     "NAN105",
     "ACT101",
-    source="https://github.com/cszn/DnCNN/issues/27; "
-    "https://discuss.pytorch.org/t/reduction-sum-vs-mean/92310",
+    source="https://github.com/PENGLU-WashU/IMC_Denoise/issues/11",
 )
 def sum_over_the_pixels(fixed: bool) -> Program:
     """The loss is summed over the pixels of the batch, and the rate is for their mean."""
@@ -132,7 +131,7 @@ def polynomial_of_one_epoch(fixed: bool) -> Program:
     "LRN104",
     "LRN102",
     "GEN103",
-    source="https://discuss.pytorch.org/t/reducelronplateau-with-validation-accuracy/12347",
+    source="https://github.com/md-mohaiminul/ViS4mer/issues/4",
 )
 def plateau_of_an_accuracy(fixed: bool) -> Program:
     """The plateau scheduler watches the accuracy and waits for it to fall: each gain cuts the rate."""

@@ -77,7 +77,7 @@ class Dice(Learner):
     "LOS108",
     "LRN105",
     "UPD105",
-    source="https://github.com/milesial/Pytorch-UNet/issues/225",
+    source="https://github.com/jakeret/tf_unet/issues/15",
 )
 def dice_of_the_logits(fixed: bool) -> Program:
     """The Dice loss is taken of logits, which know no bounds: it falls far below zero."""
@@ -105,7 +105,7 @@ class Trusted(Learner):
         self.log("val_r2", explained(self.net(x[trusted]), y[trusted]))
 
 
-@fault("LOS103", source="https://github.com/pytorch/pytorch/issues/16045; " + HUMBATOVA)
+@fault("LOS103", source="https://github.com/bayesflow-org/bayesflow/issues/787")
 def trust_in_a_row(fixed: bool) -> Program:
     """Weights (N,) times errors (N, 1) is a square: every reading is weighed like every other."""
     x, y = meters(1600)
@@ -198,7 +198,7 @@ def noise_ratio(out, clean):
     "LOS108",
     "UPD105",
     "GRD101",
-    source="https://github.com/Po-Hsun-Su/pytorch-ssim/issues/6",
+    source="https://github.com/photosynthesis-team/piq/issues/37",
 )
 def quality_is_minimized(fixed: bool) -> Program:
     """The loss is the peak signal to noise ratio, which ought to be large."""
@@ -238,7 +238,7 @@ class Triplets(Learner):
     "INP204",
     "OUT101",
     "GEN102",
-    source="https://github.com/adambielski/siamese-triplet/issues/11",
+    source=HUMBATOVA + ", wrong selection of samples",
 )
 def negatives_of_the_same_kind(fixed: bool) -> Program:
     """== for !=: the negative of each triplet is of the anchor's kind, and the loss stays at its margin."""
@@ -277,7 +277,7 @@ class Price(Supervised):
     "LOS104",
     "UPD103",
     "GRD101",
-    source="https://discuss.pytorch.org/t/house-price-regression-loss-does-not-decrease/74302",
+    source="https://github.com/DeepRank/deeprank/issues/16",
 )
 def price_in_dollars(fixed: bool) -> Program:
     """Prices around 200,000 dollars are the target as they stand: the net never gets to their mean."""
@@ -314,7 +314,7 @@ class Walker(pl.LightningModule):
     "UPD105",
     "LRN101",
     "GRD101",
-    source="https://github.com/pytorch/tutorials/issues/474",
+    source="https://github.com/navneet-nmk/pytorch-rl/issues/2",
 )
 def the_end_is_not_the_end(fixed: bool) -> Program:
     """The mask of final states is forgotten: the goal is worth what follows the goal, and grows for ever."""

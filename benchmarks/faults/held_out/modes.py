@@ -44,7 +44,7 @@ class Actor(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-@fault("MOD101", source="https://github.com/DLR-RM/stable-baselines3/issues/345")
+@fault("MOD101", source="https://github.com/huggingface/lerobot/pull/3667")
 def acting_in_eval_mode(fixed: bool) -> Program:
     """The policy acts in eval mode, and learns in it, because nobody calls train() after act()."""
     states = DataLoader(TensorDataset(torch.randn(6400, 8)), batch_size=64, shuffle=True)
@@ -68,7 +68,7 @@ class Sure(Supervised):
             one.train(not self.fixed)
 
 
-@fault("MOD102", source="https://discuss.pytorch.org/t/monte-carlo-dropout/97909")
+@fault("MOD102", source="https://arxiv.org/abs/1506.02142 (Monte Carlo dropout)")
 def uncertainty_leaves_dropout_on(fixed: bool) -> Program:
     """Monte Carlo dropout is switched on for a look at the uncertainty, and all of validation drops."""
     net = nn.Sequential(
@@ -105,7 +105,7 @@ class Student(Learner):
 
 @fault(
     "MOD103",
-    source="https://github.com/Lightning-AI/pytorch-lightning/issues/4126",
+    source="https://github.com/vrvlive/knowlege-distillation/issues/2",
 )
 def teacher_who_drifts(fixed: bool) -> Program:
     """A frozen teacher is put into train mode with the rest, and noisy images move its statistics."""
@@ -201,7 +201,7 @@ class Molecules(nn.Module):
         return self.out(x.mean(1))
 
 
-@fault("MOD106", source="https://github.com/pyg-team/pytorch_geometric/issues/1082")
+@fault("MOD106", source="https://github.com/deepchem/deepchem/pull/5094")
 def messages_dropped_for_ever(fixed: bool) -> Program:
     """F.dropout in a graph net, whose `training` is True unless somebody says otherwise."""
     y = torch.arange(1500) % 3

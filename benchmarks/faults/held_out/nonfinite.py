@@ -27,7 +27,7 @@ class LogCounts(nn.Module):
     "NAN102",
     "NAN101",
     "NAN103",
-    source="https://github.com/scverse/scvi-tools/issues/1060; " + HUMBATOVA,
+    source="https://github.com/daisybio/drevalpy/pull/139",
 )
 def logarithm_of_no_count(fixed: bool) -> Program:
     """The net takes the logarithm of counts of genes, one in ten of which is zero."""
@@ -84,8 +84,7 @@ class Spectrum(nn.Module):
 @fault(
     "NAN103",
     "NAN104",
-    source="https://github.com/pytorch/audio/issues/993; "
-    "https://github.com/csteinmetz1/auraloss/issues/5",
+    source="https://github.com/pytorch/audio/issues/993",
 )
 def magnitude_of_silence(fixed: bool) -> Program:
     """Recordings are padded with silence, and the square root of its power has no slope."""
@@ -112,7 +111,7 @@ class MaxNorm(pl.Callback):
                 layer.weight.mul_(length.clamp_max(2.0) / length.clamp_min(self.floor))
 
 
-@fault("NAN104", source="https://discuss.pytorch.org/t/is-there-a-max-norm-constraint/5413")
+@fault("NAN104", source="https://github.com/KohakuBlueleaf/LyCORIS/pull/166")
 def constraint_divides_by_nothing(fixed: bool) -> Program:
     """A max-norm constraint divides by the length of the weights, and the head starts without any."""
     net = mlp(64, 96, 10)
@@ -134,7 +133,7 @@ class Returns(Learner):
 
 @fault(
     "NAN101",
-    source="https://github.com/pandas-dev/pandas/issues/20752",
+    source="https://github.com/TorchTrade/torchtrade/issues/398",
 )
 def return_on_nothing(fixed: bool) -> Program:
     """A few shares cost 0.00 for a day in the table, and the return from there is infinite."""
@@ -168,7 +167,7 @@ class Polynomial(nn.Module):
     "GRD101",
     "LRN101",
     "ACT103",
-    source="https://stackoverflow.com/questions/63419588/polynomial-regression-loss-explodes-pytorch",
+    source=HUMBATOVA + ", missing normalization",
 )
 def fifth_power_of_a_year(fixed: bool) -> Program:
     """Powers up to the fifth of a year, which is around two thousand: 3e16 goes into the last layer."""
@@ -201,7 +200,7 @@ class Forecast(Learner):
 @fault(
     "NAN102",
     "NAN103",
-    source="https://github.com/pytorch/pytorch/issues/37669; " + HUMBATOVA,
+    source="https://github.com/motokimura/PyTorch_Gaussian_YOLOv3/issues/23",
 )
 def deviation_through_a_relu(fixed: bool) -> Program:
     """The predicted deviation goes through a ReLU, which makes it zero, and the likelihood infinite."""

@@ -23,7 +23,7 @@ class Demand(Supervised):
     "LOS109",
     "LOS104",
     "CLS101",
-    source="https://robjhyndman.com/hyndsight/su2/ (the absolute error of intermittent demand)",
+    source="https://doi.org/10.1016/j.ijforecast.2015.12.004 (Kolassa: errors of count data)",
 )
 def median_of_mostly_nothing(fixed: bool) -> Program:
     """Most things are not sold on most days: by its absolute error, to predict nothing is best."""
@@ -148,7 +148,7 @@ class Attentive(nn.Module):
     "GRD103",
     "GRD104",
     "GRD102",
-    source="https://github.com/bentrevett/pytorch-seq2seq/issues/129; " + HUMBATOVA,
+    source="https://github.com/DEEP-PolyU/KEQA_WSDM19/issues/2",
 )
 def attention_over_a_single_score(fixed: bool) -> Program:
     """The scores are (N, T, 1), and their softmax goes over the last dimension: all weights are one."""
@@ -210,7 +210,7 @@ class TwoViews(Learner):
 
 @fault(
     "OUT105",
-    source="https://github.com/sthalles/SimCLR/issues/16; " + HUMBATOVA + ", wrong dimension",
+    source="https://github.com/alireza-nasiri/SoundCLR/issues/4",
 )
 def normalized_over_the_batch(fixed: bool) -> Program:
     """normalize(dim=0): each embedding is divided by the lengths of columns of the whole batch."""

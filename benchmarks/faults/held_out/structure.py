@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -32,7 +34,7 @@ def autoencoder_all_linear(fixed: bool) -> Program:
     """An autoencoder of six layers and no activation: four numbers' worth of a linear projection."""
     widths = [64, 96, 48, 4, 48, 96, 64]
     layers = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in pairwise(widths):
         layers.append(nn.Linear(before, after))
         if fixed and after not in {4, 64}:
             layers.append(nn.GELU())
@@ -87,7 +89,7 @@ class Bypassed(nn.Module):
     "STR105",
     "UPD102",
     "GRD103",
-    source="https://github.com/Lightning-AI/pytorch-lightning/issues/17212",
+    source="https://github.com/inria-thoth/HySUPP/issues/3",
 )
 def way_back_never_taken(fixed: bool) -> Program:
     """The second direction and the layer that fuses the two were commented out of forward."""

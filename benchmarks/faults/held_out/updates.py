@@ -78,7 +78,7 @@ class Adapted(Supervised):
 @fault(
     "UPD101",
     "UPD102",
-    source="https://github.com/huggingface/peft/issues/1291",
+    source="https://github.com/adapter-hub/adapters/issues/260",
 )
 def adapter_added_too_late(fixed: bool) -> Program:
     """The adapter is made in on_train_start, when the optimizer has its parameters already."""
@@ -121,7 +121,7 @@ class TwoOptimizers(pl.LightningModule):
 @fault(
     "UPD102",
     "UPD101",
-    source="https://github.com/Lightning-AI/pytorch-lightning/discussions/10182",
+    source=HUMBATOVA + ", wrong use of optimizers",
 )
 def second_optimizer_never_steps(fixed: bool) -> Program:
     """Of two optimizers by hand one is never told to step: the encoder stays as it was made."""
@@ -149,7 +149,7 @@ class Decay(Learner):
     "UPD102",
     "GEN102",
     "INP103",
-    source="https://discuss.pytorch.org/t/parameters-with-very-different-scales/64089",
+    source="https://arxiv.org/abs/1412.6980 (Adam: no step is much longer than the rate)",
 )
 def stay_in_seconds(fixed: bool) -> Program:
     """Times are in seconds, and so is the constant to be found: thousands, moved by hundredths."""
@@ -208,7 +208,7 @@ class Penalized(Supervised):
     "LOS108",
     "LOS109",
     "LOS106",
-    source=HUMBATOVA + ", wrong regularization",
+    source="https://github.com/andersbll/nnet/issues/4",
 )
 def penalty_subtracted(fixed: bool) -> Program:
     """loss - penalty for loss + penalty: the weights are paid to grow."""
@@ -220,8 +220,7 @@ def penalty_subtracted(fixed: bool) -> Program:
     "UPD106",
     "LRN102",
     "UPD103",
-    source="https://github.com/tensorflow/tensorflow/issues/5492; "
-    "https://www.tensorflow.org/api_docs/python/tf/keras/optimizers/Adam (epsilon of 1.0 or 0.1)",
+    source="https://www.tensorflow.org/api_docs/python/tf/keras/optimizers/Adam (epsilon 1.0 or 0.1)",
 )
 def epsilon_of_inception(fixed: bool) -> Program:
     """Adam's epsilon is 1.0, as it was for Inception: what is left are steps a hundredth as long."""
