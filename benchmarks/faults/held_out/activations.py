@@ -134,7 +134,7 @@ def friends_added_up(fixed: bool) -> Program:
     close = torch.where(y[:, :, None] == y[:, None], 0.7, 0.2)
     friends = (torch.rand(480, 40, 40) < close).float().triu(1)
     friends = friends + friends.mT + torch.eye(40)
-    x = standardized(torch.randn(3, 12)[y] + 2.0 * torch.randn(480, 40, 12))
+    x = standardized(torch.randn(3, 12)[y] + 1.2 * torch.randn(480, 40, 12))
     data = loaders(*split(friends, x, y), batch_size=16)
     return Program(Circles(fixed), **data, trainer={"max_epochs": 6})
 

@@ -53,8 +53,8 @@ def squeezed_to_nothing(fixed: bool) -> Program:
     """squeeze() takes the batch away, too, when only one sample is left."""
     x, y = meters(1025)
     positive = (y[:, 0] > 0).float()
-    module = Supervised(Squeezed(fixed), F.binary_cross_entropy_with_logits)
-    return Program(module, batches(x, positive, size=64), trainer={"max_epochs": 6})
+    module = Supervised(Squeezed(fixed), F.binary_cross_entropy_with_logits, lr=1e-2)
+    return Program(module, batches(x, positive, size=64), trainer={"max_epochs": 8})
 
 
 class InPlace(nn.Module):

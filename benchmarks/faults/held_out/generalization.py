@@ -77,7 +77,7 @@ def patience_of_nobody(fixed: bool) -> Program:
     x, y = digits(1797)
     module = Supervised(mlp(64, 64, 10), lr=1e-3)
     return Program(
-        module, **loaders(*split(x, y)), trainer={"max_epochs": 12, "callbacks": [stopper]}
+        module, **loaders(*split(x, y)), trainer={"max_epochs": 9, "callbacks": [stopper]}
     )
 
 

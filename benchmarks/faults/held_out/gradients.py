@@ -188,7 +188,7 @@ def clipped_for_another_loss(fixed: bool) -> Program:
     return Program(
         module,
         **loaders(*split(x.mT.contiguous(), y)),
-        trainer={"max_epochs": 6, "gradient_clip_val": 5.0 if fixed else 0.005},
+        trainer={"max_epochs": 6, "gradient_clip_val": 1.0 if fixed else 0.005},
     )
 
 
@@ -222,7 +222,8 @@ class Centred(nn.Module):
 def centred_and_then_averaged(fixed: bool) -> Program:
     """The words are centred over the sentence and then averaged over it: what is left is zero."""
     module = Supervised(Centred(fixed), lr=5e-3)
-    return Program(module, **loaders(*split(*reviews(1600))), trainer={"max_epochs": 6})
+    data = loaders(*split(*reviews(1600)), batch_size=16)
+    return Program(module, **data, trainer={"max_epochs": 6, "accumulate_grad_batches": 2})
 
 
 @fault(
@@ -234,6 +235,6 @@ def centred_and_then_averaged(fixed: bool) -> Program:
 def one_sample_to_a_step(fixed: bool) -> Program:
     """batch_size=1 is left from debugging: each step follows the noise of a single sample."""
     sgd = torch.optim.SGD
-    module = Supervised(mlp(64, 64, 10), lr=0.1, optimizer=sgd)
+    module = Supervised(mlp(64, 64, 10), lr=0.05, optimizer=sgd)
     data = digit_loaders(32 if fixed else 1)
     return Program(module, **data, trainer={"max_steps": 400})

@@ -69,7 +69,7 @@ def letters_that_see_the_next(fixed: bool) -> Program:
     train, val = (part.unfold(0, 25, 12) for part in (ids[:9000], ids[9000:]))
     module = LanguageModel(letters, fixed)
     data = loaders(TensorDataset(train), TensorDataset(val))
-    return Program(module, **data, trainer={"max_epochs": 5})
+    return Program(module, **data, trainer={"max_epochs": 5, "gradient_clip_val": 1.0})
 
 
 @fault(
@@ -222,16 +222,16 @@ class LastState(nn.Module):
 )
 def padded_to_the_maximum(fixed: bool) -> Program:
     """Sentences of ten words are padded to sixty-four, and the net reads on to the end."""
-    samples = sentences(1600)
+    samples = sentences(2400)
 
     def collate(batch):
         ids, labels = zip(*batch, strict=True)
         ids = nn.utils.rnn.pad_sequence(ids, batch_first=True)
         return (ids if fixed else F.pad(ids, (0, 64 - ids.shape[1]))), torch.stack(labels)
 
-    train = DataLoader(samples[:1200], 32, shuffle=True, collate_fn=collate)
-    val = DataLoader(samples[1200:], 32, collate_fn=collate)
-    return Program(Supervised(LastState(), lr=5e-3), train, val, trainer={"max_epochs": 5})
+    train = DataLoader(samples[:1800], 32, shuffle=True, collate_fn=collate)
+    val = DataLoader(samples[1800:], 32, collate_fn=collate)
+    return Program(Supervised(LastState(), lr=5e-3), train, val, trainer={"max_epochs": 4})
 
 
 class Folder(Dataset):

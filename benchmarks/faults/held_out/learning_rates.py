@@ -47,7 +47,7 @@ def sum_over_the_pixels(fixed: bool) -> Program:
     sgd = lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)  # noqa: E731
     loss = nn.MSELoss(reduction=reduction)
     module = Supervised(Denoiser(), loss, lr=0.05, optimizer=sgd)
-    return Program(module, **loaders(*split(noisy, clean)), trainer={"max_epochs": 6})
+    return Program(module, **loaders(*split(noisy, clean)), trainer={"max_epochs": 10})
 
 
 @fault(
@@ -138,12 +138,12 @@ def plateau_of_an_accuracy(fixed: bool) -> Program:
 
     def schedule(optimizer):
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="max" if fixed else "min", factor=0.1, patience=0
+            optimizer, mode="max" if fixed else "min", factor=0.1, patience=1
         )
         return {"scheduler": scheduler, "monitor": "val_acc"}
 
     net = nn.Sequential(nn.EmbeddingBag(80, 24), nn.ReLU(), nn.Linear(24, 4))
-    module = Scheduled(net, F.cross_entropy, schedule, lr=3e-3)
+    module = Scheduled(net, F.cross_entropy, schedule, lr=5e-3)
     return Program(module, **loaders(*split(*reviews(1600))), trainer={"max_epochs": 8})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import lightning.pytorch as pl
 import torch
 from torch import nn
@@ -89,6 +91,8 @@ def dice_of_the_logits(fixed: bool) -> Program:
 
 class Trusted(Learner):
     """Weighs each reading by how much its sensor is to be trusted."""
+
+    lr = 5e-3
 
     def __init__(self, fixed: bool) -> None:
         super().__init__()
@@ -216,6 +220,15 @@ def quality_is_minimized(fixed: bool) -> Program:
     return Program(module, **loaders(*split(noisy, clean)), trainer={"max_epochs": 6})
 
 
+class Triplet(NamedTuple):
+    """A sample, one of its kind, what the sampler takes for another, and what is another."""
+
+    anchor: torch.Tensor
+    same: torch.Tensor
+    other: torch.Tensor
+    truly_other: torch.Tensor
+
+
 class Triplets(Learner):
     """Things of a kind are near, others far."""
 
@@ -224,11 +237,11 @@ class Triplets(Learner):
         self.net = mlp(16, 48, 12)
 
     def loss_of(self, batch):
-        anchor, positive, negative = (self.net(batch[k]) for k in ("anchor", "same", "other"))
+        anchor, positive, negative = map(self.net, (batch.anchor, batch.same, batch.other))
         return F.triplet_margin_loss(anchor, positive, negative, margin=1.0)
 
     def validation_step(self, batch, batch_idx):
-        anchor, positive, negative = (self.net(batch[k]) for k in ("anchor", "same", "truly_other"))
+        anchor, positive, negative = map(self.net, (batch.anchor, batch.same, batch.truly_other))
         near, far = ((anchor - one).norm(dim=1) for one in (positive, negative))
         self.log("val_order", (near < far).float().mean())
 
@@ -249,12 +262,7 @@ def negatives_of_the_same_kind(fixed: bool) -> Program:
         return x[others[torch.randint(len(others), ())]]
 
     triplets = [
-        {
-            "anchor": a,
-            "same": of_kind(k, True),
-            "other": of_kind(k, not fixed),
-            "truly_other": of_kind(k, False),
-        }
+        Triplet(a, of_kind(k, True), of_kind(k, not fixed), of_kind(k, False))
         for a, k in zip(x, y, strict=True)
     ]
     order = torch.randperm(1500).tolist()
@@ -283,7 +291,7 @@ def price_in_dollars(fixed: bool) -> Program:
     """Prices around 200,000 dollars are the target as they stand: the net never gets to their mean."""
     x, y = meters(1600)
     y = y if fixed else 200_000 + 50_000 * y
-    module = Price(mlp(8, 48, 1), F.mse_loss)
+    module = Price(mlp(8, 48, 1), F.mse_loss, lr=5e-3)
     return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 8})
 
 

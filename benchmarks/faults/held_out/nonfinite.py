@@ -182,6 +182,8 @@ def fifth_power_of_a_year(fixed: bool) -> Program:
 class Forecast(Learner):
     """Predicts a mean and a deviation."""
 
+    lr = 5e-3
+
     def __init__(self, fixed: bool) -> None:
         super().__init__()
         self.net, self.fixed = mlp(8, 48, 2), fixed

@@ -19,12 +19,12 @@ from ._parts import gestures
     source="https://arxiv.org/abs/1801.05134 (Disharmony between dropout and batch normalization)",
 )
 def dropout_before_each_norm(fixed: bool) -> Program:
-    """Half of the values are dropped before each batch norm, whose variances are others without."""
+    """A third of the values is dropped before each batch norm, whose variances are others without."""
     layers = []
     for before, after in ((64, 64), (64, 64), (64, 64)):
-        linear, norm, drop = nn.Linear(before, after), nn.BatchNorm1d(after), nn.Dropout(0.5)
+        linear, norm, drop = nn.Linear(before, after), nn.BatchNorm1d(after), nn.Dropout(0.3)
         layers += [linear, norm, nn.ReLU()] if fixed else [linear, nn.ReLU(), drop, norm]
-    end = [nn.Dropout(0.5)] if fixed else []
+    end = [nn.Dropout(0.3)] if fixed else []
     module = Supervised(nn.Sequential(*layers, *end, nn.Linear(64, 10)))
     return Program(module, **digit_loaders(), trainer={"max_epochs": 6})
 
