@@ -134,7 +134,7 @@ class StartState(nn.Module):
 def state_for_thirty_two(fixed: bool) -> Program:
     """The first state is made for 32 sequences, and the last batch has fewer."""
     data = loaders(*split(*gestures(1100)))
-    return Program(Supervised(StartState(fixed), lr=5e-3), **data, trainer={"max_epochs": 5})
+    return Program(Supervised(StartState(fixed), lr=5e-3), **data, trainer={"max_epochs": 8})
 
 
 class SmallUNet(nn.Module):

@@ -66,6 +66,7 @@ class Reader(nn.Module):
     "OUT101",
     "OUT103",
     "UPD104",
+    "ACT102",
     source="https://proceedings.mlr.press/v37/jozefowicz15.html (a positive bias of the forget gate)",
 )
 def first_word_forgotten(fixed: bool) -> Program:

@@ -144,8 +144,8 @@ class Siamese(Learner):
 def seeded_for_every_sample(fixed: bool) -> Program:
     """A seed of 42 within __getitem__ draws the same two pairs for ever."""
     (train, val) = split(*digits(1797))
-    data = loaders(Pairs(*train.tensors, 2000, fixed), Pairs(*val.tensors, 400, True))
-    return Program(Siamese(), **data, trainer={"max_epochs": 4})
+    data = loaders(Pairs(*train.tensors, 4000, fixed), Pairs(*val.tensors, 400, True))
+    return Program(Siamese(), **data, trainer={"max_epochs": 3})
 
 
 class Probe(Supervised):

@@ -167,7 +167,7 @@ def one_hospital_to_a_batch(fixed: bool) -> Program:
         by_scanner = [(scanner == k).nonzero().flatten() for k in range(4)]
         loader = DataLoader(train, batch_sampler=Visits(by_scanner))
     val = DataLoader(TensorDataset(*val.tensors[:2]), 64)
-    return Program(Supervised(cnn(), lr=5e-3), loader, val, trainer={"max_epochs": 5})
+    return Program(Supervised(cnn(), lr=3e-3), loader, val, trainer={"max_epochs": 5})
 
 
 class Visits:

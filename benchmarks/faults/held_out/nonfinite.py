@@ -40,6 +40,8 @@ def logarithm_of_no_count(fixed: bool) -> Program:
 class Refiner(Learner):
     """Turns a measured direction into the true one."""
 
+    lr = 5e-3
+
     def __init__(self, fixed: bool) -> None:
         super().__init__()
         self.net, self.most = mlp(6, 48, 3), 1 - 1e-4 if fixed else 1.0

@@ -8,32 +8,7 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
-from ._parts import Learner, explained, reviews
-
-
-class Demand(Supervised):
-    """Says how much of the demand it explains."""
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_r2", explained(self(batch[0]), batch[1]))
-
-
-@fault(
-    "OUT101",
-    "LOS109",
-    "LOS104",
-    "CLS101",
-    source="https://doi.org/10.1016/j.ijforecast.2015.12.004 (Kolassa: errors of count data)",
-)
-def median_of_mostly_nothing(fixed: bool) -> Program:
-    """Most things are not sold on most days: by its absolute error, to predict nothing is best."""
-    x = torch.randn(2000, 8)
-    chance = 0.05 + 0.4 * (x[:, :1] > 0.3)
-    sold = (torch.rand(2000, 1) < chance) * (2 + x[:, 1:2] + 0.3 * torch.randn(2000, 1)).clamp_min(
-        0
-    )
-    module = Demand(mlp(8, 48, 1), F.mse_loss if fixed else F.l1_loss)
-    return Program(module, **loaders(*split(x, sold)), trainer={"max_epochs": 8})
+from ._parts import Learner, reviews
 
 
 class Tags(Learner):
