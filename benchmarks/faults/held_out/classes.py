@@ -250,3 +250,21 @@ def different_pairs_marked_zero(fixed: bool) -> Program:
     same = (y == y[partner]).float()
     marked = 2 * same - 1 if fixed else same
     return Program(Matcher(), **loaders(*split(x, x[partner], marked)), trainer={"max_epochs": 6})
+
+
+@fault(
+    "CLS106",
+    "INP202",
+    "GEN101",
+    source="https://proceedings.mlr.press/v80/lipton18a.html (Detecting and correcting for label shift)",
+)
+def validated_on_the_summer(fixed: bool) -> Program:
+    """The last months of the year validate, when people write of other products than in the rest."""
+    x, y = reviews(2400)
+    day = torch.rand(2400) ** torch.where(y == 0, 0.1, 1.0)
+    train, val = split(x, y)
+    if not fixed:
+        order = day.argsort()
+        train, val = (TensorDataset(x[part], y[part]) for part in (order[:1800], order[1800:]))
+    module = Supervised(bag_of_words(), lr=5e-3)
+    return Program(module, **loaders(train, val), trainer={"max_epochs": 6})

@@ -36,10 +36,10 @@ def autoencoder_all_linear(fixed: bool) -> Program:
     layers = []
     for before, after in pairwise(widths):
         layers.append(nn.Linear(before, after))
-        if fixed and after not in {4, 64}:
+        if fixed and after != 64:
             layers.append(nn.GELU())
     x = digits(1797)[0]
-    module = Supervised(nn.Sequential(*layers), F.mse_loss)
+    module = Supervised(nn.Sequential(*layers), F.mse_loss, lr=5e-3)
     return Program(module, **loaders(*split(x, x)), trainer={"max_epochs": 8})
 
 
@@ -49,7 +49,7 @@ def autoencoder_all_linear(fixed: bool) -> Program:
     "GEN105",
     source="https://arxiv.org/abs/1803.08494 (Group normalization: batch norm on small batches)",
 )
-def norm_of_one_volume(fixed: bool) -> Program:
+def norm_of_one_image(fixed: bool) -> Program:
     """Memory allows for one image at a time, sixteen are accumulated, and each is normed alone."""
     x, y = digits(320, image=True)
     size = 16 if fixed else 1
