@@ -77,7 +77,7 @@ class InPlace(nn.Module):
 
 @fault(
     *CRASH,
-    source="https://discuss.pytorch.org/t/encounter-the-runtimeerror-one-of-the-variables-needed-for-gradient-computation-has-been-modified-by-an-inplace-operation/836",
+    source="https://github.com/lyongo/NWPU-MOC/issues/4",
 )
 def overwritten_before_its_gradient(fixed: bool) -> Program:
     """x += more overwrites what the backward of the sigmoid needs."""
@@ -103,7 +103,7 @@ class Carried(Learner):
 
 @fault(
     *CRASH,
-    source="https://discuss.pytorch.org/t/help-clarifying-repackage-hidden-in-word-language-model/226",
+    source="https://github.com/MorvanZhou/PyTorch-Tutorial/issues/57",
 )
 def state_with_its_history(fixed: bool) -> Program:
     """The state of the last batch comes with its graph, which is gone: backward a second time."""
@@ -170,7 +170,7 @@ def pad(samples):
     return nn.utils.rnn.pad_sequence(ids, batch_first=True), torch.stack(labels)
 
 
-@fault(*CRASH, source="https://github.com/pytorch/pytorch/issues/42654")
+@fault(*CRASH, source="https://github.com/rasbt/LLMs-from-scratch/issues/365")
 def sentences_of_any_length(fixed: bool) -> Program:
     """Sentences of several lengths go through the collate function that stacks."""
     loader = DataLoader(sentences(), 32, shuffle=True, collate_fn=pad if fixed else None)

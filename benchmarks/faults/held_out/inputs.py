@@ -253,7 +253,7 @@ class Folder(Dataset):
     "INP101",
     "INP106",
     "INP204",
-    source="https://stackoverflow.com/questions/23628325/cv2-imread-checking-if-image-is-being-read",
+    source="https://github.com/pjreddie/darknet/issues/2281",
 )
 def unreadable_images_are_black(fixed: bool) -> Program:
     """Half of the files are not where the list says, and `except` makes them black images."""
@@ -276,7 +276,7 @@ def unreadable_images_are_black(fixed: bool) -> Program:
     "INP102",
     "GEN101",
     "CLS104",
-    source="https://discuss.pytorch.org/t/how-to-handle-imbalanced-classes/11264",
+    source="https://github.com/deep-voice/soundbay/pull/49",
 )
 def sampler_of_class_weights(fixed: bool) -> Program:
     """The sampler wants a weight for each sample and gets one for each class: it draws six samples."""

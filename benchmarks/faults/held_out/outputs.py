@@ -37,7 +37,7 @@ class Tags(Learner):
     "OUT102",
     "LOS102",
     "LOS109",
-    source="https://discuss.pytorch.org/t/is-there-an-example-for-multi-class-multilabel-classification-in-pytorch/53579",
+    source="https://github.com/HaojiHu/Sets2Sets/issues/3",
 )
 def softmax_for_several_tags(fixed: bool) -> Program:
     """Half of the tags are right for a text, and a softmax lets all of them together be one."""
