@@ -221,13 +221,13 @@ class LastState(nn.Module):
     source="https://huggingface.co/docs/transformers/pad_truncation (padding='max_length')",
 )
 def padded_to_the_maximum(fixed: bool) -> Program:
-    """Sentences of ten words are padded to sixty-four, and the net reads on to the end."""
+    """Sentences of ten words are padded to forty-eight, and the net reads on to the end."""
     samples = sentences(2400)
 
     def collate(batch):
         ids, labels = zip(*batch, strict=True)
         ids = nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        return (ids if fixed else F.pad(ids, (0, 64 - ids.shape[1]))), torch.stack(labels)
+        return (ids if fixed else F.pad(ids, (0, 48 - ids.shape[1]))), torch.stack(labels)
 
     train = DataLoader(samples[:1800], 32, shuffle=True, collate_fn=collate)
     val = DataLoader(samples[1800:], 32, collate_fn=collate)
