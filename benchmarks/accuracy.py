@@ -37,7 +37,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from faults import FAULTS, all_faults, held_out
+from faults import FAULTS, all_faults, is_held_out
 from healthy import all_programs
 from program import fit, seed
 
@@ -52,8 +52,8 @@ def names(split: str, kinds: str, *, fast: bool, chosen: list[str]) -> Iterator[
     """Yields (kind, name) of what is to be run: sick, fixed or healthy."""
     in_split = {
         "all": lambda _: True,
-        "develop": lambda n: not held_out(n),
-        "held_out": held_out,
+        "develop": lambda n: not is_held_out(n),
+        "held_out": is_held_out,
     }[split]
     count: Counter[str] = Counter()
     for name, one in all_faults().items():

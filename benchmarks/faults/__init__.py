@@ -2,7 +2,8 @@
 
 A fault is a function of `fixed` that returns a `Program`: sick when False, and what a sensible
 practitioner would call healthy when True. `expected` are the codes that may lead the findings,
-the best one first. The programs are written without a look at the rules: they judge them.
+the best one first. The programs are written without a look at the rules: they judge them. Those
+in the folder `held_out` were written after the limits were chosen, too.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Fault:
         family: The module it is in, such as ``losses``.
         expected: Codes that may lead the findings, the best one first.
         source: Where the fault was reported.
+        held_out: Whether it is in the folder whose programs must not be used to choose limits.
         make: Builds the program, fixed or not.
     """
 
@@ -46,12 +48,8 @@ class Fault:
     family: str
     expected: tuple[str, ...]
     source: str
+    held_out: bool
     make: Callable[[bool], Program]
-
-    @property
-    def held_out(self) -> bool:
-        """Whether it is in the half that must not be used to choose limits."""
-        return held_out(self.name)
 
 
 FAULTS: dict[str, Fault] = {}
@@ -64,20 +62,24 @@ def fault(*expected: str, source: str) -> Callable[[Callable[[bool], Program]], 
         name = make.__name__
         if name in FAULTS:
             raise ValueError(f"There are two faults of the name {name!r}.")
-        FAULTS[name] = Fault(name, make.__module__.rpartition(".")[2], expected, source, make)
+        folder, _, family = make.__module__.rpartition(".")
+        unseen = folder.endswith(".held_out")
+        FAULTS[name] = Fault(name, family, expected, source, unseen, make)
         return make
 
     return register
 
 
 def all_faults() -> dict[str, Fault]:
-    """Imports every family and returns the faults by name."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name != "mutations":
-            importlib.import_module(f"{__name__}.{module.name}")
+    """Imports every family of both folders and returns the faults by name."""
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        if module.name != f"{__name__}.mutations":
+            importlib.import_module(module.name)
     return FAULTS
 
 
-def held_out(name: str) -> bool:
-    """Whether a hash of the name falls into the held-out half."""
+def is_held_out(name: str) -> bool:
+    """Whether it is a fault of the folder `held_out`, or a mutant in the half of a hash's choice."""
+    if name in all_faults():
+        return FAULTS[name].held_out
     return hashlib.sha256(name.encode()).digest()[0] % 2 == 1
