@@ -23,6 +23,7 @@ _SHARE = 0.05  # of what weights are by now is no long step: they have run away 
 _UNITS = 8  # that are alike, at least, are no mean on purpose
 _EARLY = 1000  # steps in which nothing that is well grows so much
 _LAYERS = 2  # matrices, at least: a lone one may have to go wherever the targets are
+_BEGINNING = 20  # steps, whose length a layer's first size is a measure of
 _LEFT = 3.0  # times as large as it was, there is little left of what a layer was
 _SINGLE = 1e-6  # relative rounding that is finer than that is no half precision
 _DEPENDS = 0.5  # an update that grows so much with the weight, in logarithms, is driven by it
@@ -396,9 +397,11 @@ class UpdateDetector(Detector):
     def _strides(self, layers: Sequence[Update]) -> Iterator[Evidence]:
         """Notes a look at all layers, and yields if the usual one has been walked away from."""
         growth = median(map(_growth, layers))
-        self.strides = [*self.strides, median(one.update / _scale(one) for one in layers)][-_LOOKS:]
-        if len(self.strides) == _LOOKS:
-            self.stride = max(self.stride, min(self.strides))
+        if layers[0].age <= _BEGINNING:  # later, a layer that has grown for other reasons moves as far
+            stride = median(one.update / _scale(one) for one in layers)
+            self.strides = [*self.strides, stride][-_LOOKS:]
+            if len(self.strides) == _LOOKS:
+                self.stride = max(self.stride, min(self.strides))
         is_left = layers[0].age <= _EARLY and growth > _LEFT
         if is_left and self.stride > self.usual_update:
             yield Evidence(
