@@ -17,7 +17,10 @@ from lightning_nndebug import NNDebug
 from lightning_nndebug.core.measurements.modes import Modes
 
 SICK_STEP = 7
-REPEATED = pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)])
+TIMES = [
+    pytest.param(1, marks=pytest.mark.timeout(60)),
+    pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+]
 
 
 class Net(pl.LightningModule):
@@ -50,8 +53,7 @@ def record(directory: Path) -> list[dict]:
 
 
 @pytest.mark.ddp
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("times", [1, REPEATED])
+@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("function", [torch.sqrt, torch.log], ids=["gradient", "loss"])
 def test_only_rank_1_sees_the_nan(function, times: int, tmp_path: Path) -> None:
     """Both ranks stop in the step in which one of them saw it, and the finding says which.
@@ -69,8 +71,7 @@ def test_only_rank_1_sees_the_nan(function, times: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.ddp
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("times", [1, REPEATED])
+@pytest.mark.parametrize("times", TIMES)
 def test_only_rank_1_has_a_broken_part(times: int, tmp_path: Path, monkeypatch) -> None:
     """The rank whose measurement fails still comes to every meeting, and both finish their run."""
     original = Modes.take.__func__
