@@ -88,3 +88,26 @@ def test_only_rank_1_has_a_broken_part(times: int, tmp_path: Path, monkeypatch) 
         fit(program(), NNDebug(halt_on="error"), default_root_dir=directory)
         end = record(directory)[-1]
         assert (end["kind"], end["step"], end["exception"]) == ("end", 14, None)
+
+
+class Idle(Net):
+    """On rank 1 every other step of the optimizer is left out."""
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+        if self.global_rank == 1 and batch_idx % 2:
+            closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(60)
+def test_only_rank_0_steps(tmp_path: Path) -> None:
+    """Nobody waits for a step that does not come, and both are told that they have parted."""
+    seed()
+    one = program()
+    options = {"max_steps": -1, "max_epochs": 2, "default_root_dir": tmp_path}
+    fit(Program(Idle(), one.train, trainer=one.trainer), NNDebug(), **options)
+    lines = record(tmp_path)
+    assert lines[-1]["exception"] is None
+    assert "UPD107" in {line.get("code") for line in lines}
