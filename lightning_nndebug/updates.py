@@ -11,6 +11,7 @@ from statistics import median
 from .core.detector import Detector, rule, state, threshold
 from .core.findings import Evidence, Severity
 from .core.measurements.ownership import Fault, Orphans, Ownership
+from .core.measurements.replicas import Replica, Replicas
 from .core.measurements.settings import OptimizerSettings, Settings
 from .core.measurements.updates import SampledUpdates, Update
 from .core.measurements.weights import InitialWeights, Weight
@@ -28,6 +29,8 @@ _LEFT = 3.0  # times as large as it was, there is little left of what a layer wa
 _SINGLE = 1e-6  # relative rounding that is finer than that is no half precision
 _DEPENDS = 0.5  # an update that grows so much with the weight, in logarithms, is driven by it
 _RISE = 1.3  # by which running weights grow in the last looks
+_ALIKE = 1e-4  # of their size: so far apart, replicas are not by rounding
+_ROUNDINGS = 8  # nor by so many of them
 _SOFT_EPS, _HARD_EPS = 1e-2, 1e-15  # beyond these, an eps is no rounding guard any more
 
 
@@ -56,6 +59,7 @@ class UpdateDetector(Detector):
     grown: int = state(int)
     strides: list[float] = state(list)
     stride: float = state(float)
+    parted: list[str] = state(list)
 
     @rule("UPD101", severity=Severity.ERROR)
     def not_optimized(self, ownership: Ownership) -> Iterator[Evidence]:
@@ -394,6 +398,54 @@ class UpdateDetector(Detector):
                     fixes=tuple(fix for _, fix in oddities),
                 )
 
+    @rule("UPD107", severity=Severity.ERROR)
+    def diverged_replicas(self, replicas: Replicas) -> Iterator[Evidence]:
+        """The processes train different parameters, where DDP was to keep them alike.
+
+        Why it matters:
+            Each process computes gradients of a net of its own, and what is averaged fits none of
+            them. Only that of rank 0 is validated and saved.
+
+        Likely causes:
+            - A layer was frozen when DDP was set up, and unfrozen later: its gradients stay local
+            - A parameter was made after DDP had been set up, or is in a plain list or dict
+            - Gradients come past DDP: ``no_sync`` around the last backward, or ``self.net.forward``
+              and a backward outside of ``training_step``
+            - One process steps, loads weights or draws new ones, and the others do not
+
+        How to fix:
+            - Make and unfreeze what is to be trained before DDP is set up: in ``setup``
+            - Hold a layer back by a learning rate of 0 instead of ``requires_grad_(False)``
+            - Do to parameters on all ranks what you do on one, with the same seed
+            - Call ``backward`` on what ``training_step`` has computed, without ``no_sync``
+
+        When it is fine:
+            Replicas that drift apart on purpose, as in local SGD, and parts that belong to one
+            process, such as experts; then tell DDP to ignore them. Buffers, averages that no
+            optimizer holds and what rounding does on unequal machines are never reported.
+
+        References:
+            li2020pytorch
+        """
+        apart = [one for one in replicas.replicas if one.spread > _apart(one)]
+        for kind, (cause, fixes) in _PARTINGS.items():
+            ones = [one for one in apart if one.kind == kind]
+            if ones and kind not in self.parted:
+                self.parted.append(kind)
+                worst = max(ones, key=lambda one: one.spread)
+                yield Evidence(
+                    where=ones[0].name,
+                    measured=worst.spread,
+                    limit=_apart(worst),
+                    message=f"{_these(ones)} differ{'s' * (len(ones) == 1)} by up to "
+                    f"{worst.spread:.1%} of {'its' if len(ones) == 1 else 'their'} size between "
+                    f"{replicas.processes} processes, after {replicas.steps} step"
+                    f"{'s' * (replicas.steps > 1)}",
+                    causes=cause,
+                    fixes=fixes,
+                    details={"parameters": [one.name for one in ones]},
+                )
+
     def _strides(self, layers: Sequence[Update]) -> Iterator[Evidence]:
         """Notes a look at all layers, and yields if the usual one has been walked away from."""
         growth = median(map(_growth, layers))
@@ -492,6 +544,31 @@ def _faulty(fault: Fault) -> Evidence:
     return Evidence(fault.optimizer, fault.kind, message=seen, causes=(cause,), fixes=(fix,))
 
 
+# What parts replicas, and how to keep them together, by what DDP does for the parameter.
+_PARTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "hidden": (
+        ("It is in a plain list, dict or attribute of the module: DDP does not know of it",),
+        ("Use ``nn.ModuleList``, ``nn.ModuleDict``, ``nn.ParameterList`` or ``nn.Parameter``",),
+    ),
+    "added": (
+        ("It was made after DDP had been set up, which then does not average its gradients",),
+        ("Make it in ``__init__``, ``setup`` or ``configure_model``",),
+    ),
+    "unfrozen": (
+        ("It was frozen when DDP was set up, and unfrozen later: its gradients stay local",),
+        (
+            "Unfreeze it before DDP is set up: in ``setup``",
+            "Hold it back by a learning rate of 0 instead of ``requires_grad_(False)``",
+        ),
+    ),
+    "synced": ((), ()),
+}
+
+
+def _apart(one: Replica) -> float:
+    return max(_ALIKE, _ROUNDINGS * one.rounding)
+
+
 def _is_excused(one: Update) -> bool:
     """Whether a weight has a reason not to move: a number at its bound, or too low a rate.
 
@@ -555,7 +632,7 @@ def _oddities(group: Settings) -> Iterator[tuple[str, str]]:
         yield f"momentum={group.momentum:g} never forgets", "Set ``momentum=0.9``"
 
 
-def _these(ones: Sequence[Update | Weight]) -> str:
+def _these(ones: Sequence[Update | Weight | Replica]) -> str:
     rest = len(ones) - 1
     return ones[0].name if not rest else f"{ones[0].name} and {rest} other{'s' * (rest > 1)}"
 

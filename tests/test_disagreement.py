@@ -17,7 +17,10 @@ from lightning_nndebug import NNDebug
 from lightning_nndebug.core.measurements.modes import Modes
 
 SICK_STEP = 7
-REPEATED = pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)])
+TIMES = [
+    pytest.param(1, marks=pytest.mark.timeout(60)),
+    pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+]
 
 
 class Net(pl.LightningModule):
@@ -50,8 +53,7 @@ def record(directory: Path) -> list[dict]:
 
 
 @pytest.mark.ddp
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("times", [1, REPEATED])
+@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("function", [torch.sqrt, torch.log], ids=["gradient", "loss"])
 def test_only_rank_1_sees_the_nan(function, times: int, tmp_path: Path) -> None:
     """Both ranks stop in the step in which one of them saw it, and the finding says which.
@@ -69,8 +71,7 @@ def test_only_rank_1_sees_the_nan(function, times: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.ddp
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("times", [1, REPEATED])
+@pytest.mark.parametrize("times", TIMES)
 def test_only_rank_1_has_a_broken_part(times: int, tmp_path: Path, monkeypatch) -> None:
     """The rank whose measurement fails still comes to every meeting, and both finish their run."""
     original = Modes.take.__func__
@@ -87,3 +88,26 @@ def test_only_rank_1_has_a_broken_part(times: int, tmp_path: Path, monkeypatch) 
         fit(program(), NNDebug(halt_on="error"), default_root_dir=directory)
         end = record(directory)[-1]
         assert (end["kind"], end["step"], end["exception"]) == ("end", 14, None)
+
+
+class Idle(Net):
+    """On rank 1 every other step of the optimizer is left out."""
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+        if self.global_rank == 1 and batch_idx % 2:
+            closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(60)
+def test_only_rank_0_steps(tmp_path: Path) -> None:
+    """Nobody waits for a step that does not come, and both are told that they have parted."""
+    seed()
+    one = program()
+    options = {"max_steps": -1, "max_epochs": 2, "default_root_dir": tmp_path}
+    fit(Program(Idle(), one.train, trainer=one.trainer), NNDebug(), **options)
+    lines = record(tmp_path)
+    assert lines[-1]["exception"] is None
+    assert "UPD107" in {line.get("code") for line in lines}

@@ -31,10 +31,11 @@ def test_optuna_prunes_what_is_lost() -> None:
 
 
 @pytest.mark.slow
-def test_ray_tune_reports_the_reason() -> None:
-    """Every trial ends, and the result of the lost one names the rule."""
+@pytest.mark.parametrize("name", ["ray_tune.py", "ray_train.py"])
+def test_ray_reports_the_reason(name: str) -> None:
+    """Every trial ends, on all its workers, and the result of the lost one names the rule."""
     pytest.importorskip("ray.tune")
-    done = run("ray_tune.py")
+    done = run(name)
     lines = done.stdout.strip().splitlines()[-2:]
     assert len(lines) == 2, done.stderr[-2000:]
     assert [line.split()[0] for line in lines] == ["0.1", "10000.0"], done.stdout[-2000:]

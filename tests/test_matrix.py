@@ -125,6 +125,7 @@ class Net(pl.LightningModule):
 
     def configure_optimizers(self):
         if self.cell.optimization == "lbfgs":
+            # With more iterations DDP may hang, also without us: each rank ends by its own loss.
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=2, history_size=4)
         if self.cell.optimization == "two":
             return [torch.optim.Adam(one.parameters(), lr=3e-3) for one in (self.body, self.head)]

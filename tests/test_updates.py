@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from contextlib import nullcontext
 
 import lightning.pytorch as pl
 import pytest
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from lightning_nndebug import UpdateDetector
 from lightning_nndebug.core.measurements.ownership import Fault, Orphans, Ownership
+from lightning_nndebug.core.measurements.replicas import Replica, Replicas
 from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings
 from lightning_nndebug.core.measurements.updates import SampledUpdates, Update
 from lightning_nndebug.core.measurements.weights import (
@@ -438,3 +441,135 @@ def test_nothing_to_train_is_told() -> None:
     """All parameters are frozen."""
     settings = OptimizerSettings((), trainable=0, frozen=4)
     assert [one.where for one in UpdateDetector().optimizer_audit(settings)] == ["optimizer"]
+
+
+# -- UPD107
+
+
+def parted(*spreads: float, told: list[str] | None = None, **changes) -> list:
+    ones = [Replica(f"net.{i}.weight", spread, **changes) for i, spread in enumerate(spreads)]
+    detector = UpdateDetector()
+    detector.parted = told or []
+    return list(detector.diverged_replicas(Replicas(tuple(ones), 2, 8)))
+
+
+def test_what_differs_between_processes_is_told_by_name() -> None:
+    """What is alike is not."""
+    (found,) = parted(0.0, 0.2, 0.3)
+    assert found.where == "net.1.weight"
+    assert found.measured == 0.3
+    assert found.details == {"parameters": ["net.1.weight", "net.2.weight"]}
+    assert "net.1.weight and 1 other differ by up to 30.0% of their size" in found.message
+
+
+def test_replicas_may_differ_by_rounding() -> None:
+    """Unequal machines do not add up in the same order; half precision rounds coarsely."""
+    assert not parted(1e-5)
+    assert not parted(0.02, rounding=2**-8)
+    assert parted(0.05, rounding=2**-8)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "added", "unfrozen"])
+def test_what_ddp_does_not_average_has_its_own_advice(kind) -> None:
+    """The cause is known, and told once, however many layers it comes to."""
+    (found,) = parted(0.2, kind=kind)
+    assert len(found.causes) == 1
+    assert not parted(0.2, kind=kind, told=[kind])
+
+
+class Replicated(Classifier):
+    """A classifier that is trained on two processes, in some way or other."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.scale = [nn.Parameter(torch.ones(10))] if way == "in a list" else []
+        if way == "unused":
+            self.side = nn.Linear(64, 10)
+        if way == "ignored":
+            self._ddp_params_and_buffers_to_ignore = ["net.0.weight", "net.0.bias"]
+        self.automatic_optimization = way not in ("no_sync", "by hand")
+
+    def forward(self, x):
+        out = self.net(x)
+        if self.way == "unused" and self.global_rank and self.global_step % 2:
+            out = out + self.side(x)
+        return out * self.scale[0] if self.scale else out
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(*batch)
+        if self.automatic_optimization:
+            return loss
+        (own,) = [self.optimizers()]
+        own.zero_grad()
+        ddp = self.trainer.strategy.model
+        if self.way == "no_sync":
+            with ddp.no_sync():
+                ddp.require_backward_grad_sync = False
+                self.manual_backward(loss)
+        else:
+            self.manual_backward(loss)
+        if self.way == "by hand" or self.global_rank == 0 or batch_idx % 2:
+            own.step()
+        with torch.no_grad():
+            self.net[2].weight.clamp_(-0.2, 0.2)
+        return None
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, closure=None):
+        if self.way == "on one rank" and self.global_rank and batch_idx % 2:
+            closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def configure_optimizers(self):
+        if self.way == "lbfgs":
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=2)
+        return torch.optim.Adam([*self.parameters(), *self.scale], lr=1e-3)
+
+    def on_train_start(self):
+        if self.way == "drawn anew":
+            torch.manual_seed(self.global_rank)
+            self.net[2].reset_parameters()
+        if self.way == "added":
+            self.net.append(nn.Linear(10, 10))
+            self.trainer.optimizers[0].add_param_group({"params": self.net[3].parameters()})
+        if self.way == "average" and self.global_rank == 0:
+            self.average = copy.deepcopy(self.net)
+
+    def on_train_batch_end(self, *_):
+        if self.way == "average" and self.global_rank == 0:
+            with torch.no_grad():
+                for old, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                    old.lerp_(new, 0.1)
+
+
+SICK = {
+    "in a list": "plain list",
+    "added": "made after DDP",
+    "drawn anew": "One process steps",
+    "on one rank": "One process steps",
+    "no_sync": "One process steps",
+}
+SOUND = {
+    "plain": {"gradient_clip_val": 0.1},
+    "accumulating": {"accumulate_grad_batches": 3},
+    "unused": {"strategy": "ddp_fork_find_unused_parameters_true"},
+    "lbfgs": {},
+    "average": {},
+    "by hand": {},
+    "ignored": {},
+    "bf16": {"precision": "bf16-true"},
+}
+
+
+@pytest.mark.ddp
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("way", [*SICK, *SOUND])
+def test_replicas_of_a_real_run(way: str) -> None:
+    """All that parts them is found, nobody waits, and whatever keeps them alike is silent."""
+    seed()
+    options = {"strategy": "ddp_fork", "devices": 2, "max_steps": 24, **SOUND.get(way, {})}
+    detector = UpdateDetector(select=["UPD107"], halt_on="error")
+    told = pytest.raises(Exception, match=SICK[way]) if way in SICK else nullcontext()
+    with told:
+        fit(Program(Replicated(way), loader(batch_size=16)), detector, **options)

@@ -169,6 +169,9 @@ class Session:
         began = time.perf_counter()
         if hook in ("on_train_batch_start", "on_validation_batch_start"):
             self._begin_batch(hook, began)
+        is_shared = self.trainer.world_size > 1
+        if is_shared and hook == "on_train_batch_end":
+            self._meet(hook)  # a rank that has not stepped: before measurements meet as well
         moment = self._moment = Moment(
             hook=hook, trainer=self.trainer, module=self.module, step=self._step(),
             take=self._take_for_another, request=self._requested.add, directory=self.directory,
@@ -187,7 +190,7 @@ class Session:
                 self._record()
         self._moment = None
         self._spent += time.perf_counter() - began
-        if hook in _MEETINGS:
+        if hook in _MEETINGS and not (is_shared and hook == "on_train_batch_end"):
             self._meet(hook)
         if hook == "on_train_batch_end":
             self._end_batch()
@@ -342,9 +345,8 @@ class Session:
         """
         rest: list[Finding] = []
         if self.trainer.world_size > 1:
-            if hook == "on_train_batch_end" and (self._met_in_batch or not self._is_manual()):
+            if hook in _OF_A_BATCH and not self._is_first_meeting(hook):
                 return
-            self._met_in_batch = True
             self._meetings += 1
             halting = any(watch.option("halt_on") for watch in self.watches)
             due = halting or self._meetings % _MEET_EVERY == 0
@@ -379,8 +381,13 @@ class Session:
         self.pending = told
         return rest
 
-    def _is_manual(self) -> bool:
-        return not self.module.automatic_optimization
+    def _is_first_meeting(self, hook: str) -> bool:
+        """Returns whether to meet here: once in a batch, however often this rank steps in it."""
+        if hook == "on_before_optimizer_step" and not self.module.automatic_optimization:
+            return False  # the user may step on one rank only
+        is_first = not self._met_in_batch and is_stepping(self.trainer)
+        self._met_in_batch |= is_first
+        return is_first
 
     def _halt(self, fresh: list[Finding]) -> None:
         watches = {one.code: watch for watch in self.watches for one in watch.detector.rules}

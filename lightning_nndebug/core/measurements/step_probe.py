@@ -87,10 +87,11 @@ class StepProbe(Measurement):
         began = time.perf_counter()
         probe = None
         if moment.hook == "on_train_batch_start":
-            if memory.step is not None:
+            if memory.is_due and _have_all_stepped(moment.trainer, memory):
                 probe = _search(moment, memory)
             cls.release(memory)
-            if memory.probing and _is_worth_it(moment, memory):
+            memory.is_due = memory.probing and _is_worth_it(moment, memory)
+            if memory.is_due:
                 memory.picture = picture(moment.module)
                 memory.snapshot = Snapshot.take(moment.module, moment.batch, memory.generators)
         elif moment.hook == "on_before_optimizer_step":
@@ -204,6 +205,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     memory.losses, memory.failures = deque(maxlen=1000), 0
     memory.needs_graph, memory.is_first = False, True
     memory.spent, memory.since = 0.0, None
+    memory.is_due = False
     StepProbe.release(memory)
 
 
@@ -377,6 +379,12 @@ def _loss(
     if replay.loss is None or len(replay.losses) != 1:
         raise _Failed("it has no single loss")
     return float(replay.loss.detach().float().mean())
+
+
+def _have_all_stepped(trainer: Any, memory: SimpleNamespace) -> bool:
+    """Tells whether there is a step to walk along, in each process: they do not always all step."""
+    _, failed = _mean(trainer, [], failed=memory.step is None)
+    return not failed
 
 
 def _mean(trainer: Any, numbers: Sequence[float], *, failed: bool) -> tuple[list[float], bool]:
