@@ -8,13 +8,16 @@ from lightning_nndebug import NNDebug
 from lightning_nndebug.suite import DETECTORS, OPTIONAL
 from lightning_nndebug.testing import CHECKS
 
-SLOW = {"check_ddp"}
+MARKS = ((pytest.mark.slow, "check_ddp"), (pytest.mark.breaks_us, "check_own_errors"))
 
 
 @pytest.mark.parametrize("kind", [NNDebug, *DETECTORS, *OPTIONAL], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(
     "check",
-    [pytest.param(one, marks=pytest.mark.slow if one.__name__ in SLOW else ()) for one in CHECKS],
+    [
+        pytest.param(one, marks=[mark for mark, name in MARKS if one.__name__ == name])
+        for one in CHECKS
+    ],
     ids=lambda check: check.__name__,
 )
 def test_contract(kind, check) -> None:

@@ -217,6 +217,7 @@ def test_vitals_reach_the_loggers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sabotage", ["logger", "read-only", "full disk"])
+@pytest.mark.breaks_us
 def test_a_sink_that_fails_is_told_once_and_the_run_goes_on(
     sabotage: str, tmp_path: Path, monkeypatch, caplog
 ) -> None:
@@ -357,6 +358,7 @@ def test_one_sick_rank_stops_both(tmp_path: Path) -> None:
     assert (finding["rank"], finding["step"]) == (1, 3)
 
 
+@pytest.mark.breaks_us
 def test_a_crashed_rule_of_one_rank_is_off_on_both(tmp_path: Path, monkeypatch, caplog) -> None:
     """The rank whose check has crashed still comes to every meeting: nobody hangs."""
     original = PlantedDetector.rules[0].method

@@ -58,6 +58,7 @@ class Scores(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = (*Loss.hooks, "on_validation_start", "on_validation_end")
+    restless: ClassVar[bool] = True  # the mean is one over all batches
     needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Skill)
 
     history: tuple[Score, ...]
