@@ -20,6 +20,7 @@ _YOUNG = 95  # steps in which a deep net may well free itself, and most do,
 _STUCK = 35  # or at least begin to: from here on the loss of those has left
 _PLATEAU = 0.95  # this share of the first one
 _FLOWS = 3  # looks in a row that the flow must be sick
+_PATIENCE = 3  # times as long as the run is, for a signal that comes back
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
 _STEPS = 5  # at least must have been watched before never is never
@@ -456,12 +457,12 @@ class GradientDetector(Detector):
 
 
 def _comes_back(flows: Sequence[dict[str, float]], limit: float) -> bool:
-    """Whether the signal, growing as it does, reaches the limit before the run is twice as old."""
+    """Whether the signal, growing as it does, reaches the limit before long."""
     first, last = flows[0], flows[-1]
     if not 0 < first["signal"] < last["signal"]:
         return False
     pace = math.log(last["signal"] / first["signal"]) / (last["age"] - first["age"])
-    return math.log(limit / last["signal"]) < pace * last["age"]
+    return math.log(limit / last["signal"]) < _PATIENCE * pace * last["age"]
 
 
 def _jump(history: Sequence[dict[str, float]]) -> float:
