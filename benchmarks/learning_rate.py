@@ -412,6 +412,7 @@ def train(
             own = (loss_at(0.0, batches[-1]), loss_at(1.0, batches[-1]))
             curve = search(loss_at)
             slope = float(torch.cat([one.flatten() for one in gradients]) @ moved)
+            whole = float(torch.cat([one.flatten() for one in before]).norm())
             now = factor(step)
             probes.append(
                 StepProbe(
@@ -423,6 +424,7 @@ def train(
                     own,
                     -slope,
                     tuple(losses[-20:]),
+                    float(moved.norm()) / whole,
                     scrambled=other,
                 )
             )

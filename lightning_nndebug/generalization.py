@@ -391,8 +391,11 @@ class GeneralizationDetector(Detector):
             mode = self.mode or direction(self.monitor)
             return [(self.monitor, mode)] if mode and self.monitor in names else []
         known = [(name, mode) for name in names if (mode := direction(name)) is not None]
-        if any(mode == "max" and _still_rises(scores, name) for name, mode in known):
+        better = [one for one in known if _still_gets_better(scores, *one)]
+        if any(mode == "max" for _, mode in better):
             return []
+        if any(_is_loss(name) for name, _ in better):  # a score may dip where the loss does not
+            return [one for one in known if one[1] == "min"]
         return sorted(known, key=lambda one: one[1] == "max")
 
 
@@ -429,9 +432,13 @@ def _turn(
     return step, sign * then, sign * now, (before, after)
 
 
-def _still_rises(scores: Scores, name: str) -> bool:
+def _still_gets_better(scores: Scores, name: str, mode: Direction) -> bool:
+    best = max if mode == "max" else min
     values = [value for _, value in scores.series(name)]
-    return len(values) > _SUSTAINED and max(values[-_SUSTAINED:]) > max(values[:-_SUSTAINED])
+    if len(values) <= _SUSTAINED:
+        return False
+    now, before = best(values[-_SUSTAINED:]), best(values[:-_SUSTAINED])
+    return now != before and best(now, before) == now
 
 
 def _is_loss(name: str) -> bool:

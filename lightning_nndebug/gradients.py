@@ -19,9 +19,8 @@ _SOURCE = "benchmarks/thresholds#gradient_flow"
 _YOUNG = 95  # steps in which a deep net may well free itself, and most do,
 _STUCK = 35  # or at least begin to: from here on the loss of those has left
 _PLATEAU = 0.95  # this share of the first one
-_FLOWS = 3  # looks in a row that the flow must be sick,
-_RECOVERING = 1.5  # and that times which a signal comes back in,
-_FAINT = 1e-2  # unless it is less than this share of the limit
+_FLOWS = 3  # looks in a row that the flow must be sick
+_PATIENCE = 3  # times as long as the run is, for a signal that comes back
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
 _STEPS = 5  # at least must have been watched before never is never
@@ -247,9 +246,7 @@ class GradientDetector(Detector):
         flows, before = self._lately(flow, loss), flow.signal_before or 0.0
         signal = max(one["signal"] for one in flows)
         is_lost = signal < self.varying_share and before >= 5 * self.varying_share
-        # A plateau that the net is about to leave; what is too faint comes and goes.
-        recovers = signal > max(_RECOVERING * flows[0]["signal"], _FAINT * self.varying_share)
-        if self._is_young(flow) or not is_lost or recovers:
+        if self._is_young(flow) or not is_lost or _comes_back(flows, self.varying_share):
             return
         if max(one["decades"] for one in flows) < -self.vanishing_decades or self._explodes():
             return  # the gradient is the cause that can be treated
@@ -457,6 +454,15 @@ class GradientDetector(Detector):
             known = {name: value for name, value in seen.items() if value is not None}
             self.flows = [*self.flows[1:], {**well, **known, "age": float(flow.age)}]
         return self.flows
+
+
+def _comes_back(flows: Sequence[dict[str, float]], limit: float) -> bool:
+    """Whether the signal, growing as it does, reaches the limit before long."""
+    first, last = flows[0], flows[-1]
+    if not 0 < first["signal"] < last["signal"]:
+        return False
+    pace = math.log(last["signal"] / first["signal"]) / (last["age"] - first["age"])
+    return math.log(limit / last["signal"]) < _PATIENCE * pace * last["age"]
 
 
 def _jump(history: Sequence[dict[str, float]]) -> float:

@@ -15,7 +15,7 @@ _SOURCE = "benchmarks/thresholds#outputs"
 _AGE = 30  # steps in which predictions may well be alike
 _LOOKS, _KEPT = 5, 8  # looks in a row that they must be alike, and become no less so
 _SHRUNK, _SMALL = 0.1, 0.03  # of what varied at first, and of the size of embeddings
-_RISING = 0.6  # the trend of the spread where something is learned
+_RISING = 0.6  # the trend of the spread where something is learned; by chance, one in 25 rises so
 _NONE = 1e-3  # of the least spread: below that, rounding errors come and go
 
 _LOGITS = "logits vary between samples by a standard deviation of {}"

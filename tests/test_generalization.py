@@ -11,7 +11,7 @@ from cases._parts import Classifier, loader, split
 from program import Program, fit, seed
 
 from lightning_nndebug import GeneralizationDetector
-from lightning_nndebug.core.measurements.baselines import Baselines, errors
+from lightning_nndebug.core.measurements.baselines import Baselines, _has_settled, errors
 from lightning_nndebug.core.measurements.loss_calls import LossCall
 from lightning_nndebug.core.measurements.loss_curve import LossCurve
 from lightning_nndebug.core.measurements.scores import Score, Scores, Tracked, direction
@@ -54,6 +54,7 @@ def test_a_validation_loss_that_turns_while_training_falls_is_overfitting() -> N
         scores(FALLING, val_loss=FALLING),
         scores(FALLING, ("val_loss",), val_loss=TURNED),
         scores(FALLING, val_loss=TURNED, val_acc=[i / 12 for i in range(12)]),
+        scores(FALLING, val_loss=FALLING, val_acc=[-one for one in TURNED]),
         scores([2.0 + 0.01 * i for i in range(12)], val_loss=TURNED),
         scores(FALLING, val_loss=[1, 0.5, 1.2, 0.9, 1.3, 0.6, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3]),
         scores([math.nan] * 12, val_loss=TURNED),
@@ -61,7 +62,18 @@ def test_a_validation_loss_that_turns_while_training_falls_is_overfitting() -> N
         scores(FALLING, strange=TURNED),
         scores(FALLING, val_loss=[0.01 * one for one in TURNED]),
     ],
-    ids=["falls", "stopper", "accuracy", "train_rises", "noise", "two", "short", "name", "tiny"],
+    ids=[
+        "falls",
+        "stopper",
+        "accuracy",
+        "loss",
+        "train_rises",
+        "noise",
+        "two",
+        "short",
+        "name",
+        "tiny",
+    ],
 )
 def test_what_looks_like_overfitting_and_is_not(history: Scores) -> None:
     """Noise, a metric that still rises, a callback that stops the run: nothing is said."""
@@ -141,6 +153,14 @@ def test_a_loss_that_falls_to_the_end_was_stopped_early() -> None:
     assert not list(rule(curve(slope, annealed=True)))
     assert not list(rule(curve([2 * 0.9**i for i in range(100)])))
     assert not list(rule(curve([math.sin(i * i) for i in range(100)])))
+
+
+def test_a_loss_has_settled_if_it_gains_little_of_what_is_left() -> None:
+    """Most of it may have gone at first: what remains may yet go, too."""
+    noise = [0.01 * math.sin(i * i) for i in range(100)]
+    assert _has_settled(curve([0.5 + 1.5 * 0.9**i + noise[i] for i in range(100)]))
+    assert not _has_settled(curve([2 * 0.9**i + 0.3 * 0.99**i + noise[i] for i in range(100)]))
+    assert not _has_settled(curve([2 - 0.01 * i for i in range(100)]))
 
 
 def test_training_that_stays_behind_is_made_too_hard() -> None:

@@ -211,8 +211,8 @@ def test_samples_that_are_alike_have_no_signal_to_lose() -> None:
 
 
 def test_a_signal_that_comes_back_is_not_lost() -> None:
-    """Sigmoids have a plateau, and leave it; rounding errors come and go."""
-    for unit, expected in ((1e-4, []), (1e-8, ["layer1"])):
+    """Sigmoids have a plateau, and leave it; what is far too faint would need too long to."""
+    for unit, expected in ((5e-4, []), (1e-6, ["layer1"]), (1e-8, ["layer1"])):
         detector = GradientDetector()
         evidence = [
             one.where

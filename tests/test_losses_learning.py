@@ -200,8 +200,18 @@ def test_a_sum_is_taken_apart() -> None:
         ([1.4, 0.7, 0.4, 0.3, 0.1, 0.1, 0.4, 0.5, 0.5, 0.5, 0.5], False),
         ([1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4, 1.4], False),
         ([1.4, 0.7, 0.4, 0.3, 0.3, 0.3, 9.0, 8.0, 6.0, 4.0, 2.0], False),
+        ([1.4, 0.8, 0.8, 3.6, 1.4, 0.6, 0.5, 0.5, 0.4, 0.5, 2.9, 2.6, 2.2], False),
+        ([1.4, 0.8, 0.8, 0.7, 0.7, 0.6, 0.5, 0.5, 0.4, 0.5, 2.9, 2.6, 2.2], True),
     ],
-    ids=["gone", "spike", "worse, and better than none", "flat", "recovers"],
+    ids=[
+        "gone",
+        "spike",
+        "worse, and better than none",
+        "flat",
+        "recovers",
+        "passes again",
+        "stays",
+    ],
 )
 def test_diverging(losses: list[float], fires: bool) -> None:
     """Above its own best and above a constant, to stay."""

@@ -66,23 +66,27 @@ def line_search() -> None:
                     ("gain", one.gain),
                     ("kept", one.kept),
                     ("reach", 300 * one.pace),
+                    ("travel", 300 * one.stride),
                     ("progress", one.progress),
                 ):
                     row[name].append(value)
     print("\n## Line search: least / median / largest\n")
     print(
-        "| window | the rate is | best multiple | gain | kept | reach | progress |\n|---|---|---|---|---|---|---|"
+        "| window | the rate is | best multiple | gain | kept | reach | travel | progress |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for when in ("steps 0-40", "steps 50-100"):
         for name in grid.TRUTHS:
             row = rows[when, name]
             shown = (
-                spread(row[key]) for key in ("best multiple", "gain", "kept", "reach", "progress")
+                spread(row[key])
+                for key in ("best multiple", "gain", "kept", "reach", "travel", "progress")
             )
             print(f"| {when} | {name} | {' | '.join(shown)} |")
     one = LearningRateDetector()
     print(
-        f"\nToo low (late): best >= {one.longer:g}, gain >= {one.gain}, reach < {one.reach}, ",
+        f"\nToo low (late): best >= {one.longer:g}, gain >= {one.gain}, reach < {one.reach}, "
+        f"travel < {one.travel}, ",
         end="",
     )
     print(

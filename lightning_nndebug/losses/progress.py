@@ -124,18 +124,24 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     """Returns the best level so far and the one now, if it is that much worse and stays so.
 
     Levels are means over two looks, as shares of the constant's loss. The rise must be beyond what
-    looks differ by anyway: batches may be small, and losses heavy-tailed.
+    looks differ by anyway, and beyond any other that did not last: batches may be small, and losses
+    heavy-tailed.
     """
     looks = history["looks"]
     single = [excess(history, [one]) for one in looks]
     levels = [excess(history, looks[i : i + 2]) for i in range(len(looks) - 1)]
     if len(levels) < 2 * _FEW:
         return None
-    best, last = min(levels[:-_FEW]), levels[-_FEW:]
+    earlier, last = levels[:-_FEW], levels[-_FEW:]
+    best = min(earlier)
     worst = min(last)
     falling = last[-1] < 0.9 * last[0]
     noise = statistics.median(abs(b - a) for a, b in itertools.pairwise(single))
-    rises = worst > max(1.0, rise * best, best + _NOISES * noise) and not falling
+    passed = max(
+        one - max(min(earlier[: i + 1]), min(earlier[i:])) for i, one in enumerate(earlier)
+    )
+    beyond = best + max(_NOISES * noise, passed)
+    rises = worst > max(1.0, rise * best, beyond) and not falling
     return (best, last[-1]) if rises else None
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Reader(pl.LightningModule):
-    """Reads the rows of a digit, and then thirty blank ones."""
+    """Reads the rows of a digit, and then forty blank ones."""
 
     def __init__(self, pool):
         super().__init__()
@@ -19,7 +19,7 @@ class Reader(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         rows, y = batch
-        states, _ = self.rnn(F.pad(rows.squeeze(1), (0, 0, 0, 30)))
+        states, _ = self.rnn(F.pad(rows.squeeze(1), (0, 0, 0, 40)))
         return F.cross_entropy(self.head(self.pool(states)), y)
 
     def configure_optimizers(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 import torch
-from program import Program
+from program import Program, digits
 from sklearn import datasets
 from torch import nn
 from torch.nn import functional as F
@@ -194,4 +194,91 @@ def second_order_on_everything() -> Program:
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=0.5, max_iter=5)
     return Program(
         module, DataLoader(train, len(train)), DataLoader(val, 32), trainer={"max_epochs": 10}
+    )
+
+
+@healthy
+def pairs_of_noisy_samples() -> Program:
+    """Batches of two, and a fifth of the labels at random: the loss leaps, and comes back."""
+    y = torch.randint(3, (400,))
+    x = 0.5 * torch.randn(3, 12)[y] + torch.randn(400, 12)
+    y = torch.where(torch.rand(400) < 0.2, torch.randint(3, (400,)), y)
+    module = WithOptimizer(
+        mlp(12, 16, 3), lambda parameters: torch.optim.SGD(parameters, lr=0.005, momentum=0.9)
+    )
+    train, val = split(x, y, held_out=0.2)
+    return Program(
+        module,
+        DataLoader(train, 2, shuffle=True),
+        DataLoader(val, 80),
+        trainer={"max_epochs": 2},
+    )
+
+
+class GraphNet(pl.LightningModule):
+    """Two graph convolutions: the whole graph is one sample, and a part of its nodes has labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.y = torch.randint(3, (150,))
+        alike = torch.where(self.y[:, None] == self.y, 0.12, 0.01)
+        edges = (torch.rand(150, 150) < alike).float()
+        links = (edges + edges.T + torch.eye(150)).clamp(max=1.0)
+        scale = links.sum(1).rsqrt()
+        self.links = scale[:, None] * links * scale
+        self.x = torch.randn(150, 16) + 0.6 * F.one_hot(self.y, 16)
+        self.known = torch.rand(150) < 0.3
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 3)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self):
+        hidden = F.relu(self.links @ self.first(self.x))
+        return self.links @ self.second(self.drop(hidden))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self()[self.known], self.y[self.known])
+
+    def validation_step(self, batch, batch_idx):
+        scores, y = self()[~self.known], self.y[~self.known]
+        self.log("val_loss", F.cross_entropy(scores, y))
+        self.log("val_acc", (scores.argmax(1) == y).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01, weight_decay=5e-4)
+
+
+@healthy
+def nodes_of_a_graph() -> Program:
+    """One step an epoch: the accuracy of the first ones goes down while every loss falls."""
+    once = DataLoader(torch.zeros(1, 1), 1)
+    return Program(GraphNet(), once, once, trainer={"max_epochs": 100})
+
+
+@healthy
+def body_that_was_trained_on_other_digits() -> Program:
+    """A body that knows 0 to 4 at 1e-4 and a new head at 3e-3: it goes on getting better."""
+    x, y = digits()
+    body = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
+    head, old = nn.Linear(32, 5), y < 5
+    optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=3e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        F.cross_entropy(head(body(x[old])), y[old]).backward()
+        optimizer.step()
+    net = nn.Sequential(body, nn.Linear(32, 5))
+    module = WithOptimizer(
+        net,
+        lambda _: torch.optim.AdamW(
+            [
+                {"params": net[0].parameters(), "lr": 1e-4},
+                {"params": net[1].parameters(), "lr": 3e-3},
+            ]
+        ),
+    )
+    train, val = split(x[~old], y[~old] - 5, held_out=0.2)
+    return Program(
+        module,
+        DataLoader(train, 16, shuffle=True),
+        DataLoader(val, 16),
+        trainer={"max_epochs": 6},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -33,7 +34,7 @@ _FITTING = {
 }  # fmt: skip
 _PENALTIES = (1e-3, 1e-2, 1e-1)  # relative to the mean eigenvalue of the kernel times its size
 _SHARE = 0.25  # of the run, in which the loss is held against as much of it before
-_SETTLED = 0.1  # of all that was gained, gained in that
+_SETTLED = 0.1  # of all that was gained, and of what is left, gained in that
 
 
 @dataclass(frozen=True)
@@ -219,4 +220,6 @@ def _targets(call: LossCall) -> Tensor:
 def _has_settled(curve: LossCurve) -> bool:
     """Tells whether the loss has fallen, and then has stopped to."""
     gained, error = curve.gain(_SHARE)
-    return gained < _SETTLED and error < _SETTLED / 2
+    late, before = curve.part(1 - _SHARE, 1), curve.part(1 - 2 * _SHARE, 1 - _SHARE)
+    goes_on = statistics.fmean(before) > (1 + _SETTLED) * statistics.fmean(late)
+    return gained < _SETTLED and error < _SETTLED / 2 and not goes_on
