@@ -98,9 +98,12 @@ class Baselines(Measurement):
         net = tally(memory.function, late)
         if net is None or not (memory.direct or math.isfinite(memory.validation)):
             return None
+        trained = [one for one in moment.module.parameters() if one.requires_grad]
+        parameters = sum(one.numel() for one in trained)
+        if 2 * parameters < sum(one.numel() for one in moment.module.parameters()):
+            return None  # what frozen layers make of the input is the user's choice
         linear, kernel, constant = errors(torch.cat(memory.inputs), torch.cat(memory.targets))
         groups = [group for one in moment.trainer.optimizers for group in one.param_groups]
-        trained = [one for one in moment.module.parameters() if one.requires_grad]
         return cls(
             net=min(net.error / _whole(net), memory.validation),
             constant=constant,
@@ -110,7 +113,7 @@ class Baselines(Measurement):
             dropout=max((float(getattr(one, "p", 0.0)) for one in moment.module.modules()
                          if "Dropout" in type(one).__name__), default=0.0),
             decay=max((float(group.get("weight_decay") or 0.0) for group in groups), default=0.0),
-            parameters=sum(one.numel() for one in trained),
+            parameters=parameters,
             layers=sum(one.dim() > 1 for one in trained),
         )  # fmt: skip
 
