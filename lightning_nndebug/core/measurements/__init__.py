@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Measurement")
 
+_YOUNG, _YOUNG_BUDGET = 200, 0.1  # occasions, and the share of their time that looks may cost
 # Multiples of the golden ratio modulo 1 spread evenly and never fall into a period.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -57,7 +58,8 @@ class Cadence:
         first: It is taken at each of this many first occasions,
         every: and then at one of so many on average, in step with nothing: two optimizers that
             take turns are both seen,
-        budget: or more rarely, so that it costs at most this share of the run's time.
+        budget: or more rarely, so that it costs at most this share of the run's time; of the first
+            200 occasions, a tenth.
     """
 
     first: int = 0
@@ -68,7 +70,9 @@ class Cadence:
         """Returns whether to look at this occasion (counted from 0); times are in seconds."""
         if occasion < self.first:
             return True
-        interval = max(self.every, price / (self.budget * step_time) if step_time else 1.0)
+        # Short runs are to be seen as well: a bit more may be spent on the beginning.
+        budget = max(self.budget, _YOUNG_BUDGET) if occasion < _YOUNG else self.budget
+        interval = max(self.every, price / (budget * step_time) if step_time else 1.0)
         return (occasion - self.first) * _GOLDEN % 1.0 < 1.0 / interval
 
 
