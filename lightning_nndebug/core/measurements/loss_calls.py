@@ -41,6 +41,7 @@ _MOVES = re.compile(
     r"ToCopy|Expand|^T\d|MT|Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|"
     r"Cat|Repeat|Gather)"
 )
+_PARTS = re.compile(r"(Index|MaskedSelect|Gather|Slice|Select|Narrow)")  # take some of the entries
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class LossCall:
         features: How many features were last in what it made; None if axes were exchanged since.
         factor: With which factor the result goes into the loss, means and other rising functions
             aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
+        is_weighed: Whether it was not reduced, and its entries then count unalike in the loss, or
+            nobody knows how: they were weighted, masked, or only some of them were taken.
     """
 
     function: str
@@ -88,6 +91,7 @@ class LossCall:
     is_dropped: bool = False
     features: int | None = None
     factor: float | None = None
+    is_weighed: bool = False
 
     @property
     def axis(self) -> int | None:
@@ -291,10 +295,15 @@ class Listener(TorchFunctionMode):
             return
         for node, (calls, index) in self._nodes.items():
             call = calls[index]
-            factor, form = found.get(node, (0.0, ""))
+            factor, form, is_weighed = found.get(node, (0.0, "", False))
             if call.function == "difference" and form:
                 call = replace(call, options={"form": form})
-            calls[index] = replace(call, factor=(call.factor or 0.0) + factor)
+            is_weighed &= call.function == "gather" or call.options.get("reduction") == "none"
+            calls[index] = replace(
+                call,
+                factor=(call.factor or 0.0) + factor,
+                is_weighed=call.is_weighed or is_weighed,
+            )
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -512,21 +521,23 @@ def _op(node: Any) -> str:
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
-def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
+def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str, bool]]:
     """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
 
     Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
-    ``squared``, or its ``absolute`` value is taken, which do not count.
+    ``squared``, or its ``absolute`` value is taken, which do not count; and whether its entries
+    count unalike.
     """
-    found: dict[Any, tuple[float, str]] = {}
+    found: dict[Any, tuple[float, str, bool]] = {}
     opaque: set[Any] = set()
-    stack: list[tuple[Any, float, str]] = [(root, 1.0, "")]
+    stack: list[tuple[Any, float, str, bool]] = [(root, 1.0, "", False)]
     for _ in range(_NODES):
         if not stack:
             break
-        node, factor, form = stack.pop()
+        node, factor, form, is_weighed = stack.pop()
         if node in wanted:
-            found[node] = found.get(node, (0.0, ""))[0] + factor, form
+            before = found.get(node, (0.0, "", False))
+            found[node] = before[0] + factor, form, before[2] or is_weighed
             continue
         if node is None or (math.isnan(factor) and node in opaque):
             continue
@@ -536,9 +547,21 @@ def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
         else:
             power = _power(node)
         passed = None if math.isnan(factor) else (1.0,) if power else _passed(node)
+        is_weighed = is_weighed or passed is None or _weighs(node)
         for index, (parent, _) in enumerate(node.next_functions):
-            stack.append((parent, factor * (passed[index] if passed else math.nan), power))
+            stack.append(
+                (parent, factor * (passed[index] if passed else math.nan), power, is_weighed)
+            )
     return found
+
+
+def _weighs(node: Any) -> bool:
+    """Tells whether the entries of what it is given go on unalike, or not all of them."""
+    if _PARTS.match(_op(node)):
+        return True
+    saved = (getattr(node, f"_saved_{name}", None) for name in ("self", "other"))
+    is_scaling = _op(node) in ("Mul", "Div")
+    return is_scaling and any(isinstance(one, Tensor) and one.numel() > 1 for one in saved)
 
 
 def _power(node: Any) -> str:
