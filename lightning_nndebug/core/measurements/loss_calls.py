@@ -28,12 +28,14 @@ log = logging.getLogger("lightning_nndebug")
 
 _INPUTS = ("input", "input1", "anchor", "log_probs")
 _TARGETS = ("target", "targets")
+_SIGNED = ("soft_margin_loss", "hinge_embedding_loss", "cosine_embedding_loss", "hinge")
 _HELD = 2**22  # entries of a tensor that are kept for the step; of a larger one, its first rows
 _PADDED = 0.05  # the least share of tokens that tells whether padding counts
 _TAILS = 0.2  # likewise, where nothing but its place at the end of a sequence tells padding,
 _LENGTHS = 3  # of so many lengths in a batch
 _CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
 _NODES = 20_000  # of a graph that are looked at, to find out which calls the loss is made of
+_NEAR = 32  # of them, nearest to the loss, that a hinge may be made of
 
 # What only moves, copies, casts or bounds values: the tensor is still what another operation made.
 _MOVES = re.compile(
@@ -41,6 +43,7 @@ _MOVES = re.compile(
     r"ToCopy|Expand|^T\d|MT|Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|"
     r"Cat|Repeat|Gather)"
 )
+_FLOORS = ("ClampMin", "Clamp", "Relu")
 _PARTS = re.compile(r"(Index|MaskedSelect|Gather|Slice|Select|Narrow)")  # take some of the entries
 
 
@@ -120,6 +123,11 @@ class LossCall:
         return self.is_binary or self.axis is not None
 
     @property
+    def is_signed(self) -> bool:
+        """Whether the targets are to be -1 and 1."""
+        return self.function in _SIGNED
+
+    @property
     def is_multilabel(self) -> bool:
         """Whether each sample is asked several such questions."""
         return self.is_binary and len(self.shape) == 2 and self.shape[1] > 1  # noqa: PLR2004
@@ -162,6 +170,8 @@ class LossCalls(Measurement):
         vocabularies: The sizes of those embeddings.
         differences: Predictions minus targets, or the reverse, written by hand: those of a tensor
             that requires a gradient and one that does not.
+        hinges: Margins written by hand: what does not fall below zero of 1 minus target times
+            prediction.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
@@ -172,6 +182,7 @@ class LossCalls(Measurement):
     embedded: frozenset[Place] = frozenset()
     vocabularies: frozenset[int] = frozenset()
     differences: tuple[LossCall, ...] = ()
+    hinges: tuple[LossCall, ...] = ()
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -250,10 +261,14 @@ class LabelCalls(Measurement):
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LabelCalls | None:
         """Looks at what was heard, and after a crash at what was running."""
         heard = moment.take(LossCalls)
-        calls = heard.calls if heard is not None else ()
+        calls = (*heard.calls, *heard.hinges) if heard is not None else ()
         if heard is None and moment.hook == "on_exception":
             calls = _running_calls(sys.exc_info()[2])
-        calls = tuple(one for one in calls if one.tells_classes and one.function != "gather")
+        calls = tuple(
+            one
+            for one in calls
+            if one.is_signed or (one.tells_classes and one.function != "gather")
+        )
         return cls(calls) if calls else None
 
 
@@ -272,15 +287,17 @@ class Listener(TorchFunctionMode):
         self._convention = conventional(batch)
         self._calls: list[LossCall] = []
         self._differences: list[LossCall] = []
+        self._hinges: list[LossCall] = []
         self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
         self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
         self._vocabularies: set[int] = set()
 
     def heard(self) -> tuple[Any, ...]:
-        """Returns the calls, what was embedded, and the hand-written differences."""
+        """Returns the calls, what was embedded, and the hand-written differences and hinges."""
         embedded, vocabularies = frozenset(self._embedded), frozenset(self._vocabularies)
-        return tuple(self._calls), embedded, vocabularies, tuple(self._differences)
+        written = tuple(self._differences), tuple(self._hinges)
+        return tuple(self._calls), embedded, vocabularies, *written
 
     def made(self) -> dict[Any, LossCall]:
         """Returns the calls by the node of the graph that they have left."""
@@ -290,6 +307,7 @@ class Listener(TorchFunctionMode):
         """Notes which of the calls so far the loss is made of."""
         try:
             found = _factors(loss.grad_fn, set(self._nodes))
+            self._hinges += self._margins(loss.grad_fn)
         except Exception:  # graphs of extensions may hold anything
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
             return
@@ -304,6 +322,16 @@ class Listener(TorchFunctionMode):
                 factor=(call.factor or 0.0) + factor,
                 is_weighed=call.is_weighed or is_weighed,
             )
+
+    def _margins(self, root: Any) -> list[LossCall]:
+        """Finds hinges by what autograd has saved of them: targets that are all of a tensor."""
+        found = []
+        for target in _factors_of_hinges(root):
+            call = LossCall("hinge", target, target, tuple(target.shape))
+            place, whole = self._origin(call, target)
+            if place is not None and whole:
+                found.append(replace(call, place=place, **_range(call)))
+        return found
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -564,6 +592,26 @@ def _weighs(node: Any) -> bool:
     return is_scaling and any(isinstance(one, Tensor) and one.numel() > 1 for one in saved)
 
 
+def _factors_of_hinges(root: Any) -> list[Tensor]:
+    """Returns what predictions are multiplied by in each ``max(0, 1 - target * prediction)``."""
+    found, nodes = [], [root]
+    for node in nodes:  # which grows
+        if node is None:
+            continue
+        if len(nodes) < _NEAR:
+            nodes += [one for one, _ in node.next_functions]
+        margin = node.next_functions[0][0] if _op(node) in _FLOORS else None
+        if margin is None or _op(margin) not in ("Rsub", "Sub"):
+            continue
+        minuend, *subtrahend = (one for one, _ in margin.next_functions)
+        product = minuend if _op(margin) == "Rsub" else next(iter(subtrahend), None)
+        if product is not None and _op(product) == "Mul":
+            saved = (getattr(product, f"_saved_{name}", None) for name in ("self", "other"))
+            given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
+            found += [one.detach() for one in given if one.numel() > 1]
+    return found
+
+
 def _power(node: Any) -> str:
     name = _op(node)
     if name == "Pow" and getattr(node, "_saved_exponent", None) == 2:  # noqa: PLR2004
@@ -638,7 +686,9 @@ def _same_values(leaf: Tensor, target: Tensor) -> bool:
 
 def _range(call: LossCall) -> dict[str, Any]:
     """Reads the least and largest label that counts, and some of those that are not possible."""
-    if call.target is None or call.function == "gather" or not (call.is_binary or call.has_indices):
+    if call.target is None or call.function == "gather":
+        return {}
+    if not (call.is_binary or call.has_indices or call.is_signed):
         return {}
     values = call.target.detach()
     limit = float(call.classes - 1) if call.has_indices and call.classes else 1.0
@@ -648,6 +698,8 @@ def _range(call: LossCall) -> dict[str, Any]:
         return {}
     ends = torch.stack([values.amin(), values.amax()]).tolist()
     strange: tuple[float, ...] = ()
-    if ends[0] < 0 or ends[1] > limit:
+    if call.is_signed:
+        strange = (0.0,) if ends == [0, 1] and bool(((values == 0) | (values == 1)).all()) else ()
+    elif ends[0] < 0 or ends[1] > limit:
         strange = tuple(torch.unique(values[(values < 0) | (values > limit)])[:8].tolist())
     return {"lowest": float(ends[0]), "highest": float(ends[1]), "strange": strange}
