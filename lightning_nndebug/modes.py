@@ -170,13 +170,14 @@ class ModeDetector(Detector):
             yield Evidence(
                 "training_step", "gradients were off around the step: with them, it has a graph"
             )
-        elif lost.off and not lost.on:
+        elif lost.off and (lost.penalty or not lost.on):
+            what = "all operations on trainable parameters, but for a penalty on them,"
+            what = what if lost.penalty else f"all {lost.off} operations on trainable parameters"
             first = f", the first at {lost.first}" if lost.first else ""
             switch = f"; they were turned off at {lost.switch}" if lost.switch else ""
             yield Evidence(
                 "training_step",
-                f"all {lost.off} operations on trainable parameters ran with gradients off"
-                f"{first}{switch}",
+                f"{what} ran with gradients off{first}{switch}",
             )
 
     @rule(

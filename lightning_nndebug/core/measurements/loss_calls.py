@@ -337,7 +337,7 @@ class Listener(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = _heard_functions().get(func)
+        name = heard_functions().get(func)
         calls = self._differences if name == "difference" else self._calls
         if name is None or len(calls) == _CALLS or running() != self._replayed:
             return func(*args, **kwargs)
@@ -459,7 +459,8 @@ def _tails(tokens: Tensor, labels: Tensor) -> Tensor:
 
 
 @functools.cache
-def _heard_functions() -> dict[Any, str]:
+def heard_functions() -> dict[Any, str]:
+    """Returns what is listened to, with its name."""
     names = ["cross_entropy", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
     names += [one for one in vars(functional) if one.endswith("_loss")]
     heard = {getattr(functional, name): name for name in [*names, "embedding", "dropout"]}
@@ -500,7 +501,7 @@ def _shortened(call: LossCall) -> LossCall:
 
 def _running_calls(traceback: TracebackType | None) -> tuple[LossCall, ...]:
     """Finds the loss function that an error came out of."""
-    names = {getattr(one, "__code__", None): name for one, name in _heard_functions().items()}
+    names = {getattr(one, "__code__", None): name for one, name in heard_functions().items()}
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
         name = names.get(frame.f_code)
@@ -520,7 +521,7 @@ def _making(made: Tensor) -> dict[str, Any]:
     """Finds the operation that made a tensor, above those that only move values about."""
     node, moved = made.grad_fn, False
     while node is not None:
-        name = _op(node)
+        name = op(node)
         parents = [one for one, _ in node.next_functions if one is not None]
         if name == "Add" and any(map(_is_bias, parents)):
             name = "Addmm"  # a linear layer, taken apart
@@ -529,7 +530,7 @@ def _making(made: Tensor) -> dict[str, Any]:
             known = shapes and len(shapes[0]) and not moved
             return {"made_by": name, "features": int(shapes[0][-1]) if known else None}
         moved = moved or name.startswith(("Transpose", "Permute", "MT", "T"))
-        if len({_op(one) for one in parents}) > 1:
+        if len({op(one) for one in parents}) > 1:
             break
         node = parents[0]
     return {}
@@ -541,10 +542,10 @@ def _is_bias(node: Any) -> bool:
 
 
 def _adds_axis(made: Tensor, given: Tensor, shape: tuple[int, ...]) -> bool:
-    return given.shape != shape or (made.grad_fn is not None and _op(made.grad_fn) == "Unsqueeze")
+    return given.shape != shape or (made.grad_fn is not None and op(made.grad_fn) == "Unsqueeze")
 
 
-def _op(node: Any) -> str:
+def op(node: Any) -> str:
     """``torch::autograd::SoftmaxBackward0`` -> ``Softmax``."""
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
@@ -585,10 +586,10 @@ def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str, bool]]:
 
 def _weighs(node: Any) -> bool:
     """Tells whether the entries of what it is given go on unalike, or not all of them."""
-    if _PARTS.match(_op(node)):
+    if _PARTS.match(op(node)):
         return True
     saved = (getattr(node, f"_saved_{name}", None) for name in ("self", "other"))
-    is_scaling = _op(node) in ("Mul", "Div")
+    is_scaling = op(node) in ("Mul", "Div")
     return is_scaling and any(isinstance(one, Tensor) and one.numel() > 1 for one in saved)
 
 
@@ -600,12 +601,12 @@ def _factors_of_hinges(root: Any) -> list[Tensor]:
             continue
         if len(nodes) < _NEAR:
             nodes += [one for one, _ in node.next_functions]
-        margin = node.next_functions[0][0] if _op(node) in _FLOORS else None
-        if margin is None or _op(margin) not in ("Rsub", "Sub"):
+        margin = node.next_functions[0][0] if op(node) in _FLOORS else None
+        if margin is None or op(margin) not in ("Rsub", "Sub"):
             continue
         minuend, *subtrahend = (one for one, _ in margin.next_functions)
-        product = minuend if _op(margin) == "Rsub" else next(iter(subtrahend), None)
-        if product is not None and _op(product) == "Mul":
+        product = minuend if op(margin) == "Rsub" else next(iter(subtrahend), None)
+        if product is not None and op(product) == "Mul":
             saved = (getattr(product, f"_saved_{name}", None) for name in ("self", "other"))
             given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
             found += [one.detach() for one in given if one.numel() > 1]
@@ -613,7 +614,7 @@ def _factors_of_hinges(root: Any) -> list[Tensor]:
 
 
 def _power(node: Any) -> str:
-    name = _op(node)
+    name = op(node)
     if name == "Pow" and getattr(node, "_saved_exponent", None) == 2:  # noqa: PLR2004
         return "squared"
     return "absolute" if name == "Abs" else ""
@@ -621,7 +622,7 @@ def _power(node: Any) -> str:
 
 def _passed(node: Any) -> tuple[float, ...] | None:
     """Returns the factor that an operation puts on each of its inputs; None if it does more."""
-    name, count = _op(node), len(node.next_functions)
+    name, count = op(node), len(node.next_functions)
     if name in ("Mean", "Sum", "Nansum", "Add", "Sqrt", "Log", "Exp") or _MOVES.match(name):
         return (1.0,) * count
     if name == "Mul":
