@@ -146,7 +146,8 @@ class ModeDetector(Detector):
         """The training step ran with gradients turned off.
 
         Why it matters:
-            The loss leads back to no parameter: the backward raises, or trains nothing at all.
+            The loss of the data leads back to no parameter: the backward raises, or trains nothing,
+            unless it is a penalty on the weights.
 
         Likely causes:
             - torch.no_grad or torch.inference_mode as a decorator of training_step or forward

@@ -174,8 +174,8 @@ def _is_penalty(root: Any) -> bool:
             return False
         if name == "AccumulateGrad" and not isinstance(node.variable, nn.Parameter):
             return False
-        shapes = [one.shape for one in getattr(node, "_input_metadata", ((),))]
-        if name == "Add" and any(map(len, shapes)):
+        results = getattr(node, "_input_metadata", ())
+        if name == "Add" and any(len(one.shape) for one in results):
             return False
         saved = (getattr(node, f"_saved_{one}", None) for one in ("self", "other"))
         if name in ("Mul", "Div") and any(map(_is_data, saved)):
