@@ -146,7 +146,8 @@ class ModeDetector(Detector):
         """The training step ran with gradients turned off.
 
         Why it matters:
-            The loss leads back to no parameter: the backward raises, or trains nothing at all.
+            The loss of the data leads back to no parameter: the backward raises, or trains nothing,
+            unless it is a penalty on the weights.
 
         Likely causes:
             - torch.no_grad or torch.inference_mode as a decorator of training_step or forward
@@ -170,13 +171,14 @@ class ModeDetector(Detector):
             yield Evidence(
                 "training_step", "gradients were off around the step: with them, it has a graph"
             )
-        elif lost.off and not lost.on:
+        elif lost.off and (lost.penalty or not lost.on):
+            what = "all operations on trainable parameters, but for a penalty on them,"
+            what = what if lost.penalty else f"all {lost.off} operations on trainable parameters"
             first = f", the first at {lost.first}" if lost.first else ""
             switch = f"; they were turned off at {lost.switch}" if lost.switch else ""
             yield Evidence(
                 "training_step",
-                f"all {lost.off} operations on trainable parameters ran with gradients off"
-                f"{first}{switch}",
+                f"{what} ran with gradients off{first}{switch}",
             )
 
     @rule(

@@ -17,7 +17,7 @@ from lightning_nndebug import ClassBalanceDetector, NNDebug
 from lightning_nndebug.core.measurements.class_counts import ClassCounts
 from lightning_nndebug.core.measurements.label_stream import LabelStream, _Past
 from lightning_nndebug.core.measurements.labels import MOST_CLASSES, Target
-from lightning_nndebug.core.measurements.loss_calls import LabelCalls, Listener
+from lightning_nndebug.core.measurements.loss_calls import LabelCalls, Listener, LossCalls
 
 # -- the order of labels
 
@@ -229,6 +229,7 @@ def yes(values: list[float], **options: Any) -> Any:
         (yes([0.0, 17, 255, 38, 1, 0]), "Divide by 255"),
         (yes([1.0, 2, 2, 1, 1, 1]), "Count from 0"),
         (yes([0.0, 1, 7, 3, 2, 1]), "cross_entropy"),
+        (lambda: F.soft_margin_loss(SCORE, (Y > 0).float()), "2 * target - 1"),
     ],
 )
 def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
@@ -249,6 +250,8 @@ def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
         lambda: F.cross_entropy(torch.randn(6, 5, requires_grad=True), Y + 1),
         lambda: F.mse_loss(SCORE, 255.0 * Y),
         yes([0.05, 0.95, 0.5, 0.0, 1.0, 0.3]),
+        lambda: F.soft_margin_loss(SCORE, (Y > 0) * 2.0 - 1),
+        lambda: F.soft_margin_loss(SCORE, Y - 1.0),
         yes([1.2, 0.9, 0.8, 1.1, 0.7, 1.0]),
         yes([-1.0, 1, 0, -1, 0, 1], reduction="none"),
         yes([-1.0, 1, 0, -1, 0, 1], weight=torch.tensor([0.0, 1, 1, 0, 1, 1])),
@@ -261,6 +264,8 @@ def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
         "soft",
         "spare outputs",
         "regression",
+        "signs",
+        "signs, and a mask",
         "smoothed answers",
         "noisy answers",
         "masked afterwards",
@@ -270,6 +275,28 @@ def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
 def test_a_right_encoding_is_silent(step: Any) -> None:
     """Also where it looks odd."""
     assert not encoded(step)
+
+
+@pytest.mark.parametrize(
+    ("hinge", "is_wrong"),
+    [
+        (lambda y: (1 - y * SCORE).clamp_min(0).mean(), True),
+        (lambda y: (1 - y * SCORE).clamp(min=0).pow(2).mean(), True),
+        (lambda y: 0.1 * SCORE.pow(2).sum() + F.relu(torch.ones(6) - SCORE * y).sum(), True),
+        (lambda y: F.relu(1 - (2 * y - 1) * SCORE).mean(), False),
+        (lambda y: F.relu(y * SCORE - 1).mean(), False),
+        (lambda y: (y * SCORE**2 + (1 - y) * F.relu(1 - SCORE) ** 2).mean(), False),
+    ],
+)
+def test_a_hinge_by_hand_wants_minus_one_as_well(hinge: Any, is_wrong: bool) -> None:
+    """Of zeros it says nothing; a contrastive loss, which has its zeros elsewhere, is none."""
+    y = (Y > 0).float()
+    with Listener((LOGITS, y)) as mode:
+        loss = hinge(y)
+    mode.trace(loss)
+    calls = LossCalls(*mode.heard())
+    found = list(ClassBalanceDetector().invalid_label(LabelCalls(calls.hinges)))
+    assert [one.where for one in found] == ["batch[1]"] * is_wrong
 
 
 def test_a_crash_is_explained_although_nobody_listened() -> None:

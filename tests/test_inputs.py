@@ -157,6 +157,17 @@ def test_an_option_that_points_nowhere_is_told(options, message: str) -> None:
         found(batch, **options)
 
 
+def test_an_action_is_no_target() -> None:
+    """What Q-learning picks scores by is neither input nor target; a label that is, is one."""
+    q, action = torch.randn(8, 2, requires_grad=True), torch.randint(2, (8,))
+    picked = LossCall("gather", q, action, (8, 2), {"dim": 1}, place=Place().item("action"))
+    inputs = found({"state": X, "action": action, "next": X.clone()}, picked)
+    assert inputs.target is None
+    assert Place().item("action") not in inputs.places
+    named = replace(picked, place=Place().item("label"))
+    assert found({"state": X, "label": action}, named).target == named.place
+
+
 def test_what_is_asked_for_is_what_is_found() -> None:
     """Among tensors that nobody could tell apart otherwise."""
     batch = {"a": X, "b": X.clone(), "c": Y, "d": Y.clone()}

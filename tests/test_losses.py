@@ -34,7 +34,7 @@ def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
     # Some loss functions refuse what they are given.
     with Listener(given) as mode, contextlib.suppress(RuntimeError):
         mode.trace(step(Net(), given))
-    calls, _, _, differences = mode.heard()
+    calls, _, _, differences, _ = mode.heard()
     used = [one for one in (*calls, *differences) if one.failed or _is_used(one)]
     found = LossInputs(tuple(read(one) for one in used), way)
     for one in detector.rules:

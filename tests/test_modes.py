@@ -139,6 +139,7 @@ def test_running_statistics_may_wobble_but_not_drift():
         (LostGraph(inference=False, outside=True, on=4), 1),
         (LostGraph(inference=False, off=4), 1),
         (LostGraph(inference=False, off=4, on=1), 0),  # a frozen part, and a detached loss
+        (LostGraph(inference=False, off=4, on=4, penalty=True), 1),  # which has its gradient
         (LostGraph(inference=False, on=4), 0),
         (LostGraph(inference=False), 0),
     ],
@@ -597,6 +598,20 @@ class Detached(Validated):
         return super().training_step(batch, batch_idx).detach()
 
 
+class PenaltyAlone(Validated):
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            loss = super().training_step(batch, batch_idx)
+        return loss + 1e-4 * sum(one.pow(2).sum() for one in self.parameters())
+
+
+class Shrinking(Validated):
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            self.log("outputs", self(batch[0]).mean())
+        return sum(one.abs().sum() for one in self.parameters())
+
+
 class SomeLeftOut(Validated):
     def training_step(self, batch, batch_idx):
         if batch_idx % 3:
@@ -615,6 +630,8 @@ class SomeLeftOut(Validated):
         (TurnedOffOutside, ["MOD104"]),
         (Detached, []),
         (SomeLeftOut, []),
+        (PenaltyAlone, ["MOD104"]),
+        (Shrinking, []),  # nothing else was asked for
     ],
 )
 def test_gradients_that_are_off_are_found_before_the_backward_raises(kind, expected):

@@ -248,13 +248,13 @@ class ClassBalanceDetector(Detector):
         Likely causes:
             - Classes are counted from 1
             - A marker for "unknown" or "border", such as -1 or 255, is not ignored
-            - Yes and no are -1 and 1, or 0 and 255
+            - Yes and no are -1 and 1, or 0 and 255; or 0 and 1 where a margin wants -1 and 1
             - The net has fewer outputs than there are classes
 
         How to fix:
             - Number the classes from 0 to C - 1, as ``int64``
             - Pass the marker as ``ignore_index``
-            - Turn yes and no into 1.0 and 0.0
+            - Turn yes and no into 1.0 and 0.0; for a margin, into 1.0 and -1.0
 
         When it is fine:
             Never. Markers that are ignored or masked and soft labels are not reported.
@@ -268,7 +268,7 @@ class ClassBalanceDetector(Detector):
                 yield Evidence(
                     where=str(call.place or call.line or call.function),
                     measured=message,
-                    message=f"{message}; {call.function} at {call.line}",
+                    message=f"{message}; {call.function}" + f" at {call.line}" * bool(call.line),
                     fixes=(fix,),
                     details={"lowest": call.lowest, "highest": call.highest},
                 )

@@ -16,6 +16,9 @@ def misencoded(call: LossCall) -> tuple[str, str] | None:
             f"padded tokens have class {call.padding}, and the loss counts them",
             f"Set these labels to -100, or pass ignore_index={call.padding}",
         )
+    if call.is_signed:
+        masked = call.options.get("reduction") == "none"
+        return _signs(call) if call.strange and not masked else None
     if call.is_binary:
         return _answers(call)
     return _numbers(call) if call.strange else _kind(call) if call.failed else None
@@ -34,6 +37,11 @@ def _answers(call: LossCall) -> tuple[str, str] | None:
     if call.strange == (2,) and call.lowest == 1:
         return told, "Count from 0: target - 1"
     return told, "Use cross_entropy for class numbers, or make them one-hot"
+
+
+def _signs(call: LossCall) -> tuple[str, str]:
+    """Yes and no must be 1 and -1: of a 0, a margin has nothing to say."""
+    return f"the targets are {_span(call)}, and should be -1 and 1", "Map 0 to -1: 2 * target - 1"
 
 
 def _numbers(call: LossCall) -> tuple[str, str]:

@@ -424,7 +424,7 @@ class LossDetector(Detector):
         References:
             humbatova2020taxonomy, https://docs.pytorch.org/docs/stable/notes/autograd.html
         """
-        if lost.inference or lost.outside or (lost.off and not lost.on):
+        if lost.inference or lost.outside or lost.penalty or (lost.off and not lost.on):
             return
         told = f"; the last cut is {lost.cutter} at {lost.cut}" if lost.cut else ""
         yield Evidence(

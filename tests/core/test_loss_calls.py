@@ -56,6 +56,33 @@ def test_targets_are_traced_to_the_batch(step: Any, place: str, whole: bool) -> 
     assert (str(call.place), call.whole) == (place, whole)
 
 
+@pytest.mark.parametrize(
+    ("step", "is_weighed"),
+    [
+        (lambda each, w: each.mean(), False),
+        (lambda each, w: 0.5 * each.sum() / w.sum(), False),
+        (lambda each, w: each.view(2, 3).mean(1).mean(), False),
+        (lambda each, w: (each * w).sum() / w.sum(), True),
+        (lambda each, w: each[w > 2].mean(), True),
+        (lambda each, w: ((1 - (-each).exp()) ** 2 * each).mean(), True),
+    ],
+)
+def test_samples_count_alike_unless_they_were_weighed(step: Any, is_weighed: bool) -> None:
+    """Of what was not reduced, means and scales leave all entries alike; weights and masks not."""
+    with Listener((Y,)) as mode:
+        loss = step(F.cross_entropy(LOGITS, Y, reduction="none"), torch.arange(6.0))
+    mode.trace(loss)
+    assert mode.heard()[0][0].is_weighed is is_weighed
+
+
+def test_tasks_may_be_weighed() -> None:
+    """A loss that was reduced is one number: a weight of it tells nothing of its samples."""
+    with Listener((Y,)) as mode:
+        losses = torch.stack([F.cross_entropy(LOGITS, Y), LOGITS.square().mean()])
+    mode.trace((losses * torch.tensor([1.0, 0.1])).sum())
+    assert not mode.heard()[0][0].is_weighed
+
+
 def test_targets_may_have_changed_their_axes() -> None:
     """Time first, as a recurrent net may have it."""
     y, logits = torch.arange(12).view(3, 4), torch.randn(12, 12, requires_grad=True)

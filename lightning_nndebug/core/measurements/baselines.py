@@ -86,7 +86,7 @@ class Baselines(Measurement):
         if moment.hook == "on_train_batch_end":
             heard = moment.take(LossCalls)
             call = only(heard.calls) if heard is not None else None
-            if call is not None:
+            if call is not None and not call.is_weighed:
                 _keep(moment, call, memory)
         curve = moment.take(LossCurve)
         if curve is None or memory.kept < _LEAST or not _has_settled(curve):

@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from ..sandbox import Sandbox
 from ..source import Line, nearest_line
 from . import Measurement, Moment
+from .loss_calls import heard_functions, op
+from .repeatable import Repeatable, is_repeatable
 
 log = logging.getLogger("lightning_nndebug")
 
@@ -25,6 +27,10 @@ _CUTTERS = {"detach", "detach_", "item", "tolist", "numpy", "argmax", "argmin", 
 _DATA = {Tensor.data.__get__}  # type: ignore[attr-defined]
 # So many losses in a row that require a gradient by themselves are no batches that are left out.
 _LEFT_OUT = 3
+# What a penalty on the weights is made of; where numbers are added, they may be data.
+_PENALTIES = {"AccumulateGrad", "Mul", "Div", "Pow", "Abs", "Sum", "Mean", "Sqrt", "Stack", "Norm",
+              "LinalgVectorNorm", "View", "Add"}  # fmt: skip
+_NODES = 2000  # of a penalty
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class LostGraph(Measurement):
         cut: The last line that took a value out of the graph, by ``item`` or ``argmax`` for one.
         cutter: What did it there.
         again: Whether the step has been run again at all.
+        penalty: Whether the loss does lead back to parameters, but as a penalty on them alone: the
+            loss of the data, which the step has computed, has no graph.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -50,6 +58,7 @@ class LostGraph(Measurement):
         "on_before_backward",
         "on_train_batch_end",
     )
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable,)
 
     inference: bool
     outside: bool = False
@@ -60,6 +69,7 @@ class LostGraph(Measurement):
     cut: Line | None = None
     cutter: str = ""
     again: bool = False
+    penalty: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LostGraph | None:
@@ -69,16 +79,18 @@ class LostGraph(Measurement):
             if moment.hook == "on_train_batch_end":
                 cls.release(memory)
             return None
-        if _has_graph(moment.loss):
+        penalty = _is_penalty(moment.loss.grad_fn)
+        if not penalty and _has_graph(moment.loss):
             memory.lost = 0
             return None
         memory.lost = getattr(memory, "lost", 0) + 1
         if memory.lost != (_LEFT_OUT if moment.loss.requires_grad else 1):
             return None
-        if not any(p.requires_grad for p in moment.module.parameters()):
+        inference, alone = moment.loss.is_inference(), moment.trainer.world_size == 1
+        trained = any(p.requires_grad for p in moment.module.parameters())
+        if not trained or (penalty and not (alone and is_repeatable(moment))):
             return None
-        inference = moment.loss.is_inference()
-        if inference or moment.trainer.world_size > 1:  # the step may need the other processes
+        if inference or not alone:  # the step may need the other processes
             return cls(inference)
         listener, outside = _Listener(), False
         try:
@@ -86,10 +98,11 @@ class LostGraph(Measurement):
                 replay = sandbox.training_step(*memory.batch)
             # In manual optimization the backward has been run, and has not raised.
             by_hand = not moment.module.automatic_optimization
-            outside = by_hand or (replay.loss is not None and _has_graph(replay.loss))
+            redone = replay.loss is not None and _has_graph(replay.loss)
+            outside = not penalty and (by_hand or redone)
         except Exception as error:  # what the user is about to see too
             log.debug("nndebug: the step, run again, raised %r", error)
-        return cls(
+        found = cls(
             inference,
             outside=outside,
             off=listener.off,
@@ -99,7 +112,10 @@ class LostGraph(Measurement):
             cut=listener.cut,
             cutter=listener.cutter,
             again=True,
+            penalty=penalty,
         )
+        # A function of the weights may be all that there is to be learned.
+        return found if not penalty or (found.off and listener.losses == {False}) else None
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -113,6 +129,7 @@ class _Listener(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.on = self.off = 0
+        self.losses: set[bool] = set()  # whether the losses that were computed have a graph
         self.switch: Line | None = None
         self.first: Line | None = None
         self.cut: Line | None = None
@@ -131,6 +148,8 @@ class _Listener(TorchFunctionMode):
                 self.off += 1
                 self.switch = self.switch or self._last_switch
                 self.first = self.first or nearest_line(sys._getframe(1))
+        if "loss" in (heard := heard_functions().get(func, "")) or "entropy" in heard:
+            self.losses.add(_requires_grad((*args, *kwargs.values())))
         name = getattr(func, "__name__", "")
         name = "data" if func in _DATA else name
         if name in _CUTTERS and _requires_grad(args):
@@ -144,6 +163,31 @@ def _requires_grad(args: Any) -> bool:
 
 def _is_trainable(value: Any) -> bool:
     return isinstance(value, nn.Parameter) and value.requires_grad
+
+
+def _is_penalty(root: Any) -> bool:
+    """Returns whether a loss is made of parameters and of numbers alone."""
+    nodes, known = [root], {root}
+    for node in nodes:  # which grows
+        name = "" if node is None else op(node)
+        if name not in _PENALTIES or len(nodes) > _NODES:
+            return False
+        if name == "AccumulateGrad" and not isinstance(node.variable, nn.Parameter):
+            return False
+        results = getattr(node, "_input_metadata", ())
+        if name == "Add" and any(len(one.shape) for one in results):
+            return False
+        saved = (getattr(node, f"_saved_{one}", None) for one in ("self", "other"))
+        if name in ("Mul", "Div") and any(map(_is_data, saved)):
+            return False
+        new = {one for one, _ in node.next_functions if one is not None} - known
+        known |= new
+        nodes += new
+    return True
+
+
+def _is_data(saved: Any) -> bool:
+    return isinstance(saved, Tensor) and saved.numel() > 1 and not saved.requires_grad
 
 
 def _has_graph(loss: Tensor) -> bool:

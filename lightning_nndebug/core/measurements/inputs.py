@@ -154,8 +154,10 @@ def _described(
     heard = calls.calls if calls is not None else ()
     embedded = calls.embedded if calls is not None else frozenset()
     aims = [one.place for one in heard if one.place is not None]
-    target = target or next((one for one in aims if one not in embedded), None)
     usual = _usual(batch, leaves)
+    # What only picks scores is an action or a position as well as a label.
+    compared = [one.place for one in heard if one.function != "gather" or one.place == usual]
+    target = target or next((one for one in compared if one and one not in embedded), None)
     if (target or usual) is None and all(
         bool((one == one.flatten()[0]).all()) for _, one in leaves
     ):

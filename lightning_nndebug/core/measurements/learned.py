@@ -79,8 +79,8 @@ def _agreements(calls: tuple[LossCall, ...], memory: SimpleNamespace) -> list[Te
     """Returns the excess of agreement over chance in each call, its variance, and the samples."""
     found = []
     for call in calls:
-        if call.failed or call.place is None or call.target is None:
-            continue
+        if call.failed or call.place is None or call.target is None or call.is_weighed:
+            continue  # what is weighed by a reward, say, is no answer to be hit
         pair = _pair(call, call.target)
         if pair is not None:
             memory.target = str(call.place)

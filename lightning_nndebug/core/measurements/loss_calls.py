@@ -28,12 +28,14 @@ log = logging.getLogger("lightning_nndebug")
 
 _INPUTS = ("input", "input1", "anchor", "log_probs")
 _TARGETS = ("target", "targets")
+_SIGNED = ("soft_margin_loss", "hinge_embedding_loss", "cosine_embedding_loss", "hinge")
 _HELD = 2**22  # entries of a tensor that are kept for the step; of a larger one, its first rows
 _PADDED = 0.05  # the least share of tokens that tells whether padding counts
 _TAILS = 0.2  # likewise, where nothing but its place at the end of a sequence tells padding,
 _LENGTHS = 3  # of so many lengths in a batch
 _CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
 _NODES = 20_000  # of a graph that are looked at, to find out which calls the loss is made of
+_NEAR = 32  # of them, nearest to the loss, that a hinge may be made of
 
 # What only moves, copies, casts or bounds values: the tensor is still what another operation made.
 _MOVES = re.compile(
@@ -41,6 +43,8 @@ _MOVES = re.compile(
     r"ToCopy|Expand|^T\d|MT|Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|"
     r"Cat|Repeat|Gather)"
 )
+_FLOORS = ("ClampMin", "Clamp", "Relu")
+_PARTS = re.compile(r"(Index|MaskedSelect|Gather|Slice|Select|Narrow)")  # take some of the entries
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class LossCall:
         features: How many features were last in what it made; None if axes were exchanged since.
         factor: With which factor the result goes into the loss, means and other rising functions
             aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
+        is_weighed: Whether it was not reduced, and its entries then count unalike in the loss, or
+            nobody knows how: they were weighted, masked, or only some of them were taken.
     """
 
     function: str
@@ -88,6 +94,7 @@ class LossCall:
     is_dropped: bool = False
     features: int | None = None
     factor: float | None = None
+    is_weighed: bool = False
 
     @property
     def axis(self) -> int | None:
@@ -114,6 +121,11 @@ class LossCall:
     def tells_classes(self) -> bool:
         """Whether the targets are classes, rather than values to come near to."""
         return self.is_binary or self.axis is not None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the targets are to be -1 and 1."""
+        return self.function in _SIGNED
 
     @property
     def is_multilabel(self) -> bool:
@@ -158,6 +170,8 @@ class LossCalls(Measurement):
         vocabularies: The sizes of those embeddings.
         differences: Predictions minus targets, or the reverse, written by hand: those of a tensor
             that requires a gradient and one that does not.
+        hinges: Margins written by hand: what does not fall below zero of 1 minus target times
+            prediction.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
@@ -168,6 +182,7 @@ class LossCalls(Measurement):
     embedded: frozenset[Place] = frozenset()
     vocabularies: frozenset[int] = frozenset()
     differences: tuple[LossCall, ...] = ()
+    hinges: tuple[LossCall, ...] = ()
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -246,10 +261,14 @@ class LabelCalls(Measurement):
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LabelCalls | None:
         """Looks at what was heard, and after a crash at what was running."""
         heard = moment.take(LossCalls)
-        calls = heard.calls if heard is not None else ()
+        calls = (*heard.calls, *heard.hinges) if heard is not None else ()
         if heard is None and moment.hook == "on_exception":
             calls = _running_calls(sys.exc_info()[2])
-        calls = tuple(one for one in calls if one.tells_classes and one.function != "gather")
+        calls = tuple(
+            one
+            for one in calls
+            if one.is_signed or (one.tells_classes and one.function != "gather")
+        )
         return cls(calls) if calls else None
 
 
@@ -268,15 +287,17 @@ class Listener(TorchFunctionMode):
         self._convention = conventional(batch)
         self._calls: list[LossCall] = []
         self._differences: list[LossCall] = []
+        self._hinges: list[LossCall] = []
         self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
         self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
         self._vocabularies: set[int] = set()
 
     def heard(self) -> tuple[Any, ...]:
-        """Returns the calls, what was embedded, and the hand-written differences."""
+        """Returns the calls, what was embedded, and the hand-written differences and hinges."""
         embedded, vocabularies = frozenset(self._embedded), frozenset(self._vocabularies)
-        return tuple(self._calls), embedded, vocabularies, tuple(self._differences)
+        written = tuple(self._differences), tuple(self._hinges)
+        return tuple(self._calls), embedded, vocabularies, *written
 
     def made(self) -> dict[Any, LossCall]:
         """Returns the calls by the node of the graph that they have left."""
@@ -286,21 +307,37 @@ class Listener(TorchFunctionMode):
         """Notes which of the calls so far the loss is made of."""
         try:
             found = _factors(loss.grad_fn, set(self._nodes))
+            self._hinges += self._margins(loss.grad_fn)
         except Exception:  # graphs of extensions may hold anything
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
             return
         for node, (calls, index) in self._nodes.items():
             call = calls[index]
-            factor, form = found.get(node, (0.0, ""))
+            factor, form, is_weighed = found.get(node, (0.0, "", False))
             if call.function == "difference" and form:
                 call = replace(call, options={"form": form})
-            calls[index] = replace(call, factor=(call.factor or 0.0) + factor)
+            is_weighed &= call.function == "gather" or call.options.get("reduction") == "none"
+            calls[index] = replace(
+                call,
+                factor=(call.factor or 0.0) + factor,
+                is_weighed=call.is_weighed or is_weighed,
+            )
+
+    def _margins(self, root: Any) -> list[LossCall]:
+        """Finds hinges by what autograd has saved of them: targets that are all of a tensor."""
+        found = []
+        for target in _factors_of_hinges(root):
+            call = LossCall("hinge", target, target, tuple(target.shape))
+            place, whole = self._origin(call, target)
+            if place is not None and whole:
+                found.append(replace(call, place=place, **_range(call)))
+        return found
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = _heard_functions().get(func)
+        name = heard_functions().get(func)
         calls = self._differences if name == "difference" else self._calls
         if name is None or len(calls) == _CALLS or running() != self._replayed:
             return func(*args, **kwargs)
@@ -422,7 +459,8 @@ def _tails(tokens: Tensor, labels: Tensor) -> Tensor:
 
 
 @functools.cache
-def _heard_functions() -> dict[Any, str]:
+def heard_functions() -> dict[Any, str]:
+    """Returns what is listened to, with its name."""
     names = ["cross_entropy", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
     names += [one for one in vars(functional) if one.endswith("_loss")]
     heard = {getattr(functional, name): name for name in [*names, "embedding", "dropout"]}
@@ -463,7 +501,7 @@ def _shortened(call: LossCall) -> LossCall:
 
 def _running_calls(traceback: TracebackType | None) -> tuple[LossCall, ...]:
     """Finds the loss function that an error came out of."""
-    names = {getattr(one, "__code__", None): name for one, name in _heard_functions().items()}
+    names = {getattr(one, "__code__", None): name for one, name in heard_functions().items()}
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
         name = names.get(frame.f_code)
@@ -483,7 +521,7 @@ def _making(made: Tensor) -> dict[str, Any]:
     """Finds the operation that made a tensor, above those that only move values about."""
     node, moved = made.grad_fn, False
     while node is not None:
-        name = _op(node)
+        name = op(node)
         parents = [one for one, _ in node.next_functions if one is not None]
         if name == "Add" and any(map(_is_bias, parents)):
             name = "Addmm"  # a linear layer, taken apart
@@ -492,7 +530,7 @@ def _making(made: Tensor) -> dict[str, Any]:
             known = shapes and len(shapes[0]) and not moved
             return {"made_by": name, "features": int(shapes[0][-1]) if known else None}
         moved = moved or name.startswith(("Transpose", "Permute", "MT", "T"))
-        if len({_op(one) for one in parents}) > 1:
+        if len({op(one) for one in parents}) > 1:
             break
         node = parents[0]
     return {}
@@ -504,29 +542,31 @@ def _is_bias(node: Any) -> bool:
 
 
 def _adds_axis(made: Tensor, given: Tensor, shape: tuple[int, ...]) -> bool:
-    return given.shape != shape or (made.grad_fn is not None and _op(made.grad_fn) == "Unsqueeze")
+    return given.shape != shape or (made.grad_fn is not None and op(made.grad_fn) == "Unsqueeze")
 
 
-def _op(node: Any) -> str:
+def op(node: Any) -> str:
     """``torch::autograd::SoftmaxBackward0`` -> ``Softmax``."""
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
-def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
+def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str, bool]]:
     """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
 
     Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
-    ``squared``, or its ``absolute`` value is taken, which do not count.
+    ``squared``, or its ``absolute`` value is taken, which do not count; and whether its entries
+    count unalike.
     """
-    found: dict[Any, tuple[float, str]] = {}
+    found: dict[Any, tuple[float, str, bool]] = {}
     opaque: set[Any] = set()
-    stack: list[tuple[Any, float, str]] = [(root, 1.0, "")]
+    stack: list[tuple[Any, float, str, bool]] = [(root, 1.0, "", False)]
     for _ in range(_NODES):
         if not stack:
             break
-        node, factor, form = stack.pop()
+        node, factor, form, is_weighed = stack.pop()
         if node in wanted:
-            found[node] = found.get(node, (0.0, ""))[0] + factor, form
+            before = found.get(node, (0.0, "", False))
+            found[node] = before[0] + factor, form, before[2] or is_weighed
             continue
         if node is None or (math.isnan(factor) and node in opaque):
             continue
@@ -536,13 +576,45 @@ def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
         else:
             power = _power(node)
         passed = None if math.isnan(factor) else (1.0,) if power else _passed(node)
+        is_weighed = is_weighed or passed is None or _weighs(node)
         for index, (parent, _) in enumerate(node.next_functions):
-            stack.append((parent, factor * (passed[index] if passed else math.nan), power))
+            stack.append(
+                (parent, factor * (passed[index] if passed else math.nan), power, is_weighed)
+            )
+    return found
+
+
+def _weighs(node: Any) -> bool:
+    """Tells whether the entries of what it is given go on unalike, or not all of them."""
+    if _PARTS.match(op(node)):
+        return True
+    saved = (getattr(node, f"_saved_{name}", None) for name in ("self", "other"))
+    is_scaling = op(node) in ("Mul", "Div")
+    return is_scaling and any(isinstance(one, Tensor) and one.numel() > 1 for one in saved)
+
+
+def _factors_of_hinges(root: Any) -> list[Tensor]:
+    """Returns what predictions are multiplied by in each ``max(0, 1 - target * prediction)``."""
+    found, nodes = [], [root]
+    for node in nodes:  # which grows
+        if node is None:
+            continue
+        if len(nodes) < _NEAR:
+            nodes += [one for one, _ in node.next_functions]
+        margin = node.next_functions[0][0] if op(node) in _FLOORS else None
+        if margin is None or op(margin) not in ("Rsub", "Sub"):
+            continue
+        minuend, *subtrahend = (one for one, _ in margin.next_functions)
+        product = minuend if op(margin) == "Rsub" else next(iter(subtrahend), None)
+        if product is not None and op(product) == "Mul":
+            saved = (getattr(product, f"_saved_{name}", None) for name in ("self", "other"))
+            given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
+            found += [one.detach() for one in given if one.numel() > 1]
     return found
 
 
 def _power(node: Any) -> str:
-    name = _op(node)
+    name = op(node)
     if name == "Pow" and getattr(node, "_saved_exponent", None) == 2:  # noqa: PLR2004
         return "squared"
     return "absolute" if name == "Abs" else ""
@@ -550,7 +622,7 @@ def _power(node: Any) -> str:
 
 def _passed(node: Any) -> tuple[float, ...] | None:
     """Returns the factor that an operation puts on each of its inputs; None if it does more."""
-    name, count = _op(node), len(node.next_functions)
+    name, count = op(node), len(node.next_functions)
     if name in ("Mean", "Sum", "Nansum", "Add", "Sqrt", "Log", "Exp") or _MOVES.match(name):
         return (1.0,) * count
     if name == "Mul":
@@ -615,7 +687,9 @@ def _same_values(leaf: Tensor, target: Tensor) -> bool:
 
 def _range(call: LossCall) -> dict[str, Any]:
     """Reads the least and largest label that counts, and some of those that are not possible."""
-    if call.target is None or call.function == "gather" or not (call.is_binary or call.has_indices):
+    if call.target is None or call.function == "gather":
+        return {}
+    if not (call.is_binary or call.has_indices or call.is_signed):
         return {}
     values = call.target.detach()
     limit = float(call.classes - 1) if call.has_indices and call.classes else 1.0
@@ -625,6 +699,8 @@ def _range(call: LossCall) -> dict[str, Any]:
         return {}
     ends = torch.stack([values.amin(), values.amax()]).tolist()
     strange: tuple[float, ...] = ()
-    if ends[0] < 0 or ends[1] > limit:
+    if call.is_signed:
+        strange = (0.0,) if ends == [0, 1] and bool(((values == 0) | (values == 1)).all()) else ()
+    elif ends[0] < 0 or ends[1] > limit:
         strange = tuple(torch.unique(values[(values < 0) | (values > limit)])[:8].tolist())
     return {"lowest": float(ends[0]), "highest": float(ends[1]), "strange": strange}

@@ -100,7 +100,8 @@ class Skill(Measurement):
     """All looks of this run so far, the last one being new.
 
     Taken where both steps call one and the same loss function once, on hard labels or on a target
-    of a regression: a mixture of labels, several tasks or terms of a loss do not compare.
+    of a regression: a mixture of labels, several tasks or terms of a loss do not compare, nor do
+    samples that were weighted one by one.
 
     Attributes:
         looks: One for each validation.
@@ -135,7 +136,7 @@ class Skill(Measurement):
         if heard is None or moment.dataloader_idx:
             return None
         call = only(heard.calls)
-        sums = None if call is None else sums_of(call)
+        sums = None if call is None or call.is_weighed else sums_of(call)
         if call is None or sums is None:
             memory.odd = bool(heard.calls) or not validates
             return None
