@@ -68,6 +68,7 @@ class LossCall:
         features: How many features were last in what it made; None if axes were exchanged since.
         factor: With which factor the result goes into the loss, means and other rising functions
             aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
+        weighed: The shapes of the result and of what it is multiplied with, or divided by.
     """
 
     function: str
@@ -88,6 +89,7 @@ class LossCall:
     is_dropped: bool = False
     features: int | None = None
     factor: float | None = None
+    weighed: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def axis(self) -> int | None:
@@ -285,7 +287,7 @@ class Listener(TorchFunctionMode):
     def trace(self, loss: Tensor) -> None:
         """Notes which of the calls so far the loss is made of."""
         try:
-            found = _factors(loss.grad_fn, set(self._nodes))
+            found, weighed = _factors(loss.grad_fn, set(self._nodes))
         except Exception:  # graphs of extensions may hold anything
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
             return
@@ -294,7 +296,8 @@ class Listener(TorchFunctionMode):
             factor, form = found.get(node, (0.0, ""))
             if call.function == "difference" and form:
                 call = replace(call, options={"form": form})
-            calls[index] = replace(call, factor=(call.factor or 0.0) + factor)
+            factor += call.factor or 0.0
+            calls[index] = replace(call, factor=factor, weighed=weighed.get(node, call.weighed))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -512,13 +515,17 @@ def _op(node: Any) -> str:
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
-def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
+def _factors(
+    root: Any, wanted: set[Any]
+) -> tuple[dict[Any, tuple[float, str]], dict[Any, tuple[tuple[int, ...], tuple[int, ...]]]]:
     """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
 
     Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
-    ``squared``, or its ``absolute`` value is taken, which do not count.
+    ``squared``, or its ``absolute`` value is taken, which do not count. The second dict has the
+    shapes of what a node gives and of what that is multiplied with.
     """
     found: dict[Any, tuple[float, str]] = {}
+    weighed = {}
     opaque: set[Any] = set()
     stack: list[tuple[Any, float, str]] = [(root, 1.0, "")]
     for _ in range(_NODES):
@@ -538,7 +545,22 @@ def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str]]:
         passed = None if math.isnan(factor) else (1.0,) if power else _passed(node)
         for index, (parent, _) in enumerate(node.next_functions):
             stack.append((parent, factor * (passed[index] if passed else math.nan), power))
-    return found
+            if parent in wanted and (shapes := _weighed(node, index)) is not None:
+                weighed[parent] = shapes
+    return found, weighed
+
+
+def _weighed(node: Any, index: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Returns the shapes of what a product is made of, the one at an index first."""
+    if _op(node) != "Mul" and (_op(node), index) != ("Div", 0):
+        return None
+    given = node.next_functions[index][0]._input_metadata
+    other = getattr(node, ("_saved_other", "_saved_self")[index], None)
+    if not given or not isinstance(other, Tensor):
+        return None
+    shape = tuple(given[0].shape)
+    # Who adds an axis right there wants all pairs.
+    return None if other.dim() > len(shape) and other._is_view() else (shape, tuple(other.shape))
 
 
 def _power(node: Any) -> str:
