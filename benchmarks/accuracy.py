@@ -204,8 +204,9 @@ def table(results: list[dict[str, Any]]) -> str:
         )
     text = ["# Accuracy", "", stamp(), "", *rows, ""]
     healthy = families.get("healthy", [])
-    loud = [one for one in healthy if alarms(one)]
-    text.append(f"Healthy zoo: {len(loud)} of {len(healthy)} programs raise an alarm.")
+    if healthy:
+        loud = sum(bool(alarms(one)) for one in healthy)
+        text.append(f"Healthy zoo: {loud} of {len(healthy)} programs raise an alarm.")
     text += ["", "## False alarms by rule", "", "| rule | twins | healthy zoo |", "|---|--:|--:|"]
     by_rule: dict[str, Counter[str]] = defaultdict(Counter)
     for one in results:

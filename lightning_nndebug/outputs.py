@@ -223,14 +223,14 @@ class OutputDetector(Detector):
     def one_unit_softmax(
         self, predictions: Predictions, activations: Activations
     ) -> Iterator[Evidence]:
-        """A softmax over a single unit always gives 1: this output can say nothing else.
+        """A softmax over a single unit always gives 1: it can say nothing else.
 
         Why it matters:
             Neither the input nor any weight changes it. The loss is constant, its gradient is 0.
 
         Likely causes:
             - ``cross_entropy`` or ``Softmax`` on the single output of a binary classifier
-            - The softmax is along the wrong dimension
+            - The softmax is along the wrong dimension, as one over the last of scores (N, T, 1)
 
         How to fix:
             - Use ``binary_cross_entropy_with_logits`` on the single output, without an activation
@@ -238,8 +238,8 @@ class OutputDetector(Detector):
             - Say which dimension has the classes: ``softmax(x, dim=1)``
 
         When it is fine:
-            Never for an output. Attention to a single token, and a mixture of one component, are
-            not told.
+            Never for an output, or for the score of a layer by which a sum is weighed. Attention to
+            a single token, and a mixture of one component, are not told.
 
         References:
             goodfellow2016deep
@@ -259,6 +259,15 @@ class OutputDetector(Detector):
                 measured="1 unit",
                 limit="2 units",
                 message=f"a softmax over a single unit, of shape {alone.shape}{_at(alone.line)}",
+            )
+        for alone in activations.pooling:
+            yield Evidence(
+                where=alone.where,
+                measured="1 unit",
+                limit="2 units",
+                message=f"weights of shape {alone.shape} come out of a softmax over their single "
+                f"unit{_at(alone.line)}, and what they weigh is added up along another axis",
+                fixes=("Let the softmax run along the axis that is added up",),
             )
 
     @rule("OUT105", severity=Severity.ERROR, caused_by=["INP104"])

@@ -288,3 +288,33 @@ def compiled(net, batch):
 @right
 def batch_of_one(net, batch):
     return F.mse_loss(net.one(batch["x"][:1]), batch["quantity"][:1])
+
+
+@right
+def weighed_by_sample(net, batch):
+    error = F.mse_loss(net.one(batch["x"]), batch["column"], reduction="none")
+    entropy = F.cross_entropy(net.classes(batch["x"]), batch["y"], reduction="none")
+    return (error * batch["unit"][:, None]).mean() + (entropy * batch["unit"]).mean()
+
+
+@right
+def weighed_by_token_and_output(net, batch):
+    scores = net.classes(batch["s"]).movedim(-1, 1)
+    entropy = F.cross_entropy(scores, batch["tags"], reduction="none")
+    error = F.mse_loss(net.classes(batch["x"]), batch["teacher"], reduction="none")
+    by_token, by_output = torch.rand(entropy.shape[1]), torch.rand(error.shape[1])
+    return (entropy * by_token).mean() + (error * by_output * batch["yes_column"]).mean()
+
+
+@right
+def weighed_in_all_pairs_on_purpose(net, batch):
+    entropy = F.cross_entropy(net.classes(batch["x"]), batch["y"], reduction="none")
+    return (entropy[None, :] * batch["unit"][:, None]).mean() + (
+        entropy * batch["unit"][:, None]
+    ).mean()
+
+
+@right
+def softmax_for_one_answer_of_many(net, batch):
+    p = net.classes(batch["x"]).softmax(1)
+    return F.binary_cross_entropy(p, F.one_hot(batch["y"], 5).float())

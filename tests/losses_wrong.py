@@ -394,3 +394,27 @@ def squared_error_of_classes_by_hand(net, batch):
 @wrong("LOS109", "should be probabilities")
 def answers_that_are_quantities(net, batch):
     return F.binary_cross_entropy_with_logits(net.one(batch["x"]), batch["column"])  # here
+
+
+@wrong("LOS103", "weighed by every weight")
+def weights_in_a_row(net, batch):
+    error = F.mse_loss(net.one(batch["x"]), batch["column"], reduction="none")  # here
+    return (error * batch["unit"]).sum() / batch["unit"].sum()
+
+
+@wrong("LOS103", "weighed by every weight")
+def weights_in_a_column(net, batch):
+    entropy = F.cross_entropy(net.classes(batch["x"]), batch["y"], reduction="none")  # here
+    return (batch["column"].exp() * entropy).mean()
+
+
+@wrong("LOS103", "weighed by every weight")
+def variances_in_a_row(net, batch):
+    error = F.mse_loss(net.one(batch["x"]), batch["column"], reduction="none")  # here
+    return (error / (batch["unit"] + 1)).mean()
+
+
+@wrong("LOS102", "right at once")
+def softmax_for_several_answers(net, batch):
+    p = net.classes(batch["x"]).softmax(1)
+    return F.binary_cross_entropy(p, batch["many"].float())  # here

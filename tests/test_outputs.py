@@ -226,6 +226,30 @@ def test_attention_to_a_single_token_is_no_output() -> None:
     assert watch(Activations, net, loss).lonely == ()
 
 
+@pytest.mark.parametrize(
+    ("weigh", "is_told"),
+    [
+        (lambda score, x: (score.softmax(2) * x).sum(1), True),
+        (lambda score, x: (x * score.softmax(-1)).sum(dim=1), True),
+        (lambda score, x: (score.softmax(1) * x).sum(1), False),
+        (lambda score, x: (score.softmax(2) * x).sum(2), False),
+        (lambda score, x: (score.softmax(2) * x).mean(1), False),
+        (lambda score, x: ((score @ x[:, :1]).sum(2, True).softmax(2) * x).sum(1), False),
+    ],
+)
+def test_weights_are_to_add_up_to_one_along_the_axis_that_they_pool(
+    weigh: Any, is_told: bool
+) -> None:
+    """Not so a gate of one expert, nor attention to a single token."""
+    net = nn.ModuleList([nn.Linear(8, 1), nn.Linear(8, 10)])
+
+    def loss(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        x = x.view(-1, 8, 8)
+        return F.cross_entropy(net[1](weigh(net[0](x), x)), y)
+
+    assert bool(watch(Activations, net, loss).pooling) == is_told
+
+
 class Rows(nn.Module):
     """Reads the rows of a picture with a layer that mixes samples, or does not."""
 

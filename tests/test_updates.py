@@ -109,6 +109,36 @@ def test_a_head_that_was_replaced_leaves_a_stale_optimizer() -> None:
     assert "not part of the module" in message
 
 
+def test_a_layer_that_is_made_late_must_be_handed_over() -> None:
+    """The optimizer is made before `on_train_start`, and knows of nothing that is made there."""
+
+    class Adapted(Classifier):
+        def __init__(self, is_handed_over):
+            super().__init__(layers())
+            self.is_handed_over = is_handed_over
+
+        def on_train_start(self):
+            self.net.append(nn.Linear(10, 10))
+            if self.is_handed_over:
+                self.optimizers().add_param_group({"params": self.net[-1].parameters()})
+
+    ((where, _),) = findings(Adapted(is_handed_over=False))
+    assert where == "net.3"
+    assert not findings(Adapted(is_handed_over=True))
+
+
+def test_a_perturbation_that_is_made_anew_in_each_step_is_no_layer() -> None:
+    """It gets a gradient, stays as random as it was, and is gone with its step."""
+
+    class Perturbed(Classifier):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            self.noise = nn.Parameter(0.1 * torch.rand_like(x))
+            return super().training_step((x + self.noise, y), batch_idx)
+
+    assert not findings(Perturbed(layers()))
+
+
 def test_a_layer_that_is_unfrozen_must_be_handed_over() -> None:
     """An optimizer of what was trainable at the start does not have it."""
 

@@ -14,7 +14,7 @@ from ..core.measurements.loss_inputs import LossInputs
 from ..core.measurements.loss_terms import LossTerms, Regularization
 from ..core.measurements.schedules import Schedules
 from ..core.measurements.step_probe import StepProbe
-from .misuse import broadcast, mismatch
+from .misuse import broadcast, mismatch, weighed_in_pairs
 from .progress import (
     LOSS,
     STEP,
@@ -195,7 +195,7 @@ class LossDetector(Detector):
 
     @rule("LOS103", severity=Severity.ERROR)
     def broadcast_loss(self, found: LossInputs) -> Iterator[Evidence]:
-        """Every prediction is compared with every target, not with its own.
+        """Every prediction meets every target, or every weight, not its own.
 
         Why it matters:
             The net learns to predict the mean of the targets for every input: that is the best
@@ -203,6 +203,7 @@ class LossDetector(Detector):
 
         Likely causes:
             - The net returns (N, 1), and the targets are (N,)
+            - Losses of shape (N, 1), by ``reduction="none"``, are multiplied with weights (N,)
 
         How to fix:
             - Make the shapes equal: ``prediction.squeeze(-1)``, or ``target.unsqueeze(-1)``
@@ -223,6 +224,18 @@ class LossDetector(Detector):
                     limit="equal shapes",
                     message=f"predictions and targets of shape {shapes} meet in all pairs, at "
                     f"{call.line}",
+                )
+            elif weighed_in_pairs(call) and call.meets is not None:
+                shapes = f"{call.meets[0]} and {call.meets[1]}"
+                yield Evidence(
+                    where=where(call),
+                    measured=shapes,
+                    limit="equal shapes",
+                    message=f"losses and weights of shape {shapes} meet in all pairs: each loss is "
+                    f"weighed by every weight, at {call.line}",
+                    fixes=(
+                        "Make the shapes of losses and weights equal: ``weight.view_as(loss)``",
+                    ),
                 )
 
     @rule(

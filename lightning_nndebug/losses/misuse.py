@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from ..core.measurements.loss_calls import LossCall
@@ -44,12 +45,21 @@ def broadcast(call: LossCall) -> bool:
     # Who gives both the same number of axes, one of them of length 1, wants all pairs.
     if len(shape) == len(other) or count < 2:  # noqa: PLR2004
         return False
-    pairs, size = 1, 1
-    for length in shape:
-        size *= length
-    for a, b in _aligned(shape, other):
-        pairs *= max(a, b)
-    return size == count < pairs
+    return math.prod(shape) == count < _pairs(shape, other)
+
+
+def weighed_in_pairs(call: LossCall) -> bool:
+    """Whether as many losses as weights meet in more pairs than there are of each."""
+    if call.meets is None or call.options.get("reduction") != "none":
+        return False
+    losses, weights = call.meets
+    count = math.prod(losses)
+    are_as_many = len(losses) != len(weights) and count == math.prod(weights)
+    return are_as_many and 1 < count < _pairs(losses, weights)
+
+
+def _pairs(shape: tuple[int, ...], other: tuple[int, ...]) -> int:
+    return math.prod(max(lengths) for lengths in _aligned(shape, other))
 
 
 def _aligned(shape: tuple[int, ...], other: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -141,7 +151,11 @@ def _with_logits(one: LossInput) -> Found | None:
 
 
 def _binary(one: LossInput) -> Found | None:
-    given = one.input
+    given, target = one.input, one.target
+    most = target.classes.sums[1] if target is not None and len(one.labels) == 2 else 0.0  # noqa: PLR2004
+    if one.call.made_by == "Softmax" and given.are_probabilities and most > 1:
+        told = f"the probabilities of all classes add up to 1, and up to {most:g} are right at once"
+        return told, "Replace the softmax by a sigmoid, which lets each class be right on its own"
     if not one.call.failed or not (given.lowest < 0 or given.highest > 1):
         return None
     told = f"binary_cross_entropy wants probabilities, and gets {given.lowest:.3g}"

@@ -144,6 +144,8 @@ class Activations(Measurement):
         calls: The activation functions; those that several calls of one layer share, once.
         layers: The layers.
         lonely: Softmax functions over a single unit whose result is an output.
+        pooling: Those over the single score of a layer that weigh features which are added up along
+            another axis.
         fakes: For what one net hands to another in the shape of the data, as a generator does: how
             much it varies between samples, as a share of what the data does. By the layer that
             gets it.
@@ -158,6 +160,7 @@ class Activations(Measurement):
     layers: tuple[Layer, ...] = ()
     lonely: tuple[Softmax, ...] = ()
     fakes: tuple[tuple[str, float], ...] = ()
+    pooling: tuple[Softmax, ...] = ()
     step: int = 0
 
     @classmethod
@@ -173,8 +176,8 @@ class Activations(Measurement):
         if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
             return None
         history = vars(memory).setdefault("history", {})
-        calls, layers, lonely, fakes = memory.mode.heard(history)
-        return cls(calls, layers, lonely, fakes, moment.step)
+        calls, layers, lonely, fakes, pooling = memory.mode.heard(history)
+        return cls(calls, layers, lonely, fakes, pooling, moment.step)
 
     def snapshot(self) -> dict[str, Any]:
         """The share of idle units after each layer, and the scale of what each layer answers."""
@@ -234,6 +237,7 @@ Heard = tuple[
     tuple[Layer, ...],
     tuple[Softmax, ...],
     tuple[tuple[str, float], ...],
+    tuple[Softmax, ...],
 ]
 
 
@@ -259,6 +263,8 @@ class _Listener(TorchFunctionMode):
         self._calls: list[_Call] = []
         self._answers: list[_Answer] = []
         self._lonely: list[tuple[Softmax, Any]] = []
+        self._scores: dict[Any, Softmax] = {}  # those of the lonely ones that a layer has given
+        self._pooling: list[Softmax] = []
         self._origins: dict[Any, _Origin] = {}
         self._by_node: dict[Any, _Call] = {}
         self._fed: set[Any] = set()
@@ -300,6 +306,9 @@ class _Listener(TorchFunctionMode):
                     call.gated = True
         elif name in _NORMS:
             self._normed += 1
+        elif name == "sum":
+            if given and self._scores:
+                self._pool(given[0], kwargs.get("dim", args[1] if len(args) > 1 else None))
         elif given and _is_values(given[0]):
             return self._plan(name, given, args, kwargs, self._place(frame))
         return None
@@ -319,7 +328,8 @@ class _Listener(TorchFunctionMode):
             if not isinstance(axis, int) or x.shape[axis] != 1:
                 return None
             lonely = Softmax(where, place[1], tuple(x.shape))
-            return lambda result: self._lonely.append((lonely, result.grad_fn))
+            is_score = x.grad_fn in self._origins
+            return functools.partial(self._left_alone, lonely, is_score)
         return functools.partial(self._finished, self._noted(name, x, args, kwargs, place))
 
     def _noted(
@@ -345,6 +355,22 @@ class _Listener(TorchFunctionMode):
         call.node = result.grad_fn
         self._calls.append(call)
         self._by_node[call.node] = call
+
+    def _left_alone(self, lonely: Softmax, is_score: bool, result: Tensor) -> None:
+        self._lonely.append((lonely, result.grad_fn))
+        if is_score:
+            self._scores[result.grad_fn] = lonely
+
+    def _pool(self, x: Tensor, axis: Any) -> None:
+        """Finds weights that were to add up to 1 along the axis that is added up now."""
+        node = x.grad_fn
+        if not isinstance(axis, int) or node is None or node.name() != "MulBackward0":
+            return
+        for lonely in (self._scores.get(one) for one, _ in node.next_functions):
+            if lonely is None or len(lonely.shape) != x.dim() or axis % x.dim() == 0:
+                continue
+            if lonely.shape[axis] > 1 and math.prod(lonely.shape) < x.numel():
+                self._pooling.append(lonely)
 
     def _answered(self, name: str, where: str, given: list[Tensor], result: Any) -> None:
         if (name in _CONVOLUTIONS or name == "linear") and result.requires_grad:
@@ -434,7 +460,8 @@ class _Listener(TorchFunctionMode):
             for one, std in zip(answers.values(), stds, strict=True)
         )  # fmt: skip
         lonely = tuple(one for one, node in self._lonely if node not in self._fed)
-        return calls, layers, lonely, tuple(zip(self._fakes, numbers, strict=True))
+        fakes = tuple(zip(self._fakes, numbers, strict=True))
+        return calls, layers, lonely, fakes, tuple(self._pooling)
 
     def _digested(
         self, group: list[_Call], value: float, looks: deque[tuple[Tensor, int]] | None
@@ -461,7 +488,7 @@ class _Listener(TorchFunctionMode):
         return call.node in self._fed and not call.gated and not handed_on
 
 
-_HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT}
+_HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT, "sum"}
 
 
 def _top(where: str) -> str:

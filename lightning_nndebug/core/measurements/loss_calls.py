@@ -74,6 +74,7 @@ class LossCall:
             aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
         is_weighed: Whether it was not reduced, and its entries then count unalike in the loss, or
             nobody knows how: they were weighted, masked, or only some of them were taken.
+        meets: The shapes of the result and of what it is multiplied with, or divided by.
     """
 
     function: str
@@ -95,6 +96,7 @@ class LossCall:
     features: int | None = None
     factor: float | None = None
     is_weighed: bool = False
+    meets: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def axis(self) -> int | None:
@@ -306,7 +308,7 @@ class Listener(TorchFunctionMode):
     def trace(self, loss: Tensor) -> None:
         """Notes which of the calls so far the loss is made of."""
         try:
-            found = _factors(loss.grad_fn, set(self._nodes))
+            found, meets = _factors(loss.grad_fn, set(self._nodes))
             self._hinges += self._margins(loss.grad_fn)
         except Exception:  # graphs of extensions may hold anything
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
@@ -321,6 +323,7 @@ class Listener(TorchFunctionMode):
                 call,
                 factor=(call.factor or 0.0) + factor,
                 is_weighed=call.is_weighed or is_weighed,
+                meets=meets.get(node, call.meets),
             )
 
     def _margins(self, root: Any) -> list[LossCall]:
@@ -550,14 +553,17 @@ def op(node: Any) -> str:
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
-def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str, bool]]:
+def _factors(
+    root: Any, wanted: set[Any]
+) -> tuple[dict[Any, tuple[float, str, bool]], dict[Any, tuple[tuple[int, ...], tuple[int, ...]]]]:
     """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
 
     Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
     ``squared``, or its ``absolute`` value is taken, which do not count; and whether its entries
-    count unalike.
+    count unalike. The second dict has the shapes of what a node gives and of what that meets.
     """
     found: dict[Any, tuple[float, str, bool]] = {}
+    meets = {}
     opaque: set[Any] = set()
     stack: list[tuple[Any, float, str, bool]] = [(root, 1.0, "", False)]
     for _ in range(_NODES):
@@ -581,7 +587,9 @@ def _factors(root: Any, wanted: set[Any]) -> dict[Any, tuple[float, str, bool]]:
             stack.append(
                 (parent, factor * (passed[index] if passed else math.nan), power, is_weighed)
             )
-    return found
+            if parent in wanted and (shapes := _meeting(node, index)) is not None:
+                meets[parent] = shapes
+    return found, meets
 
 
 def _weighs(node: Any) -> bool:
@@ -611,6 +619,19 @@ def _factors_of_hinges(root: Any) -> list[Tensor]:
             given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
             found += [one.detach() for one in given if one.numel() > 1]
     return found
+
+
+def _meeting(node: Any, index: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Returns the shapes of what a product is made of, the one at an index first."""
+    if op(node) != "Mul" and (op(node), index) != ("Div", 0):
+        return None
+    given = node.next_functions[index][0]._input_metadata
+    other = getattr(node, ("_saved_other", "_saved_self")[index], None)
+    if not given or not isinstance(other, Tensor):
+        return None
+    shape = tuple(given[0].shape)
+    # Who adds an axis right there wants all pairs.
+    return None if other.dim() > len(shape) and other._is_view() else (shape, tuple(other.shape))
 
 
 def _power(node: Any) -> str:

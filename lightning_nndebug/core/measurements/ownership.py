@@ -148,9 +148,8 @@ class _Nursery:
         # Judged before the first step; and only of those that may become orphans.
         held = {id(p) for p in _held(moment)}
         self._fresh = {
-            id(p): looks_random(owner, p, entries(p))
+            id(p): None if id(p) in held else looks_random(owner, p, entries(p))
             for _, owner, p in everything
-            if id(p) not in held
         }
         self._wards: dict[str, _Ward] = {}
         self.is_listed = False
@@ -163,8 +162,10 @@ class _Nursery:
         held = {id(p) for p in _held(moment)}
         own = {id(p) for p in moment.module.parameters()}
         wards = {}
-        for name, _, p in _everything(moment.module):
+        for name, owner, p in _everything(moment.module):
             if p.requires_grad and id(p) not in held:
+                if id(p) not in self._fresh and id(p) in own:  # made since
+                    self._fresh[id(p)] = looks_random(owner, p, entries(p))
                 known = self._wards.get(name)
                 wards[name] = (
                     known
@@ -179,7 +180,10 @@ class _Nursery:
         self._steps_of_epoch += 1
         if self._steps_of_epoch not in _LOOKS:
             return ()
-        found = {name: one for name, one in self._wards.items() if one.is_orphan}
+        present = {id(p) for _, _, p in _everything(module)}
+        found = {
+            name: one for name, one in self._wards.items() if id(one.p) in present and one.is_orphan
+        }
         own = topmost(module, [name for name, one in found.items() if not one.is_hidden])
         for name in (name for name, one in found.items() if one.is_hidden):
             own.setdefault(name.rpartition("]")[0] + "]" if "]" in name else name, []).append(name)
