@@ -35,8 +35,8 @@ import lightning_nndebug
 from lightning_nndebug import NNDebug
 from lightning_nndebug.suite import DETECTORS
 
-WARM_UP = 5
-STEPS = {"mlp": 400, "cnn": 60, "resnet50": 24, "gpt2": 12}
+WARM_UP = 22  # steps: by then, the densest looks are over
+STEPS = {"mlp": 400, "cnn": 60, "resnet50": 24, "gpt2": 16}
 
 
 @dataclass(frozen=True)
