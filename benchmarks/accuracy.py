@@ -196,17 +196,18 @@ def table(results: list[dict[str, Any]]) -> str:
             if {f["code"] for f in alarms(one)} & set(one["expected"])
         ]
         false = sum(verdict(one) == "false alarm" for one in twins)
+        loud = f"{false} of {len(twins)} loud" if twins else "not run"
         named = judged["led"] + judged["named"]
         rows.append(
             f"| {family} | {len(sick)} | {share(named + judged['noticed'], len(sick))} "
             f"| {share(named, len(sick))} | {share(judged['led'], len(sick))} "
-            f"| {statistics.median(steps) if steps else '-'} | {false} of {len(twins)} loud |"
+            f"| {statistics.median(steps) if steps else '-'} | {loud} |"
         )
     text = ["# Accuracy", "", stamp(), "", *rows, ""]
     healthy = families.get("healthy", [])
     if healthy:
-        loud = sum(bool(alarms(one)) for one in healthy)
-        text.append(f"Healthy zoo: {loud} of {len(healthy)} programs raise an alarm.")
+        alarmed = sum(bool(alarms(one)) for one in healthy)
+        text.append(f"Healthy zoo: {alarmed} of {len(healthy)} programs raise an alarm.")
     text += ["", "## False alarms by rule", "", "| rule | twins | healthy zoo |", "|---|--:|--:|"]
     by_rule: dict[str, Counter[str]] = defaultdict(Counter)
     for one in results:
