@@ -49,10 +49,13 @@ from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
 from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Roll, _Sketch
 from lightning_nndebug.core.measurements.succession import (
     _BATCHES,
+    _LARGE,
+    _TOGETHER,
     Succession,
     _judged,
     _moments,
     _slide,
+    _values,
 )
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
@@ -277,8 +280,11 @@ def test_what_is_kept_is_bounded_as_the_docstring_says() -> None:
         roll.add([bits(62) for _ in range(256)], [j % 10 for j in range(256)], 0.0)
         peak = max(peak, tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    table = _moments(torch.randn(8, 3, 224, 224), torch.arange(8))[1]
-    kept = _BATCHES * table.nbytes + 3 * 2 * 4 * _ROWS * _FEATURES  # pooled, told, and told before
+    batch = _values(torch.randn(8, 3, 224, 224), torch.arange(8))
+    table = _moments([batch])[0][1]
+    kept = (
+        _BATCHES * table.nbytes + _TOGETHER * 4 * _LARGE + 3 * 2 * 4 * _ROWS * _FEATURES
+    )  # pooled, told, and told before
     assert (peak <= 25e6, peak + kept <= 40e6) == (True, True), (peak, kept)
     assert "40 MB at most" in InputDetector.__doc__
 
@@ -634,7 +640,7 @@ def test_height_and_width_that_are_exchanged(train, validation, sick: bool, is_l
 def succession(x: torch.Tensor, y: torch.Tensor | None = None) -> Succession:
     """Batches of 32."""
     parts = zip(x.split(32), [None] * 99 if y is None else y.split(32), strict=False)
-    return _judged("batch[0]", [_moments(*part) for part in parts])
+    return _judged("batch[0]", _moments([_values(*part) for part in parts]))
 
 
 @pytest.mark.parametrize("carries_state", [False, True])

@@ -53,7 +53,7 @@ from lightning_nndebug.core.measurements.padding import Padding
 from lightning_nndebug.core.measurements.processors import Processor
 from lightning_nndebug.core.measurements.rows import Rows
 from lightning_nndebug.core.measurements.samples import Overlap, Samples, _pairs, _Roll
-from lightning_nndebug.core.measurements.succession import _judged, _moments
+from lightning_nndebug.core.measurements.succession import _judged, _moments, _values
 from lightning_nndebug.inputs.relatedness import relation
 from lightning_nndebug.inputs.skew import skew
 
@@ -179,7 +179,7 @@ ORDERS: Kinds = {
 
 
 def order(data: tuple[Tensor, int]) -> tuple[float, str]:
-    found = _judged("batch", [_moments(one, None) for one in data[0].split(data[1])])
+    found = _judged("batch", _moments([_values(one, None) for one in data[0].split(data[1])]))
     loader, first = TrainLoader("SequentialSampler", shuffles=False), layers(())
     is_sick = bool(list(RULES.unshuffled_training(found, loader, first)))
     return found.inputs, "INP201" * is_sick

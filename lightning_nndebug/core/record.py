@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FILE = "record.jsonl"
 
 # A run of 100,000 steps must fit into 10 MB, and a short one must lose nothing.
-_POINTS = 1000  # of a curve in each e-fold of steps; before that, every step
+_POINTS = 250  # of a curve in each e-fold of steps; before that, every step
 _LOOKS, _GROWTH = 20, 1.08  # snapshots of a kind: all of the first, and then at each 8 % of age
 _DIGITS = 6
 

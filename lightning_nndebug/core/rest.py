@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from statistics import median
 
 _UNRESTED = 200  # batches at the start, in which everything is watched
@@ -16,26 +17,29 @@ class Rest:
 
     What the others cost is the difference between the batches that all see and those that only the
     restless ones do. Where it is less than half a percent of a step, nobody ever rests.
+
+    Args:
+        is_stepping: Tells whether the batch at hand ends in an optimizer step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_stepping: Callable[[], bool]) -> None:
         self.now = False
+        self._is_stepping = is_stepping
         self._batches, self._until = 0, _UNRESTED
         self._costs: dict[bool, deque[float]] = {
             kind: deque([0.0], maxlen=_IN_A_ROW) for kind in (False, True)
         }
 
-    def end_batch(self, cost: float, step_time: float, *, is_stepping: bool) -> None:
+    def end_batch(self, cost: float, step_time: float) -> None:
         """Takes account of a batch; all who rest begin and end with an optimizer step.
 
         Args:
             cost: The seconds that we took.
             step_time: The seconds that the batch took without us.
-            is_stepping: Whether the batch ended in an optimizer step.
         """
         self._batches += 1
         self._costs[self.now].append(cost)
-        if self._batches < self._until or not is_stepping:
+        if self._batches < self._until or not self._is_stepping():
             return
         extra = median(self._costs[False]) - median(self._costs[True])
         pause = 0 if self.now else int(_IN_A_ROW * (extra / (_SHARE * step_time) - 1))

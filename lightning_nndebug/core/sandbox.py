@@ -41,7 +41,7 @@ class Snapshot:
 
     batch: Any
     _versions: tuple[int, ...]
-    _scalars: Mapping[str, Any]
+    _attributes: Mapping[str, Any]
     _requires_grad: Sequence[tuple[Tensor, bool]]
     _rng: Sequence[RngState]
 
@@ -65,13 +65,18 @@ class Snapshot:
         return cls(
             batch=_rebuilt(batch),
             _versions=tuple(_version(tensor) for _, tensor in named_tensors(batch)),
-            _scalars={k: v for k, v in vars(module).items() if type(v) in (int, float, bool, str)},
+            _attributes=dict(vars(module)),
             # Only in manual optimization does a step flip them itself (``toggle_optimizer``).
             _requires_grad=()
             if getattr(module, "automatic_optimization", True)
             else [(p, p.requires_grad) for p in module.parameters()],
             _rng=read_rng(generators, host=host_rng),
         )
+
+    def scalars(self) -> dict[str, Any]:
+        """Returns the module's attributes that are plain values: a counter that the step raises."""
+        kinds = (int, float, bool, str)
+        return {name: one for name, one in self._attributes.items() if type(one) in kinds}
 
     def modified(self) -> tuple[str, ...]:
         """Names the tensors of the batch that were written to since; a replay starts from those."""
@@ -250,7 +255,7 @@ class Sandbox:
 
     def _prepare(self) -> None:
         start = self._snapshot
-        vars(self.module).update(start._scalars if start else {})
+        vars(self.module).update(start.scalars() if start else {})
         for parameter, flag in start._requires_grad if start else ():
             parameter.requires_grad_(flag)
         for tensor, *_ in self._tensors:

@@ -39,12 +39,27 @@ _OF_A_BATCH = ("on_train_batch_start", "on_before_backward", *_MEETINGS[:2])
 _MEET_EVERY = 10
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Ask:
-    """A kind of measurement with the options that it is asked for with. There is one of each."""
+    """A kind of measurement with the options that it is asked for with. There is one of each.
+
+    Attributes:
+        name: What it is called.
+        is_always: Whether it is taken at every occasion, whatever it costs.
+        memory: Its own, with the options.
+        occasions: How many there were so far at which it might have been taken.
+        price: The seconds that a look takes, at its cheapest; 0 before the first.
+    """
 
     kind: type[Measurement]
     options: tuple[tuple[str, Any], ...]
+    occasions: int = 0
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.name = self.kind.__name__
+        self.is_always = self.kind.cadence is EVERY_TIME
+        self.memory = SimpleNamespace(**dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -84,17 +99,15 @@ class Session:
 
     def __init__(self, trainer: Any, module: Any, callbacks: Iterable[Detector]) -> None:
         self.trainer, self.module = trainer, module
+        self._is_shared = trainer.world_size > 1
         self.callbacks = list(callbacks)
         self.watches = _watches(self.callbacks)
         self.values: dict[Ask, Measurement] = {}
         self.vitals: dict[str, float] = {}
         self.pending: list[Finding] = []
         self.broken: set[str] = set()
-        self._memories: dict[Ask, SimpleNamespace] = {}
         self._asks: dict[tuple[Any, ...], Ask] = {}
         self._by_kind: dict[type[Measurement], Ask] = {}
-        self._occasions: dict[Ask, int] = defaultdict(int)
-        self._prices: dict[Ask, float] = {}
         self._bills: dict[Ask, float] = defaultdict(float)
         self._due: set[Ask] = set()
         self._tried: set[Ask] = set()
@@ -106,7 +119,7 @@ class Session:
         self._batch_began = 0.0
         self._step_time = 0.0
         self._spent = 0.0
-        self._rest = Rest()
+        self._rest = Rest(lambda: is_stepping(trainer))
         self._can_watch = can_watch(module)
         self.directory = run_directory(trainer)
         self._plan()
@@ -119,6 +132,11 @@ class Session:
         self.sinks: list[Sink] = open_sinks(
             trainer, self.directory, self._known(), self._vital_names()
         )
+        self._listeners = {
+            method: [one for one in self.sinks if getattr(type(one), method) is not silence]
+            for method, silence in vars(Sink).items()
+            if not method.startswith("_")
+        }
         if trainer.is_global_zero and is_sharded(trainer, list(module.named_parameters())):
             log.info(
                 "nndebug: a process holds only a part of each parameter here (%s). What needs "
@@ -150,12 +168,11 @@ class Session:
         """Removes every hook, reports what is still unsaid and says what the run came to."""
         for handle in self._raw:
             handle.remove()
-        for ask in self._memories:
+        for ask in self._asks.values():
             self._release(ask)
         self._report()
         findings = self._known()
-        for sink in self.sinks:
-            self._guard(type(sink).__name__, sink.close, findings, self._step(), exception)
+        self._tell("close", findings, self._step(), exception)
         if self.directory is not None and self.trainer.is_global_zero:
             for one in self.callbacks:
                 self._guard("the report", one.conclude, self.trainer, self.directory)
@@ -164,13 +181,12 @@ class Session:
 
     def pass_on(self, hook: str, **context: Any) -> None:
         """Takes the measurements of this hook and asks the rules that they complete."""
-        if hook not in self._awake or (self.trainer.sanity_checking and hook != "on_exception"):
+        if hook not in self._awake:
             return
         began = time.perf_counter()
         if hook in ("on_train_batch_start", "on_validation_batch_start"):
             self._begin_batch(hook, began)
-        is_shared = self.trainer.world_size > 1
-        if is_shared and hook == "on_train_batch_end":
+        if self._is_shared and hook == "on_train_batch_end":
             self._meet(hook)  # a rank that has not stepped: before measurements meet as well
         moment = self._moment = Moment(
             hook=hook, trainer=self.trainer, module=self.module, step=self._step(),
@@ -180,17 +196,20 @@ class Session:
         self._tried.clear()
         self._fresh.clear()
         is_rest = self._rest.now and hook in _OF_A_BATCH
+        preparing, taking = (
+            ((), self._restless) if is_rest else (self._preparing[hook], self._taking)
+        )
         with torch.no_grad():
-            for ask in () if is_rest else self._preparing[hook]:
+            for ask in preparing:
                 self._prepare(ask, moment)
-            for ask in self._restless[hook] if is_rest else self._taking[hook]:
+            for ask in taking[hook]:
                 self._take(ask, moment)
             if self._fresh:
                 self._ask_all()
                 self._record()
         self._moment = None
         self._spent += time.perf_counter() - began
-        if hook in _MEETINGS and not (is_shared and hook == "on_train_batch_end"):
+        if hook in _MEETINGS and not (self._is_shared and hook == "on_train_batch_end"):
             self._meet(hook)
         if hook == "on_train_batch_end":
             self._end_batch()
@@ -211,16 +230,14 @@ class Session:
         for ask, bill in self._bills.items():
             # Hooks and modes slow the step down that they watch.
             slower = max(took - self._step_time, 0.0) / len(watching) if ask in watching else 0.0
-            self._prices[ask] = min(self._prices.get(ask, math.inf), bill + slower)
+            ask.price = min(ask.price or math.inf, bill + slower)
         if not (watching and self._step_time):
             self._step_time = took if not self._step_time else 0.9 * self._step_time + 0.1 * took
-        if self.trainer.world_size == 1:  # no two clocks agree
-            stepped = is_stepping(self.trainer)
-            self._rest.end_batch(self._spent, self._step_time, is_stepping=stepped)
+        if not self._is_shared:  # no two clocks agree
+            self._rest.end_batch(self._spent, self._step_time)
         self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
         if self.vitals:
-            for sink in self.sinks:
-                self._guard(type(sink).__name__, sink.vitals, self._step(), self.vitals)
+            self._tell("vitals", self._step(), self.vitals)
 
     # -- measurements
 
@@ -231,19 +248,20 @@ class Session:
             return
         if self._can_watch and self._is_due(ask):
             self._due.add(ask)
-            self._timed(ask, ask.kind.prepare, moment, self._memory(ask))
+            self._timed(ask, ask.kind.prepare, moment, ask.memory)
 
     def _take(self, ask: Ask, moment: Moment, *, is_needed: bool = False) -> None:
         if ask in self._tried:  # another one needed it
             return
-        is_due = ask in self._due if ask.kind.prepares else is_needed or self._is_due(ask)
+        kind = ask.kind
+        is_due = ask in self._due if kind.prepares else is_needed or self._is_due(ask)
         if not is_due:
             return
         self._tried.add(ask)
-        value = self._timed(ask, ask.kind.take, moment, self._memory(ask))
+        value = self._timed(ask, kind.take, moment, ask.memory)
         if value is None:
             return
-        if ask.kind.prepares:
+        if kind.prepares:
             self._due.discard(ask)
             self._release(ask)
         self.values[ask] = value
@@ -261,36 +279,30 @@ class Session:
         return self.values.get(ask)
 
     def _is_due(self, ask: Ask) -> bool:
-        if ask.kind.__name__ in self.broken:
+        if ask.is_always:
+            return True
+        if ask.name in self.broken:
             return False
         if ask.kind in self._requested:
             self._requested.discard(ask.kind)
             return True
-        if ask.kind.cadence is EVERY_TIME:
-            return True
-        occasion = self._occasions[ask]
-        self._occasions[ask] += 1
-        return ask.kind.cadence.due(occasion, self._prices.get(ask, 0.0), self._step_time)
+        ask.occasions += 1
+        return ask.kind.cadence.due(ask.occasions - 1, ask.price, self._step_time)
 
     def _timed(self, ask: Ask, call: Callable[..., Any], *args: Any) -> Any:
-        if ask.kind.cadence is EVERY_TIME:
-            return self._guard(ask.kind.__name__, call, *args)
+        if ask.is_always:
+            return self._guard(ask.name, call, *args)
         began = time.perf_counter()
-        value = self._guard(ask.kind.__name__, call, *args)
+        value = self._guard(ask.name, call, *args)
         self._bills[ask] += time.perf_counter() - began
         return value
 
     def _release(self, ask: Ask) -> None:
         """Takes off the hooks of a measurement: also of one that has failed and is off."""
         try:
-            ask.kind.release(self._memory(ask))
+            ask.kind.release(ask.memory)
         except Exception:
             log.exception("nndebug: %s could not clean up after itself.", ask.kind.__name__)
-
-    def _memory(self, ask: Ask) -> SimpleNamespace:
-        if ask not in self._memories:
-            self._memories[ask] = SimpleNamespace(**dict(ask.options))
-        return self._memories[ask]
 
     # -- rules
 
@@ -361,7 +373,7 @@ class Session:
     def _agree(self) -> list[Finding]:
         """Makes what is pending the same on all ranks; returns what waits for the next meeting."""
         parts = [type(watch.detector).__name__ for watch in self.watches]
-        parts += [ask.kind.__name__ for ask in self._occasions]
+        parts += [ask.name for ask in self._planned]
         flags = [len(self.pending), *(part in self.broken for part in parts)]
         device = self.trainer.strategy.root_device
         mine = torch.tensor(flags, dtype=torch.int64, device=device)
@@ -405,6 +417,7 @@ class Session:
 
     def _plan(self) -> None:
         """Notes what to prepare, take and ask at each hook, so that an idle hook costs nothing."""
+        self._planned: dict[Ask, None] = {}  # in order
         self._preparing: dict[str, list[Ask]] = defaultdict(list)
         self._taking: dict[str, list[Ask]] = defaultdict(list)
         self._restless: dict[str, list[Ask]] = defaultdict(list)
@@ -420,8 +433,8 @@ class Session:
         if self.directory is not None and any(one.is_in_suite for one in self.watches):
             for kind in KINDS:
                 self._enlist(self.watches[0], kind)
-        self._recorded = {ask for ask in self._occasions if _is_for_the_record(ask.kind)}
-        for ask in self._occasions:
+        self._recorded = {ask for ask in self._planned if _is_for_the_record(ask.kind)}
+        for ask in self._planned:
             for hook in ask.kind.hooks:
                 self._taking[hook].append(ask)
                 if ask.kind.restless:
@@ -448,7 +461,7 @@ class Session:
         for need in kind.needs:
             self._enlist(watch, need)
         ask = self._only(kind, tuple((name, watch.option(name)) for name in kind.options))
-        self._occasions[ask] = 0
+        self._planned[ask] = None
         return ask
 
     def _only(self, kind: type[Measurement], options: tuple[tuple[str, Any], ...]) -> Ask:
@@ -463,15 +476,19 @@ class Session:
         fresh = [one for one in self._known() if one.place in places]
         self.pending = []
         for finding in fresh:
-            for sink in self.sinks:
-                self._guard(type(sink).__name__, sink.finding, finding)
+            self._tell("finding", finding)
         return fresh
 
     def _record(self) -> None:
         for ask in self._fresh & self._recorded:
-            part = f"the record of {ask.kind.__name__}"
-            for sink in self.sinks:
+            part = f"the record of {ask.name}"
+            for sink in self._listeners["measured"]:
                 self._guard(part, sink.measured, self._step(), self.values[ask])
+
+    def _tell(self, method: str, *args: Any) -> None:
+        """Calls a method of all sinks that have it."""
+        for sink in self._listeners[method]:
+            self._guard(type(sink).__name__, getattr(sink, method), *args)
 
     def _known(self) -> list[Finding]:
         found = (one for watch in self.watches for one in watch.detector._findings)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.text import Text
@@ -29,8 +29,8 @@ _INDENT = 12  # columns before the text of "measured", "means", "likely", "try",
 _LEAST = 40  # columns for a text, however narrow the terminal is
 
 
-class Sink(Protocol):
-    """Somewhere to put what the session knows. Exists on rank 0 alone."""
+class Sink:
+    """Somewhere to put what the session knows, on rank 0 alone. Each has some of these methods."""
 
     def finding(self, finding: Finding) -> None:
         """Takes a finding, once per place."""
@@ -68,7 +68,7 @@ def open_sinks(
     return sinks
 
 
-class Console:
+class Console(Sink):
     """Says each finding once, through the ``lightning_nndebug`` logger, and sums up at the end."""
 
     def __init__(self, known: list[Finding]) -> None:
@@ -84,12 +84,6 @@ class Console:
         if self._shown[finding.code] > 1:  # what it means and what to try is said above
             text = "\n".join(text.splitlines()[:2])
         log.log(level, "%s", text, extra={"finding": finding})
-
-    def vitals(self, step: int, vitals: dict[str, float]) -> None:
-        """Says nothing: numbers are for the loggers."""
-
-    def measured(self, step: int, value: Measurement) -> None:
-        """Says nothing: pictures are for the report."""
 
     def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
         """Sums up: what began first leads, and what follows from it comes after."""
@@ -116,10 +110,10 @@ class Console:
         log.info("%s", "\n".join(lines))
 
 
-class Sampled:
+class Sampled(Sink):
     """Hands vitals on as often as the Trainer logs; everything else at once."""
 
-    def __init__(self, sink: Sink, trainer: Any) -> None:
+    def __init__(self, sink: Sink | Record, trainer: Any) -> None:
         self._sink = sink
         self._every = trainer.log_every_n_steps
         self._last = -1
@@ -143,7 +137,7 @@ class Sampled:
         self._sink.close(findings, step, exception)
 
 
-class Loggers:
+class Loggers(Sink):
     """Every logger of the Trainer: vitals as scalars, findings as text where there is such a thing.
 
     ``pl_module.log`` would cost 0.3 ms per key and step even without a logger, so the loggers are
@@ -163,12 +157,6 @@ class Loggers:
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         """Logs the numbers, at the Trainer's own cadence."""
         self._each("vitals", step, vitals)
-
-    def measured(self, step: int, value: Measurement) -> None:
-        """Leaves pictures to the report."""
-
-    def close(self, findings: list[Finding], step: int, exception: BaseException | None) -> None:
-        """Leaves the loggers open: Lightning closes them."""
 
     def _each(self, method: str, *args: Any) -> None:
         for one in list(self._loggers):
@@ -196,7 +184,7 @@ def log_figures(trainer: Any, draw: Callable[[], Mapping[str, Any]]) -> None:
             log.warning("nndebug could not log its figures: %r", error)
 
 
-class _Logger:
+class _Logger(Sink):
     def __init__(self, logger: Any, vitals: Sequence[str] = ()) -> None:
         self._logger = logger
         # By name, so that subclasses and both Lightning namespaces are known alike.
@@ -240,12 +228,6 @@ class _Logger:
 
     def vitals(self, step: int, vitals: dict[str, float]) -> None:
         self._logger.log_metrics({**self._blank, **vitals}, step=step)
-
-    def measured(self, *args: Any) -> None:
-        pass
-
-    def close(self, *args: Any) -> None:
-        pass
 
 
 class _Handler(logging.Handler):

@@ -62,9 +62,7 @@ def baseline(history: History) -> float:
 
 def excess(history: History, looks: Sequence[Sequence[float]]) -> float:
     """Returns the loss as a share of that of the best constant prediction, above the floor."""
-    floor = statistics.fmean(one[FLOOR] for one in looks)
-    loss = statistics.fmean(one[LOSS] for one in looks) - floor
-    return loss / max(baseline(history) - floor, 1e-9)
+    return _share(looks, baseline(history))
 
 
 def first_ratio(history: History) -> tuple[float, float] | None:
@@ -128,10 +126,11 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     heavy-tailed.
     """
     looks = history["looks"]
-    single = [excess(history, [one]) for one in looks]
-    levels = [excess(history, looks[i : i + 2]) for i in range(len(looks) - 1)]
-    if len(levels) < 2 * _FEW:
+    if len(looks) <= 2 * _FEW:
         return None
+    constant = baseline(history)
+    single = [_share([one], constant) for one in looks]
+    levels = [_share(looks[i : i + 2], constant) for i in range(len(looks) - 1)]
     earlier, last = levels[:-_FEW], levels[-_FEW:]
     best = min(earlier)
     worst = min(last)
@@ -169,6 +168,12 @@ def verdict(probes: Sequence[dict[str, Any]]) -> str:
     if best > 1 and gain > 0.005:  # noqa: PLR2004 -- as LRN102 has it, which asks for even more
         return "steps are too short"
     return "not the learning rate"
+
+
+def _share(looks: Sequence[Sequence[float]], constant: float) -> float:
+    floor = statistics.fmean(one[FLOOR] for one in looks)
+    loss = statistics.fmean(one[LOSS] for one in looks) - floor
+    return loss / max(constant - floor, 1e-9)
 
 
 def _agree(one: Fit, other: Fit) -> bool:

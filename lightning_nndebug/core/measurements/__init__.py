@@ -20,9 +20,9 @@ _YOUNG, _YOUNG_BUDGET = 200, 0.1  # occasions, and the share of their time that 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Moment:
-    """The Lightning hook that is running, with what Lightning hands to it.
+    """The Lightning hook that is running, with what Lightning hands to it; one is made every time.
 
     Args:
         hook: Its name, such as ``on_before_optimizer_step``.

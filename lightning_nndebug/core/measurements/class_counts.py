@@ -17,6 +17,7 @@ from .loss_calls import LossCall, LossCalls, ValidationLossCalls
 
 _BINS = MOST_CLASSES + 1
 _FIRST = 16  # batches before the first look in training
+_TOGETHER = 16  # batches whose labels are counted at once, where each sample has one
 # What takes every sample as often as any other.
 _PLAIN = ("RandomSampler", "SequentialSampler", "SubsetRandomSampler", "DistributedSampler")
 _BATCHING = ("BatchSampler", "_BatchSamplerWrapper")
@@ -103,8 +104,9 @@ class ClassCounts(Measurement):
             precise = torch.float32 if device.type == "mps" else torch.float64
             memory.sums = torch.zeros(10, _BINS, dtype=precise, device=device)
             memory.metric, memory.batches, memory.look = _Sum(memory.sums), 0, 0
+            memory.waiting = ([], [])
         if (labels := moment.take(Labels)) is not None and labels.is_new(moment):
-            memory.sums[int(labels.validation), : len(labels.counts)] += labels.counts
+            _note(labels, memory)
         if moment.hook.endswith("batch_start"):
             return None
         if moment.hook.endswith("batch_end"):
@@ -117,6 +119,8 @@ class ClassCounts(Measurement):
             if memory.batches < _FIRST or memory.batches & (memory.batches - 1):
                 return None
         target = moment.take(Target)
+        for validation in (0, 1):
+            _count(target, validation, memory)
         sums = memory.metric.gathered(memory.sums, _fingerprint(target))
         memory.sums.zero_()
         if sums is None or target is None:
@@ -135,6 +139,24 @@ class ClassCounts(Measurement):
             [round(one) for one in counts.tolist()] for counts in (self.train, self.validation)
         )
         return {"target": self.target.name, "train": train, "validation": validation}
+
+
+def _note(labels: Labels, memory: SimpleNamespace) -> None:
+    """Keeps a copy of the labels until enough of them are together."""
+    waiting, more = memory.waiting[labels.validation], labels.labels
+    if waiting and waiting[0].shape[1:] != more.shape[1:]:
+        _count(labels.target, int(labels.validation), memory)
+    waiting.append(more.clone())
+    if len(waiting) == _TOGETHER or more.numel() > len(more):
+        _count(labels.target, int(labels.validation), memory)
+
+
+def _count(target: Target | None, validation: int, memory: SimpleNamespace) -> None:
+    waiting = memory.waiting[validation]
+    if waiting and target is not None:
+        counts = target.tally(torch.cat(waiting))
+        memory.sums[validation, : len(counts)] += counts
+    waiting.clear()
 
 
 class _Sum(Metric):

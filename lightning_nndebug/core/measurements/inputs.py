@@ -246,5 +246,6 @@ def _bits(rows: Tensor) -> Tensor:
         values = values.view(
             {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(size, torch.uint8)
         )
-    values = values.to(torch.int64)
+    if values.element_size() < 8:  # noqa: PLR2004 -- bytes
+        return values.to(torch.int64)
     return values ^ (values >> 32)  # of small numbers in float64, the low bits are all zero

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
@@ -111,11 +112,20 @@ class Target(Measurement):
             memory.ambiguous = True
         return None if memory.ambiguous else memory.found
 
-    def tally(self, labels: Tensor) -> Tensor | None:
-        """Returns how many samples show each class, on the device and without waiting for it."""
-        bins = self.classes or MOST_CLASSES + 1
+    def fits(self, labels: Tensor) -> bool:
+        """Returns whether these labels can be counted: there are some, in a form that is known."""
         if not labels.dim() or not labels.numel():
-            return None
+            return False
+        is_flat = labels.numel() == len(labels) and self.form != "soft"
+        return (
+            is_flat
+            or self.form in ("index", "binary")
+            or labels.numel() == len(labels) * self._bins
+        )
+
+    def tally(self, labels: Tensor) -> Tensor:
+        """Returns how many samples show each class, on the device and without waiting for it."""
+        bins = self._bins
         if labels.numel() == len(labels) and self.form != "soft":
             return _count(self._numbers(labels.reshape(-1)), bins + 2)[1:-1]
         rows = labels.reshape(len(labels), -1)
@@ -124,26 +134,27 @@ class Target(Measurement):
             return shown.scatter_(1, self._numbers(rows), 1.0)[:, 1:-1].sum(0)
         if self.form == "binary":
             return torch.stack([(rows == 0).any(1).sum(), (rows == 1).any(1).sum()]).float()
-        if rows.shape[1] != bins:
-            return None
         return rows.float().sum(0)
+
+    @property
+    def _bins(self) -> int:
+        return self.classes or MOST_CLASSES + 1
 
     def _numbers(self, labels: Tensor) -> Tensor:
         """Returns class numbers from 1, and 0 or one too many for everything that is no class."""
-        bins = self.classes or MOST_CLASSES + 1
-        numbers = labels.long().clamp(-1, bins).add_(1)
-        if self.ignored is None or not 0 <= self.ignored < bins:
+        numbers = labels.long().clamp(-1, self._bins).add_(1)
+        if self.ignored is None or not 0 <= self.ignored < self._bins:
             return numbers
         return numbers.masked_fill(labels == self.ignored, 0)
 
 
 @dataclass(frozen=True)
 class Labels(Measurement):
-    """The labels of a batch, as class counts.
+    """The labels of a batch.
 
     Attributes:
         target: Where they were.
-        counts: How many samples show each class, on the device.
+        labels: They themselves, for this step.
         validation: Whether it is a batch of validation.
         late: Whether they could not be read before the step: it has shown where they are.
     """
@@ -157,9 +168,14 @@ class Labels(Measurement):
     needs: ClassVar[tuple[type[Measurement], ...]] = (Target,)
 
     target: Target
-    counts: Tensor
+    labels: Tensor = field(repr=False)
     validation: bool
     late: bool
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How many samples show each class, on the device."""
+        return self.target.tally(self.labels)
 
     def is_new(self, moment: Moment) -> bool:
         """Returns whether this is the moment at which they were read."""
@@ -173,14 +189,13 @@ class Labels(Measurement):
             return None
         memory.known = True
         labels = target.read(moment.batch)
-        counts = None if labels is None else target.tally(labels)
-        if counts is None:
+        if labels is None or not target.fits(labels):
             return None
-        return cls(target, counts, moment.hook == "on_validation_batch_start", late)
+        return cls(target, labels.detach(), moment.hook == "on_validation_batch_start", late)
 
     def snapshot(self) -> dict[str, Any]:
         """The counts of a training batch, unless there are too many classes to be drawn."""
-        if self.validation or len(self.counts) > _DRAWN:
+        if self.validation or self.target.classes > _DRAWN or len(self.counts) > _DRAWN:
             return {}
         return {"target": self.target.name, "counts": [round(one) for one in self.counts.tolist()]}
 

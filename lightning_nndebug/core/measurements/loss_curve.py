@@ -31,7 +31,11 @@ class LossCurve(Measurement):
         annealed: Whether the learning rate has come down to less than a tenth of its peak.
     """
 
-    hooks: ClassVar[tuple[str, ...]] = (*Loss.hooks, "on_train_end")
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "on_train_end",
+    )
     restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Loss,)
 

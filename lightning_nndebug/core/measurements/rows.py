@@ -57,7 +57,9 @@ class Rows(Measurement):
         inputs = moment.take(Inputs)
         if inputs is None or inputs.tokens:
             return None
-        pool: _Pool = vars(memory).setdefault("pool", _Pool(inputs))
+        if not hasattr(memory, "pool"):
+            memory.pool = _Pool(inputs)
+        pool: _Pool = memory.pool
         if moment.hook == "on_train_batch_end" and pool.train:
             return None  # only of the first batch did the step have to show what is what
         if moment.hook.startswith("on_train_batch"):

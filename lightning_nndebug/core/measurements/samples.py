@@ -106,7 +106,9 @@ class Samples(Measurement):
         inputs = moment.take(Inputs)
         if inputs is None:
             return None
-        roll: _Roll = vars(memory).setdefault("roll", _Roll(inputs))
+        if not hasattr(memory, "roll"):
+            memory.roll = _Roll(inputs)
+        roll: _Roll = memory.roll
         if moment.hook.startswith("on_validation"):
             is_read = roll.hear_validation(moment)
         else:
@@ -181,9 +183,10 @@ class _Roll:
         """Takes up one batch."""
         self.batches += 1
         self.size = len(marks)
-        one, few = len(set(marks)) == 1, len(marks) < _ALIKE
+        distinct = set(marks)
+        one, few = len(distinct) == 1, len(marks) < _ALIKE
         self.alike = self.alike + 1 if one and not few else self.alike if few else 0
-        blank = set(marks) == {-1}
+        blank = distinct == {-1}
         same_value = value == self.value or not self.blank
         self.value = value if blank and same_value else math.nan
         self.blank = self.blank + 1 if blank else 0
@@ -194,7 +197,7 @@ class _Roll:
         self.last = batch
         if len(self.order) < _PREFIX:
             self.order += marks
-        real = [mark for mark in marks if mark >= 0]
+        real = [mark for mark in marks if mark >= 0] if -1 in distinct else marks
         self.train.add(real)
         self.counts.update(self.train.kept(real))
         if labels is not None:

@@ -57,7 +57,12 @@ class Scores(Measurement):
         at_chance: Whether no validation was ever better than the best constant answer.
     """
 
-    hooks: ClassVar[tuple[str, ...]] = (*Loss.hooks, "on_validation_start", "on_validation_end")
+    hooks: ClassVar[tuple[str, ...]] = (
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "on_validation_start",
+        "on_validation_end",
+    )
     restless: ClassVar[bool] = True  # the mean is one over all batches
     needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Skill)
 

@@ -84,6 +84,12 @@ class StepProbe(Measurement):
             _begin(moment, memory)
         if not memory.probing:
             return None
+        if moment.hook == "on_train_batch_end":
+            _note(moment, memory)
+        if not memory.is_due and not (
+            moment.hook == "on_train_batch_start" and is_due(moment.step)
+        ):
+            return None  # as in nearly every step
         began = time.perf_counter()
         probe = None
         if moment.hook == "on_train_batch_start":
@@ -94,13 +100,9 @@ class StepProbe(Measurement):
             if memory.is_due:
                 memory.picture = picture(moment.module)
                 memory.snapshot = Snapshot.take(moment.module, moment.batch, memory.generators)
-        elif moment.hook == "on_before_optimizer_step":
-            if memory.snapshot is not None:
-                _keep(moment, memory)
-        else:
-            _note(moment, memory)
-            if memory.snapshot is not None:
-                _compare(moment, memory)
+        elif memory.snapshot is not None:
+            then = _keep if moment.hook == "on_before_optimizer_step" else _compare
+            then(moment, memory)
         memory.spent += time.perf_counter() - began
         return probe
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from . import Measurement, Moment
 from .inputs import Inputs, sampled
@@ -19,6 +18,10 @@ _BATCHES = 2**12  # of the first epoch at most, evenly spaced: 7 MB
 _CLASSES = 32  # more are not told apart
 _FEW = 8  # batches of equal size, at least
 _LONGEST_STRIDE = 32  # of a window
+_TOGETHER, _LARGE = 16, 2**15  # batches are summed up together; values, of which one waits for none
+
+_Batch = tuple[Tensor, Tensor | None]
+_Kinds = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,19 @@ class Succession(Measurement):
         inputs = moment.take(Inputs)
         if inputs is None or inputs.tokens or vars(memory).get("is_over", False):
             return None
-        batches: list[tuple[Tensor, Tensor]] = vars(memory).setdefault("batches", [])
+        if not hasattr(memory, "batches"):
+            memory.batches, memory.waiting, memory.slides = [], [], None
+        batches: list[tuple[_Kinds, Tensor]] = memory.batches
+        waiting: list[_Batch] = memory.waiting
         if moment.hook == "on_train_epoch_end":
             memory.is_over = True
+            batches += _moments(waiting)
+            waiting.clear()
             found = _judged(str(inputs.main), batches) if len(batches) >= _FEW else None
             batches.clear()
             return replace(found, slides=memory.slides) if found is not None else None
-        if (moment.hook == "on_train_batch_end" and batches) or len(batches) >= _BATCHES:
+        known = len(batches) + len(waiting)
+        if (moment.hook == "on_train_batch_end" and known) or known >= _BATCHES:
             return None
         planned = moment.trainer.num_training_batches
         if math.isfinite(planned) and moment.batch_idx % -(-planned // _BATCHES):
@@ -75,29 +84,56 @@ class Succession(Measurement):
         rows = inputs.read_main(moment.batch)
         if rows is not None and not rows.is_complex() and len(rows) > 1:
             target = None if inputs.target is None else inputs.target.read(moment.batch)
-            if not batches:
+            if memory.slides is None:
                 memory.slides = _slide(rows)
-            batches.append(_moments(rows, target))
+            waiting.append(_values(rows, target))
+            if len(waiting) == _TOGETHER or waiting[-1][0].numel() > _LARGE:
+                batches += _moments(waiting)
+                waiting.clear()
         return None
 
 
-def _moments(rows: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns the size of a batch and the kinds of its columns, then their means and variances."""
-    values = sampled(rows, _VALUES).float()
-    columns = [values, values.mean(1, keepdim=True)]
-    count = columns[0].shape[1] + 1
-    kinds = [count, 0, 0]
-    if target is not None and target.numel() == len(target) == len(rows):
-        flat = target.detach().flatten()
-        if flat.is_floating_point():
-            kinds[1] = 1
-            columns.append(flat.float().unsqueeze(1))
-        else:
-            kinds[2] = _CLASSES
-            columns.append(functional.one_hot(flat.long().remainder(_CLASSES), _CLASSES).float())
-    table = torch.cat(columns, dim=1)
-    size = torch.tensor([len(rows), *kinds])
-    return size, torch.stack([table.mean(0), table.var(0, correction=0)]).double()
+def _values(rows: Tensor, target: Tensor | None) -> _Batch:
+    """Returns a copy of some values of each sample, and of its target if that is a single one."""
+    values = sampled(rows, _VALUES).detach().to(torch.float32, copy=True)
+    is_single = target is not None and target.numel() == len(target) == len(rows)
+    return values, target.detach().flatten().clone() if target is not None and is_single else None
+
+
+def _moments(waiting: list[_Batch]) -> list[tuple[_Kinds, Tensor]]:
+    """Returns of each batch its size and the kinds of its columns, then their means and variances.
+
+    Batches of one form are taken together: their arithmetic is next to nothing.
+    """
+    forms: dict[Any, list[_Batch]] = {}
+    for values, target in waiting:
+        forms.setdefault((values.shape, target is not None and target.dtype), []).append(
+            (values, target)
+        )
+    found = []
+    for some in forms.values():
+        values = torch.stack([one for one, _ in some])
+        targets = [one for _, one in some if one is not None]
+        kinds = [values.shape[1], values.shape[2] + 1, 0, 0]
+        parts = [_both(values), _both(values.mean(2, keepdim=True))]
+        if targets and targets[0].is_floating_point():
+            kinds[2] = 1
+            parts.append(_both(torch.stack(targets).float().unsqueeze(2)))
+        elif targets:
+            kinds[3] = _CLASSES
+            numbers = torch.stack(targets).long().remainder(_CLASSES)
+            shares = torch.zeros(len(numbers), _CLASSES, device=numbers.device)
+            ones = shares.new_ones(()).expand(numbers.shape)
+            shares = shares.scatter_add_(1, numbers, ones) / numbers.shape[1]
+            parts.append(torch.stack([shares, shares * (1 - shares)], dim=1))
+        found += [(tuple(kinds), one) for one in torch.cat(parts, dim=2).double()]
+    return found
+
+
+def _both(values: Tensor) -> Tensor:
+    """Returns the mean and the variance of each column of each batch."""
+    variance, mean = torch.var_mean(values, dim=1, correction=0)
+    return torch.stack([mean, variance], dim=1)
 
 
 def _slide(rows: Tensor) -> bool:
@@ -113,8 +149,8 @@ def _slide(rows: Tensor) -> bool:
     )
 
 
-def _judged(name: str, batches: list[tuple[Tensor, Tensor]]) -> Succession | None:
-    sizes = [tuple(size.tolist()) for size, _ in batches]
+def _judged(name: str, batches: list[tuple[_Kinds, Tensor]]) -> Succession | None:
+    sizes = [size for size, _ in batches]
     usual = max(set(sizes), key=sizes.count)
     chosen = [table for size, (_, table) in zip(sizes, batches, strict=True) if size == usual]
     if len(chosen) < _FEW:
