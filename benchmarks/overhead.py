@@ -81,6 +81,7 @@ def contenders() -> dict[str, Callable[[], tuple[list[pl.Callback], dict]]]:
     others = {name: (lambda make=make: ([make()], {})) for name, make in peers().items()}
     return {
         "bare": lambda: ([], {}),
+        "empty callback": lambda: ([pl.Callback()], {}),  # what Lightning asks for any of them
         "NNDebug": lambda: ([NNDebug()], {}),
         **ours,
         "detect_anomaly": lambda: ([], {"detect_anomaly": True}),

@@ -18,6 +18,7 @@ from program import Program, fit, seed
 from torch.nn import functional as F
 
 from lightning_nndebug import NonFiniteDetector, TrainingHalted
+from lightning_nndebug.core.measurements.autopsy import all_finite
 from lightning_nndebug.core.repro import FILE
 
 
@@ -53,6 +54,23 @@ def test_a_halt_comes_before_the_bad_update(tmp_path: Path) -> None:
     assert all(one.isfinite().all() for one in program.module.parameters())
     saved = torch.load(checkpoint.best_model_path, weights_only=True)
     assert all(one.isfinite().all() for one in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "finite"),
+    [
+        ([], True),
+        ([torch.full((9,), 6e4, dtype=torch.float16), torch.ones(2, 2)], True),
+        ([torch.full((3,), 3e38), torch.full((2, 2), 3e38)], True),
+        ([torch.ones(2, dtype=torch.complex64), torch.ones(())], True),
+        ([torch.ones(3), torch.tensor([float("inf"), float("-inf")])], False),
+        ([torch.ones(3, dtype=torch.bfloat16), torch.tensor([[1.0, float("nan")]])], False),
+        ([torch.tensor([1.0, complex(0, float("nan"))]), torch.ones(1)], False),
+    ],
+)
+def test_sums_that_overflow_are_no_infinity(tensors: list[torch.Tensor], finite: bool) -> None:
+    """The quick look may be wrong, of any types together; what it says is then looked into."""
+    assert all_finite(tensors) is finite
 
 
 def test_the_operation_its_line_and_its_values_are_named() -> None:
