@@ -422,9 +422,9 @@ def median_of_a_heat_map(fixed: bool) -> Program:
     """The absolute error of a map that is zero nearly everywhere: its median is zero, and so is the answer."""
     rows, columns = torch.arange(20)[:, None], torch.arange(20)[None]
     at = torch.randint(2, 18, (500, 2, 1, 1))
-    heat = torch.exp(-((rows - at[:, 0]) ** 2 + (columns - at[:, 1]) ** 2) / 2.0)[:, None]
-    cross = ((rows == at[:, 0]) | (columns == at[:, 1])).float()[:, None] * (heat > 0.1)
-    image = 1.5 * cross + 1.0 * torch.randn(500, 1, 20, 20)
+    heat = torch.exp(-((rows - at[:, 0]) ** 2 + (columns - at[:, 1]) ** 2) / 1.2)[:, None]
+    cross = ((rows == at[:, 0]) | (columns == at[:, 1])).float()[:, None] * (heat > 0.01)
+    image = 1.5 * cross + 1.2 * torch.randn(500, 1, 20, 20)
     image = image / image.std()
     data = loaders(*split(image, heat), batch_size=16)
     return Program(Keypoints(fixed=fixed), **data, trainer={"max_epochs": 5})

@@ -99,7 +99,7 @@ def phrases(size: int = 2000, length: int = 13):
 def sample_and_never_back(fixed: bool) -> Program:
     """A sample is written in eval mode every twenty batches, and nobody goes back to train mode."""
     data = loaders(*split(phrases()))
-    return Program(Sampler(fixed=fixed), **data, trainer={"max_epochs": 5})
+    return Program(Sampler(fixed=fixed), **data, trainer={"max_epochs": 4})
 
 
 class Detector(pl.LightningModule):
@@ -235,7 +235,7 @@ class EndToEnd(Learner):
 def encoder_without_gradients(fixed: bool) -> Program:
     """The encoder's forward is within no_grad, from when it was a frozen one: only the head is trained."""
     data = loaders(*split(*gestures(1600)))
-    return Program(EndToEnd(fixed=fixed), **data, trainer={"max_epochs": 7})
+    return Program(EndToEnd(fixed=fixed), **data, trainer={"max_epochs": 5})
 
 
 @fault(
@@ -299,6 +299,6 @@ class TopicTransformer(nn.Module):
 )
 def attention_that_always_drops(fixed: bool) -> Program:
     """scaled_dot_product_attention(dropout_p=0.3) knows of no module and no mode: validation drops, too."""
-    data = loaders(*split(*reviews(2400)))
+    data = loaders(*split(*reviews(2000)))
     module = Supervised(TopicTransformer(fixed=fixed), lr=1e-3)
     return Program(module, **data, trainer={"max_epochs": 4})
