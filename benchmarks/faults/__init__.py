@@ -66,6 +66,7 @@ def fault(*expected: str, source: str) -> Callable[[Callable[[bool], Program]], 
             raise ValueError(f"There are two faults of the name {name!r}.")
         folder, _, family = make.__module__.rpartition(".")
         unseen = folder.endswith(".held_out") and name not in SEEN
+        family = family.removeprefix("second_")
         FAULTS[name] = Fault(name, family, expected, source, unseen, make)
         return make
 
