@@ -84,6 +84,7 @@ class ModeDetector(Detector):
             - train() is called in validation_step, or at the end of it
             - on_validation_model_eval is overridden and leaves a part in train mode
             - a copy in a plain list or attribute, which eval() on the module does not come to
+            - dropout was switched on for a look at the uncertainty, and never off again
 
         How to fix:
             - remove that call of train(): Lightning restores the modes after validation
@@ -91,7 +92,8 @@ class ModeDetector(Detector):
             - call eval() on a copy when it is made
 
         When it is fine:
-            Monte Carlo dropout: put only the dropout modules into train mode. That is understood.
+            Monte Carlo dropout: put only the dropout modules into train mode, and average over
+            several passes. That is understood, as is a part whose dropout alone is on.
 
         References:
             - Lightning-AI/pytorch-lightning#18951
@@ -99,6 +101,9 @@ class ModeDetector(Detector):
         """
         if modes.training:
             return
+        dropouts = [one for one in modes.strays if one.effects == {"noise"} and one.is_leaf]
+        if dropouts and all(one.passes == 1 and not one.is_kept for one in dropouts):
+            yield _evidence(dropouts[0], *_left_on(dropouts))
         for stray in modes.strays:
             # Nobody sets a leaf to train mode by accident; code behind `if self.training` may be
             # wanted, as in torchvision's detectors, which have no loss in eval mode.
@@ -119,6 +124,8 @@ class ModeDetector(Detector):
         Likely causes:
             - requires_grad_(False), or an optimizer without these parameters, freezes weights but
               not the running statistics of batch norm
+            - train() is overridden to keep it in eval mode, and nobody calls it: since Lightning
+              2.2, fit leaves every module in the mode it is in
 
         How to fix:
             - call eval() on this part in on_train_epoch_start
@@ -236,6 +243,8 @@ class ModeDetector(Detector):
             - F.dropout without training=self.training: its default is to drop
             - scaled_dot_product_attention with dropout_p > 0, whatever the mode
             - nn.Dropout that is made in forward, or kept in a plain list: eval() cannot reach it
+            - training=True in the call, or as the default of a flag of forward
+            - a DropPath of one's own that does not ask for self.training
 
         How to fix:
             - pass training=self.training
@@ -243,14 +252,15 @@ class ModeDetector(Detector):
             - make an nn.Dropout in __init__, and keep it as an attribute or in an nn.ModuleList
 
         When it is fine:
-            Monte Carlo dropout: say training=True in the call. That is understood.
+            Monte Carlo dropout: say training=True in the call, and average over several passes.
+            That is understood.
 
         References:
             - https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.dropout.html
             - arXiv:1506.02142
         """
         for call in active.calls:
-            if not call.is_explicit:
+            if not (call.is_explicit and call.is_repeated):
                 owner = f"{call.module} ({call.kind})" if call.module else call.kind
                 yield Evidence(
                     str(call.line),
@@ -274,6 +284,7 @@ _WHY_IN_EVAL = {
 }
 _OVERRIDDEN = "on_validation_model_eval is overridden, and leaves it in train mode"
 _WHY_IN_TRAIN = "it is in a plain list or attribute, which eval() on the module does not come to"
+_ONCE = "dropout was switched on, as for Monte Carlo samples, and not off again"
 _UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
 
 
@@ -295,6 +306,14 @@ def _is_meant(stray: Stray) -> bool:
         return True
     called_in = stray.line.function if stray.line is not None else ""
     return called_in in _ON_PURPOSE and not stray.is_whole
+
+
+def _left_on(dropouts: list[Stray]) -> tuple[str, str]:
+    """Returns what is wrong with dropouts that a batch goes through once, and why it may be."""
+    line = next((one.line for one in dropouts if one.line is not None), None)
+    more = f" (and {len(dropouts) - 1} more)" if len(dropouts) > 1 else ""
+    cause = f"train() was called at {line}: {_ONCE}" if line is not None else _ONCE
+    return f"in train mode in validation{more}, and the batch goes through it once", cause
 
 
 def _evidence(stray: Stray, fault: str, cause: str) -> Evidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import pickle
 import sys
 from pathlib import Path
@@ -190,15 +191,24 @@ def test_a_momentum_that_lags_is_told():
     assert one.causes == ("momentum 0.001 averages over some 1000 batches, and there were 100",)
 
 
-def test_dropout_that_says_training_is_meant():
-    """Monte Carlo dropout writes training=True."""
-    calls = (
-        DropoutCall(at("forward"), "net", "Net", is_explicit=True, is_unregistered=False),
-        DropoutCall(at("encode"), "net", "Net", is_explicit=False, is_unregistered=False),
+@pytest.mark.parametrize("is_explicit", [True, False])
+@pytest.mark.parametrize("is_repeated", [True, False])
+def test_dropout_that_says_training_and_is_repeated_is_meant(is_explicit, is_repeated):
+    """Monte Carlo dropout writes training=True, and takes the mean of several passes."""
+    call = DropoutCall(at("forward"), "net", "Net", is_explicit, False, is_repeated)
+    told = found(ModeDetector().functional_dropout, ActiveDropouts((call,)))
+    assert bool(told) is not (is_explicit and is_repeated)
+
+
+@pytest.mark.parametrize(("passes", "told"), [((1, 1), 1), ((1, 2), 0), ((1, 0), 0), ((8, 8), 0)])
+def test_dropouts_that_a_batch_goes_through_once_were_left_on(passes, told):
+    """Several passes are Monte Carlo dropout, and so may be those that nobody has counted."""
+    strays = tuple(
+        Stray(f"net.{i}", "Dropout", {"Dropout": 1}, frozenset({"noise"}), is_leaf=True, passes=one)
+        for i, one in enumerate(passes)
     )
-    assert found(ModeDetector().functional_dropout, ActiveDropouts(calls)) == [
-        "model.py:7 in encode"
-    ]
+    detector = ModeDetector()
+    assert len(found(detector.train_while_validating, Modes(False, strays))) == told
 
 
 # -- what the mode changes
@@ -562,10 +572,10 @@ class PositionalDropout(AttentionDropout):
 
 @pytest.mark.parametrize(
     ("module", "expected"),
-    [(FreshDropout(), 1), (ListedDropout(), 1), (AttentionDropout(), 1), (PositionalDropout(), 0)],
+    [(FreshDropout(), 1), (ListedDropout(), 1), (AttentionDropout(), 1), (PositionalDropout(), 1)],
 )
 def test_dropout_that_no_mode_reaches_is_found(module, expected):
-    """Made in forward, kept in a list, inside of attention; not if the call says that it is meant."""
+    """Made in forward, kept in a list, inside of attention; or told to train, with a single pass."""
     found = findings(Validated(module))
     assert [code for code, _ in found] == ["MOD106"] * expected
     assert all("test_modes.py" in where and where.endswith("in forward") for _, where in found)
@@ -769,3 +779,103 @@ def test_modes_that_are_meant_are_silent(name):
     detector = ModeDetector()
     fit(getattr(modes_traps, name)(), detector)
     assert detector.findings == []
+
+
+class Uncertain(Validated):
+    """Switches its dropouts on before it validates, and goes through a batch so many times."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__(net())
+        self.passes = passes
+
+    def on_validation_epoch_start(self):
+        self.net[3].train()
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = torch.stack([self(x) for _ in range(self.passes)]).mean(0)
+        self.log("val_loss", F.cross_entropy(logits, y))
+
+
+@pytest.mark.parametrize(("passes", "told"), [(1, [("MOD102", "net.3")]), (4, [])])
+def test_dropout_is_on_in_validation_to_be_averaged_over(passes, told):
+    """Whoever wants samples of it, goes through the batch several times."""
+    assert findings(Uncertain(passes)) == told
+
+
+class Flagged(nn.Module):
+    """Has a flag for its dropout, which is on unless somebody says otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, x, training=True):
+        return self.out(F.dropout(self.inner(x).relu(), 0.3, training=training))
+
+
+class DropPath(nn.Module):
+    """Leaves a branch out, whatever the mode."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate, self.inner, self.out = rate, nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x):
+        kept = torch.rand(len(x), 1) >= self.rate
+        return self.out(x + kept * self.inner(x))
+
+
+class Noisy(DropPath):
+    """Draws what is none of our business."""
+
+    def forward(self, x):
+        return self.out(x + 0.1 * torch.rand_like(x))
+
+
+Residual = type("Residual", (Noisy,), {})
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (Flagged, 1),
+        (functools.partial(DropPath, 0.2), 1),
+        (functools.partial(DropPath, 0.0), 0),
+        (functools.partial(Residual, 0.2), 0),
+    ],
+)
+def test_dropout_by_a_flag_or_by_hand_is_found(make, told):
+    """A rate of 0 drops nothing, and only what is called so is dropout."""
+    assert [code for code, _ in findings(Validated(make()))] == ["MOD106"] * told
+
+
+class HeadAlone(Validated):
+    """Leaves the backbone out of the optimizer, and its norm at work."""
+
+    def __init__(self) -> None:
+        backbone = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU())
+        backbone[1].running_mean.fill_(2.0)
+        super().__init__(nn.Sequential(backbone, nn.Linear(32, 10)))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.net[1].parameters(), lr=1e-3)
+
+
+def test_what_no_optimizer_holds_is_frozen():
+    """Its statistics drift, although its weights require a gradient."""
+    assert ("MOD103", "net.0") in findings(HeadAlone(), max_epochs=3)
+
+
+class LeafOfItsOwn(Validated):
+    """Computes without gradients, and lets what comes out require one."""
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            logits = self(batch[0])
+        return F.cross_entropy(logits.requires_grad_(), batch[1])
+
+
+def test_a_graph_without_any_parameter_is_none():
+    """A loss may have one that ends in its own logits."""
+    assert ("MOD104", "training_step") in findings(LeafOfItsOwn(net()))

@@ -25,6 +25,7 @@ log = logging.getLogger("lightning_nndebug")
 # Not at round numbers, where schedules change what the net gets to see.
 _EARLY = tuple(53 * 2**k for k in range(30))
 _LATE = (0.53, 0.77, 1.0)
+_SHORTEST = 10  # steps, before anything is compared
 _INITIAL = 5  # steps whose mean loss is the one before training
 _RUNS = 4  # of which the mean is taken, if there is doubt
 _WORTH = 0.1  # There is, where this share of the progress is lost.
@@ -65,9 +66,10 @@ class BothModes(Measurement):
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> BothModes | None:
-        """Looks at steps 53, 106, 212, ..., and three times in the second half of the run."""
+        """Looks at steps 53, 106, 212, ..., and three times in the second half of any run."""
         if not hasattr(memory, "initial"):
-            memory.initial, memory.next = [], _EARLY[0]
+            late = _LATE[0] * (planned_steps(moment.trainer) - 1)
+            memory.initial, memory.next = [], max(_SHORTEST, min(_EARLY[0], late))
             memory.looks = _can_look(moment)
         if not memory.looks:
             return None

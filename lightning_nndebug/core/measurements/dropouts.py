@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import FrameType, SimpleNamespace
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from ..sandbox import named_tensors
+from ..sandbox import named_tensors, running
 from ..source import Line, outward, owner_of
 from ..trainer import eagerly, plain_name
 from ..undo import address
@@ -31,6 +33,11 @@ _PARAMETERS = {
         inspect.signature(functional.multi_head_attention_forward).parameters
     ),
 }
+# Dropout that is written by hand: what a function or class is called that draws at random.
+_DRAWS = ("rand", "rand_like", "bernoulli", "bernoulli_")
+_BY_HAND = re.compile(r"drop_?(out|path|block|connect)|stochastic_?depth", re.IGNORECASE)
+_RATES = re.compile(r"drop|prob|rate|^p$")
+_TIMES = 2  # as many rows as the batch has: it was repeated
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,9 @@ class DropoutCall:
         line: The line.
         module: The module that it belongs to, which is in eval mode; empty for the LightningModule.
         kind: The class of that module.
-        is_explicit: Whether the call itself says that it is meant to train.
+        is_explicit: Whether the call itself says that it is meant to train, as code that is
+            written by hand does.
+        is_repeated: Whether the batch goes through more than once, as to average over dropout.
         is_unregistered: Whether it goes through a dropout module that no other module knows of.
         calls: How often it was called.
     """
@@ -51,6 +60,7 @@ class DropoutCall:
     kind: str
     is_explicit: bool
     is_unregistered: bool
+    is_repeated: bool = False
     calls: int = 1
 
 
@@ -74,6 +84,10 @@ class ActiveDropouts(Measurement):
         memory.stack = stack = ExitStack()
         memory.listener = _Listener(moment.module, moment.batch)
         stack.enter_context(eagerly(moment.module))
+        for one in moment.module.modules():
+            code = getattr(type(one).forward, "__code__", None)
+            if code is not None and owner_of(code.co_filename) == "user":
+                stack.callback(one.register_forward_pre_hook(memory.listener.pass_).remove)
         stack.enter_context(memory.listener)
 
     @classmethod
@@ -81,7 +95,7 @@ class ActiveDropouts(Measurement):
         """Returns what was heard."""
         if memory.listener.error is not None:
             raise memory.listener.error
-        return cls(tuple(memory.listener.calls.values()))
+        return cls(tuple(memory.listener.heard()))
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -101,19 +115,32 @@ class _Listener(TorchFunctionMode):
         super().__init__()
         self.calls: dict[Line, DropoutCall] = {}
         self.error: Exception | None = None
+        self._owners: dict[Line, int] = {}
+        self._passes: Counter[int] = Counter()
+        self._rows = max((len(t) for _, t in named_tensors(batch) if t.dim()), default=0)
         self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
         self._batch = {address(tensor) for _, tensor in named_tensors(batch)} - {None}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.error is None and _drops(func, args, kwargs):
+        if self.error is None and not running() and _drops(func, args, kwargs):
             try:
-                self._note(sys._getframe(1))
+                self._note(sys._getframe(1), func.__name__ in _DRAWS, _rows(args, kwargs))
             except Exception as error:
                 self.error = error
         return func(*args, **kwargs)
 
-    def _note(self, frame: FrameType) -> None:
+    def pass_(self, module: nn.Module, _: Any) -> None:
+        """Counts how often a module of the user's is called."""
+        self._passes[id(module)] += not running()
+
+    def heard(self) -> Iterator[DropoutCall]:
+        """Returns the calls, when the batch is over."""
+        for line, call in self.calls.items():
+            again = call.is_repeated or self._passes[self._owners[line]] > 1
+            yield replace(call, is_repeated=again)
+
+    def _note(self, frame: FrameType, is_by_hand: bool, rows: int) -> None:
         """Notes the line that is to blame, unless dropping is what it is there for."""
         frames = list(outward(frame))
         owners = [owner_of(one.f_code.co_filename) for one in frames]
@@ -127,8 +154,9 @@ class _Listener(TorchFunctionMode):
         if any(address(one.f_locals.get("input")) in self._batch for one in inside):
             return
         line = Line.of(outside[0])
-        functions = [one.f_code.co_name for one in inside]
-        if not any("drop" in one or "attention" in one for one in (*functions, line.text)):
+        told = (*(one.f_code.co_name for one in inside), line.text)
+        is_named = any("drop" in one or "attention" in one for one in told)
+        if not (_is_by_hand(outside[0]) if is_by_hand else is_named):
             return
         callers = [(one.f_code.co_name, _self(one)) for one in outside]
         modules = [(name, one) for name, one in callers if id(one) in self._names]
@@ -138,18 +166,22 @@ class _Listener(TorchFunctionMode):
         if line in self.calls:
             self.calls[line] = replace(self.calls[line], calls=self.calls[line].calls + 1)
             return
+        self._owners[line] = id(owner)
         self.calls[line] = DropoutCall(
             line=line,
             module=self._names[id(owner)],
             kind=type(owner).__name__,
-            is_explicit=_is_explicit(line.text),
+            is_explicit=is_by_hand or _is_explicit(line.text),
             is_unregistered=any(isinstance(one, _DropoutNd) for one in called),
+            is_repeated=rows >= _TIMES * self._rows > 0,
         )
 
 
 def _drops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Returns whether this is a call of dropout, or of attention with dropout, that drops."""
     name = getattr(func, "__name__", "")
+    if name in _DRAWS:
+        return True
     names = ("input", "p", "training") if "dropout" in name else _PARAMETERS.get(name)
     if names is None:
         return False
@@ -157,6 +189,22 @@ def _drops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     amount = given.get("p", 0.5) if "dropout" in name else given.get("dropout_p", 0.0)
     works = given.get("training", given.get("train", True))
     return bool(works) and isinstance(amount, (int, float)) and amount > 0
+
+
+def _rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    first = args[0] if args else next(iter(kwargs.values()), None)
+    return len(first) if isinstance(first, Tensor) and first.dim() else 0
+
+
+def _is_by_hand(frame: FrameType) -> bool:
+    """Returns whether code of this name is there to drop, and its rate is not 0."""
+    module = _self(frame)
+    names = frame.f_code.co_name, type(module).__name__
+    known = {**(vars(module) if module is not None else {}), **frame.f_locals}
+    rates = [
+        one for key, one in known.items() if isinstance(one, (int, float)) and _RATES.search(key)
+    ]
+    return any(map(_BY_HAND.search, names)) and 0 not in rates
 
 
 def _self(frame: FrameType) -> nn.Module | None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from ..sandbox import Sandbox
@@ -27,6 +28,7 @@ _CUTTERS = {"detach", "detach_", "item", "tolist", "numpy", "argmax", "argmin", 
 _DATA = {Tensor.data.__get__}  # type: ignore[attr-defined]
 # So many losses in a row that require a gradient by themselves are no batches that are left out.
 _LEFT_OUT = 3
+_DEEP = 20_000  # nodes of a graph that are looked at for a parameter; mostly it takes a few
 # What a penalty on the weights is made of; where numbers are added, they may be data.
 _PENALTIES = {"AccumulateGrad", "Mul", "Div", "Pow", "Abs", "Sum", "Mean", "Sqrt", "Stack", "Norm",
               "LinalgVectorNorm", "View", "Add"}  # fmt: skip
@@ -80,7 +82,10 @@ class LostGraph(Measurement):
                 cls.release(memory)
             return None
         penalty = _is_penalty(moment.loss.grad_fn)
-        if not penalty and _has_graph(moment.loss):
+        # In manual optimization, somebody may learn by copies of the parameters.
+        deep = moment.module.automatic_optimization and vars(memory).get("seen", 0) < _LEFT_OUT
+        memory.seen = vars(memory).get("seen", 0) + 1
+        if not penalty and _has_graph(moment.loss) and not (deep and _misses(moment.loss)):
             memory.lost = 0
             return None
         memory.lost = getattr(memory, "lost", 0) + 1
@@ -99,7 +104,8 @@ class LostGraph(Measurement):
             # In manual optimization the backward has been run, and has not raised.
             by_hand = not moment.module.automatic_optimization
             redone = replay.loss is not None and _has_graph(replay.loss)
-            outside = not penalty and (by_hand or redone)
+            inside = listener.off and not listener.on
+            outside = not (penalty or inside) and (by_hand or redone)
         except Exception as error:  # what the user is about to see too
             log.debug("nndebug: the step, run again, raised %r", error)
         found = cls(
@@ -179,6 +185,22 @@ def _is_penalty(root: Any) -> bool:
             return False
         saved = (getattr(node, f"_saved_{one}", None) for one in ("self", "other"))
         if name in ("Mul", "Div") and any(map(_is_data, saved)):
+            return False
+        new = {one for one, _ in node.next_functions if one is not None} - known
+        known |= new
+        nodes += new
+    return True
+
+
+def _misses(loss: Tensor) -> bool:
+    """Returns whether a whole graph has no parameter at its ends, nor anything unknown."""
+    root: Any = loss.grad_fn
+    nodes, known = [root], {root}
+    for node in nodes:  # which grows
+        if node is None or len(nodes) > _DEEP or isinstance(node, BackwardCFunction):
+            return False
+        is_end = node.name().endswith("AccumulateGrad")
+        if isinstance(node.variable, nn.Parameter) if is_end else "Backward" not in node.name():
             return False
         new = {one for one, _ in node.next_functions if one is not None} - known
         known |= new

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..mode_calls import ModeCalls
 from ..mode_effects import FRAMEWORKS, Effect, effect, reads_mode
-from ..sandbox import running
+from ..sandbox import named_tensors, running
 from ..source import Line
 from ..trainer import plain_name
 from . import Measurement, Moment
@@ -39,6 +40,8 @@ class Stray:
         is_whole: Whether it holds every parameter that is being trained.
         is_partly_frozen: Whether it holds parameters that do not require a gradient.
         is_kept: Whether a class of the user's overrides ``train`` around it.
+        passes: How often a batch of validation went through it, if it is a dropout: twice if that
+            was repeated. 0 if that is not known, or if other dropouts were in eval mode.
         since: ``"call"`` of train() or eval(); ``"start"`` of the run; ``"validation"``, which
             Lightning begins with eval(); ``"hidden"`` in a plain attribute, where no call on the
             module above comes to it; or ``"unknown"``.
@@ -54,6 +57,7 @@ class Stray:
     is_whole: bool = False
     is_partly_frozen: bool = False
     is_kept: bool = False
+    passes: int = 0
     since: Since = "unknown"
     line: Line | None = None
 
@@ -99,7 +103,7 @@ class Modes(Measurement):
             return None
         if hook == "on_validation_batch_start":
             watch.validation_began = watch.calls.tick()
-            watch.listen()
+            watch.listen(moment.batch)
         watch.scan()
         if hook == "on_validation_batch_end":
             watch.stop()
@@ -133,6 +137,8 @@ class _Watch:
     # Modules that no other one knows of; those that were called in train mode in this batch.
     _hidden: dict[str, nn.Module] = field(default_factory=dict)
     _called: list[str] = field(default_factory=list)
+    # How often a batch of validation went through each dropout in train mode.
+    _passes: Counter[int] = field(default_factory=Counter)
     _handles: list[Any] = field(default_factory=list)
     # By optimizer: its last update; which modules were off then without harm, for how many looks.
     _updates: dict[int, int] = field(default_factory=dict)
@@ -153,19 +159,29 @@ class _Watch:
         }
         self._tree = {**self._hidden, **self._tree}
 
-    def listen(self) -> None:
-        """Notes which of the unregistered modules are called in train mode."""
+    def listen(self, batch: Any) -> None:
+        """Notes which unregistered modules and which dropouts are called in train mode."""
 
         def called(name: str, module: nn.Module, _: Any) -> None:
             if module.training and not running():
                 self._called.append(name)
 
+        def passed(module: nn.Module, args: Any) -> None:
+            rows = len(args[0]) if args and isinstance(args[0], Tensor) and args[0].dim() else 0
+            self._passes[id(module)] += 0 if running() else 1 + (rows >= 2 * largest > 0)
+
         self._called.clear()
+        self._passes.clear()
         self._handles += [
             one.register_forward_pre_hook(functools.partial(called, name))
             for name, one in self._hidden.items()
             if effect(one) in ("norm", "noise")
         ]
+        drops = [one for one in self._modules if isinstance(one, _DropoutNd) and one.p > 0]
+        fused = any(isinstance(one, nn.TransformerEncoderLayer) for one in self._tree.values())
+        if drops and all(one.training for one in drops) and not fused:
+            largest = max((len(one) for _, one in named_tensors(batch) if one.dim()), default=0)
+            self._handles += [one.register_forward_pre_hook(passed) for one in drops]
 
     def stop(self) -> None:
         """Ends to listen."""
@@ -252,6 +268,7 @@ class _Watch:
             is_whole=learning is not None and learning <= set(map(id, parameters)),
             is_partly_frozen=not all(one.requires_grad for one in parameters),
             is_kept=any(_overrides_train(type(one)) for one in above),
+            passes=0 if right else self._passes[id(root)],
             since=since,
             line=None if call is None else call.line,
         )

@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from ..mode_effects import is_norm
 from ..sandbox import running
 from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
 
+# Of the graph of what a norm gets, so many nodes are looked at.
+_NODES = 500
 # Enough entries of a frozen weight to see that somebody averages it by hand, as a teacher's.
 _WITNESSES = 16
 
@@ -51,7 +54,7 @@ class NormDrift(Measurement):
 
     prepares: ClassVar[str | None] = "on_train_batch_start"
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
-    cadence: ClassVar[Cadence] = Cadence(every=20, budget=0.05)
+    cadence: ClassVar[Cadence] = Cadence(every=10, budget=0.05)
 
     parts: tuple[Drift, ...]
 
@@ -98,11 +101,13 @@ class _Norm:
         norm: The module.
         part: Name of the frozen part that it is in.
         witness: The frozen parameter before it.
+        learning: The parameters that an optimizer holds, by id.
     """
 
     norm: Any
     part: str
     witness: Tensor
+    learning: frozenset[int] = frozenset()
     is_fed: bool = False
     is_learned: bool = False
     _then: tuple[Tensor, ...] = ()
@@ -118,7 +123,7 @@ class _Norm:
             return
         self.is_fed = True
         if args and isinstance(args[0], Tensor) and args[0].requires_grad:
-            self.is_learned = True
+            self.is_learned |= _hangs_on(args[0].grad_fn, self.learning)
 
     def shift(self) -> Tensor:
         """How far it has moved, whether it was new then, whether the witness has changed."""
@@ -157,7 +162,7 @@ def _frozen_norms(module: nn.Module, optimizers: Any) -> list[_Norm]:
         before = _before(name, tree)
         if before is not None and id(before) not in learning:
             part = next(place for place in [*reversed(_around(name)), name] if place not in alive)
-            found.append(_Norm(norm, plain_name(part), before))
+            found.append(_Norm(norm, plain_name(part), before, frozenset(learning)))
     return found
 
 
@@ -171,6 +176,21 @@ def _before(name: str, tree: dict[str, nn.Module]) -> nn.Parameter | None:
             is_near = mine == theirs or mine in _around(other)[:-1] or theirs in _around(name)[:-1]
             return parameters[0] if is_near else None
     return None
+
+
+def _hangs_on(root: Any, learning: frozenset[int]) -> bool:
+    """Whether a graph leads to one of these parameters, or to what nobody knows."""
+    nodes, known = [root], {root}
+    for node in nodes:  # which grows
+        if len(nodes) > _NODES or isinstance(node, BackwardCFunction):
+            return True
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and (id(leaf) in learning or not isinstance(leaf, nn.Parameter)):
+            return True
+        new = {one for one, _ in node.next_functions if one is not None} - known
+        known |= new
+        nodes += new
+    return False
 
 
 def _learns(norm: nn.Module, learning: set[int]) -> bool:
