@@ -66,6 +66,7 @@ class ActivationDetector(Detector):
         severity=Severity.WARNING,
         patience=2,
         caused_by=[
+            "ACT103",
             "GRD101",
             "GRD102",
             "INP101",
@@ -210,11 +211,11 @@ class ActivationDetector(Detector):
             # What comes later was learned: large targets, for one, make the last layers grow.
             if not self._was_well(f"ACT103 {chain[0].where}", not out):
                 yield Evidence(
-                    where=last.where,
+                    where=chain[-1].where,  # the same in each look
                     measured=last.std,
                     limit=self.smallest_std if drift < 0 else self.largest_std,
                     message=f"the standard deviation goes from {first.std:.2g} at {first.where} to "
-                    f"{last.std:.2g} here, {len(chain)} layers on; the limits are "
+                    f"{last.std:.2g} at {last.where}, in {len(chain)} layers; the limits are "
                     f"{self.smallest_std:g} and {self.largest_std:g}",
                     details={"std": {one.where: one.std for one in chain}},
                 )
