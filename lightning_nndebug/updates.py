@@ -380,7 +380,8 @@ class UpdateDetector(Detector):
             - Leave ``eps`` and ``betas`` as they come
 
         When it is fine:
-            You have compared both. A decay that an optimizer comes with is not reported.
+            You have compared both, or tune biases or norms alone on purpose. A decay that an
+            optimizer comes with is not reported.
 
         References:
             loshchilov2019decoupled
@@ -393,6 +394,16 @@ class UpdateDetector(Detector):
                 message=f"none of {settings.frozen} parameters requires a gradient",
                 causes=("All parts of the module are frozen",),
                 fixes=("``requires_grad_(True)`` for what is meant to learn",),
+            )
+        elif not settings.large and settings.frozen:
+            yield Evidence(
+                where="optimizer",
+                measured=settings.trainable,
+                limit="a matrix",
+                message=f"of {settings.frozen + settings.trainable} parameters, no more than "
+                f"{settings.trainable} require a gradient, all of them biases or norms",
+                causes=("The loop that freezes the backbone goes on through the head",),
+                fixes=("``requires_grad_(True)`` for what is meant to learn, at least the head",),
             )
         for group in settings.groups:
             oddities = list(_oddities(group))
