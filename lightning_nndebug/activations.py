@@ -15,6 +15,11 @@ _DEPTH = 3  # layers, at least, for a scale to drift
 _SURE = 1.64  # standard errors: a chance of one in twenty
 _AGE = 10  # steps in which a net may leave what it was initialized with
 _ALL_FLAT = 0.9  # of the inputs, which learning alone does not come to
+# Why a softmax between layers is sure of one choice from the beginning, and what helps.
+_SHARP = (
+    ("Attention scores are not divided by the root of the width, or multiplied by it",),
+    ("Divide the scores by ``sqrt(width)``, as ``F.scaled_dot_product_attention`` does",),
+)
 
 
 class ActivationDetector(Detector):
@@ -25,8 +30,8 @@ class ActivationDetector(Detector):
 
     Args:
         dead_share: The share of a layer's units that may be dead.
-        flat_share: The share of what goes into tanh, sigmoid and the like that may be where they
-            have lost 99 % of their slope.
+        flat_share: The share of what goes into tanh, sigmoid, softmax and the like that may be where
+            they have lost 99 % of their slope.
         drift_decades: By how many powers of ten the scale of layers may drift with depth,
         smallest_std: if it ends below this standard deviation,
         largest_std: or above this one.
@@ -61,6 +66,7 @@ class ActivationDetector(Detector):
         severity=Severity.WARNING,
         patience=2,
         caused_by=[
+            "ACT103",
             "GRD101",
             "GRD102",
             "INP101",
@@ -137,8 +143,8 @@ class ActivationDetector(Detector):
 
         When it is fine:
             Where units are meant to be switches, as in hashing. Gates (a result that multiplies
-            something), attention and outputs are never judged, and what has become flat while it
-            learned only if nearly all of it has.
+            something) and outputs are never judged, and what has become flat while it learned, as
+            attention often does, only if nearly all of it has.
 
         References:
             glorot2010understanding, lecun2012efficient
@@ -150,8 +156,10 @@ class ActivationDetector(Detector):
                 where=first.where,
                 measured=first.flat or 0.0,
                 limit=limit,
-                message=f"{first.flat:.0%} of the values that {_call(first)} gets are where it is "
-                f"flat; the limit is {limit:.0%}{_others(sick)}",
+                message=f"{first.flat:.0%} of what {_call(first)} gets is where it is flat; "
+                f"the limit is {limit:.0%}{_others(sick)}",
+                causes=_SHARP[0] if first.function == "softmax" else (),
+                fixes=_SHARP[1] if first.function == "softmax" else (),
                 details={"flat": {one.where: one.flat for one in sick}},
             )
 
@@ -203,11 +211,11 @@ class ActivationDetector(Detector):
             # What comes later was learned: large targets, for one, make the last layers grow.
             if not self._was_well(f"ACT103 {chain[0].where}", not out):
                 yield Evidence(
-                    where=last.where,
+                    where=chain[-1].where,  # the same in each look
                     measured=last.std,
                     limit=self.smallest_std if drift < 0 else self.largest_std,
                     message=f"the standard deviation goes from {first.std:.2g} at {first.where} to "
-                    f"{last.std:.2g} here, {len(chain)} layers on; the limits are "
+                    f"{last.std:.2g} at {last.where}, in {len(chain)} layers; the limits are "
                     f"{self.smallest_std:g} and {self.largest_std:g}",
                     details={"std": {one.where: one.std for one in chain}},
                 )

@@ -21,6 +21,7 @@ _STUCK = 35  # or at least begin to: from here on the loss of those has left
 _PLATEAU = 0.95  # this share of the first one
 _FLOWS = 3  # looks in a row that the flow must be sick
 _PATIENCE = 3  # times as long as the run is, for a signal that comes back
+_HOPELESS = 10.0  # times smaller is enough, if it leaves the loss no hope
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
 _STEPS = 5  # at least must have been watched before never is never
@@ -266,7 +267,8 @@ class GradientDetector(Detector):
 
         Why it matters:
             Clipping is a safety net for rare steps. If it shrinks all of them by a large factor, it
-            is the learning rate; if it comes before the backward, there is no net.
+            is the learning rate, and may be too low a one for as many steps as are planned; if it
+            comes before the backward, there is no net.
 
         Likely causes:
             - The limit has other units than the gradient: targets or inputs are not scaled
@@ -299,15 +301,19 @@ class GradientDetector(Detector):
         seen = self.squeezes.setdefault(gradients.optimizer, [])
         seen[:] = [*seen, squeeze][-_EARLIER - _LOOKS :]
         least = min(seen[-_LOOKS:])
+        prospect, limit, left = _prospect(gradients), self.clipping_factor, ""
+        if prospect < 1.0 < prospect * least / 2:
+            limit = _HOPELESS
+            left = f", which leaves {_percent(prospect)} of the loss to fall in all planned steps"
         # In the first looks a gradient is often long, and soon no more.
-        if len(seen) > _EARLIER and least > self.clipping_factor:
+        if len(seen) > _EARLIER and least > limit:
             yield Evidence(
                 where=gradients.optimizer,
                 measured=least,
-                limit=self.clipping_factor,
+                limit=limit,
                 message=f"clipping a norm of {_short(gradients.total)} to {gradients.clip:.3g} "
-                f"makes updates {_short(least)} times smaller, in {_LOOKS} looks in a row; "
-                f"the limit is {_short(self.clipping_factor)} times",
+                f"makes updates {_short(least)} times smaller, in {_LOOKS} looks in a row{left}; "
+                f"the limit is {_short(limit)} times",
             )
 
     @rule("GRD106", severity=Severity.ERROR)
@@ -497,6 +503,17 @@ def _squeeze(gradients: Gradients) -> float | None:
         return factor
     size = total / math.sqrt(gradients.entries)
     return (size + factor * eps) / (size + eps)
+
+
+def _prospect(gradients: Gradients) -> float:
+    """Returns by which share of itself the loss may fall in all planned steps, as they are clipped.
+
+    Along the gradient, as it is now; inf where that is not known.
+    """
+    objective, stride, clip = gradients.objective, gradients.stride, gradients.clip
+    if stride is None or clip is None or not objective > 0.0:
+        return math.inf
+    return stride * clip * gradients.total / objective
 
 
 def _told(cut: Cut) -> str:

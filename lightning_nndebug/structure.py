@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from .core.detector import Detector, rule, threshold
 from .core.findings import Evidence, Severity
 from .core.measurements.unused import Unused
-from .core.measurements.wiring import Link, Part, Wiring
+from .core.measurements.wiring import Link, Norm, Part, Wiring
 
 # What is linear on purpose says so by its name: a projection, a code, a factor of a matrix.
 _ON_PURPOSE = re.compile(
@@ -23,7 +23,8 @@ class StructureDetector(Detector):
     Args:
         largest_inflation: Dropout may make the variance that a batch norm remembers this many times
             larger than the one that it will meet in validation.
-        smallest_norm_batch: A batch norm needs statistics of at least this many values.
+        smallest_norm_batch: A batch norm needs statistics of at least this many values; those of
+            one sample are alike, and all but one of them count half.
     """
 
     largest_inflation: float = threshold(default=1.5, source="li2019understanding", minimum=1.0)
@@ -46,21 +47,22 @@ class StructureDetector(Detector):
             - Replace the batch norm by ``LayerNorm``, which does not remember
 
         When it is fine:
-            The rate is low: up to a third is not reported. Neither is dropout that comes one layer
-            earlier, where the sum over many inputs evens it out.
+            The rate is low: up to a third is not reported, or a quarter right after a ReLU, where
+            dropout moves more. Nor is dropout one layer earlier, as in the usual order of blocks.
 
         References:
             li2019understanding
         """
+        offsets = {norm.name: norm.offset for norm in wiring.norms}
         for link in wiring.links:
-            inflation = 1.0 / max(1e-6, 1.0 - link.source.rate)
+            inflation = _inflation(link.source.rate, offsets.get(link.target.name, 0.0))
             if _is(link, "dropout", "batch norm") and inflation > self.largest_inflation:
                 yield Evidence(
                     where=link.target.name,
                     measured=inflation,
                     limit=self.largest_inflation,
                     message=f"{link.source.name} (p={link.source.rate:g}) makes the variance in "
-                    f"training at least {inflation:.3g} times that in validation; the limit is "
+                    f"training {inflation:.3g} times that in validation; the limit is "
                     f"{self.largest_inflation:g} times",
                 )
 
@@ -124,11 +126,11 @@ class StructureDetector(Detector):
         """
         for link in wiring.links:
             if _is_redundant(link) and link.is_only and link.is_plain:
-                between = f" (and {', '.join(link.dropouts)})" if link.dropouts else ""
+                between = f"no more than {', '.join(link.between)}" if link.between else "nothing"
                 yield Evidence(
                     where=link.target.name,
-                    measured="nothing",
-                    message=f"nothing{between} comes between {link.source.name} "
+                    measured=between,
+                    message=f"{between} comes between {link.source.name} "
                     f"({link.source.inputs} to {link.source.outputs}) and {link.target.name} "
                     f"({link.target.inputs} to {link.target.outputs})",
                 )
@@ -150,21 +152,23 @@ class StructureDetector(Detector):
             - Raise the batch size, or use ``Trainer(sync_batchnorm=True)`` on several devices
 
         When it is fine:
-            Hardly ever. Positions count as values: a batch of one image is fine. So is a pretrained
-            norm that stays in eval mode.
+            Hardly ever. Positions count as values: a batch of one image is fine, as long as it is
+            larger than a few pixels. So is a pretrained norm that stays in eval mode.
 
         References:
             wu2018group, ioffe2015batch
         """
-        tiny = [(name, n) for name, n in wiring.norms if n < self.smallest_norm_batch]
+        tiny = [norm for norm in wiring.norms if _worth(norm) < self.smallest_norm_batch]
         if tiny:
-            least, names = min(values for _, values in tiny), [name for name, _ in tiny]
+            least, names = min(tiny, key=_worth), [norm.name for norm in tiny]
+            positions = f" at {least.positions} positions" if least.positions > 1 else ""
             yield Evidence(
                 where=names[0],
-                measured=least,
+                measured=_worth(least),
                 limit=self.smallest_norm_batch,
-                message=f"{_these(names)}: {least} values of each channel in a batch; "
-                f"the limit is {self.smallest_norm_batch}",
+                message=f"{_these(names)}: a batch of {least.samples}{positions}, worth "
+                f"{_worth(least):g} values of each channel; the limit is "
+                f"{self.smallest_norm_batch}",
                 details={"modules": names},
             )
 
@@ -178,6 +182,7 @@ class StructureDetector(Detector):
 
         Likely causes:
             - ``forward`` does not call it, or calls another one in its place
+            - It is called in a branch that is never taken
             - It is left over from an earlier version
 
         How to fix:
@@ -186,7 +191,8 @@ class StructureDetector(Detector):
 
         When it is fine:
             It is there for a later stage or for another program. A module that any method of yours
-            names, that is frozen, or that belongs to a library is never reported.
+            names, that is frozen, or that belongs to a library is never reported, unless all that
+            names it is a branch that an attribute has switched off for ever.
 
         References:
             paszke2019pytorch
@@ -197,8 +203,28 @@ class StructureDetector(Detector):
                 measured=size,
                 limit=0,
                 message=f"{size:,} trainable parameters: not called in {unused.steps} steps, "
-                "reached by no gradient, and named by no method but the one that makes it",
+                "reached by no gradient, and named by no method but the one that makes it, or in "
+                "a branch that is not taken",
             )
+
+
+def _inflation(rate: float, offset: float) -> float:
+    """Returns the variance with dropout over that without.
+
+    Of values that are kept by chance and scaled up, the mean square grows by 1 / (1 - rate), and
+    the mean not at all.
+
+    Args:
+        rate: The share that is dropped.
+        offset: Square of the mean over the variance, with dropout.
+    """
+    left = 1.0 - rate * (1.0 + offset)
+    return 1.0 / max(1e-6, left if left > 0 else 1.0 - rate)
+
+
+def _worth(norm: Norm) -> float:
+    """Returns how many values there are, where positions of one sample are much alike."""
+    return norm.samples * (1 + (norm.positions - 1) / 2)
 
 
 def _is(link: Link, source: str, target: str) -> bool:
@@ -232,8 +258,9 @@ def _are_one_net(one: Part, other: Part) -> bool:
 
     A generator and its critic, or an embedding and a classifier, are two nets.
     """
-    first, second = (re.sub(r"\.\d+(?=\.[^.]+$)", ".*", part.name) for part in (one, other))
-    return one.name.rpartition(".")[0] == other.name.rpartition(".")[0] or first == second
+    (first, leaf), (second, other_leaf) = (part.name.rpartition(".")[::2] for part in (one, other))
+    is_numbered = re.sub(r"\d+", "*", first) == re.sub(r"\d+", "*", second)
+    return first == second or (is_numbered and leaf == other_leaf)
 
 
 def _these(names: Sequence[str]) -> str:

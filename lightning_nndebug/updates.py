@@ -29,6 +29,8 @@ _LEFT = 3.0  # times as large as it was, there is little left of what a layer wa
 _SINGLE = 1e-6  # relative rounding that is finer than that is no half precision
 _DEPENDS = 0.5  # an update that grows so much with the weight, in logarithms, is driven by it
 _RISE = 1.3  # by which running weights grow in the last looks
+_FASTER = 1.5  # times as much a loss falls in the last third of the steps as in the one before
+_HISTORY = 15, 120  # looks that tell so: at least, and at most
 _ALIKE = 1e-4  # of their size: so far apart, replicas are not by rounding
 _ROUNDINGS = 8  # nor by so many of them
 _SOFT_EPS, _HARD_EPS = 1e-2, 1e-15  # beyond these, an eps is no rounding guard any more
@@ -45,7 +47,8 @@ class UpdateDetector(Detector):
         stalled_factor: while it moves those of other layers by this many times more.
         largest_gain: Weights start too large if they amplify independent inputs by this factor.
         running_factor: Weights run away if they get this many times as large as they were, in the
-            first thousand steps of the whole net, or faster and faster.
+            first thousand steps of the whole net, or faster and faster; or, if the loss falls
+            below zero faster and faster, a tenth of that.
     """
 
     largest_update: float = threshold(default=1.0, source=_SOURCE)
@@ -57,6 +60,8 @@ class UpdateDetector(Detector):
 
     races: dict[str, list[list[float]]] = state(dict)
     grown: int = state(int)
+    descents: dict[str, list[list[float]]] = state(dict)
+    falls: dict[str, int] = state(dict)
     strides: list[float] = state(list)
     stride: float = state(float)
     parted: list[str] = state(list)
@@ -343,7 +348,9 @@ class UpdateDetector(Detector):
         self.grown = self.grown + 1 if is_grown else 0
         if self.grown >= _LOOKS:
             wild = wild or layers
-        if wild:
+        if not wild:
+            yield from self._bottomless(updates)
+        else:
             worst = max(wild, key=_growth)
             yield Evidence(
                 where=wild[0].name,
@@ -373,7 +380,8 @@ class UpdateDetector(Detector):
             - Leave ``eps`` and ``betas`` as they come
 
         When it is fine:
-            You have compared both. A decay that an optimizer comes with is not reported.
+            You have compared both, or tune biases or norms alone on purpose. A decay that an
+            optimizer comes with is not reported.
 
         References:
             loshchilov2019decoupled
@@ -386,6 +394,16 @@ class UpdateDetector(Detector):
                 message=f"none of {settings.frozen} parameters requires a gradient",
                 causes=("All parts of the module are frozen",),
                 fixes=("``requires_grad_(True)`` for what is meant to learn",),
+            )
+        elif not settings.large and settings.frozen:
+            yield Evidence(
+                where="optimizer",
+                measured=settings.trainable,
+                limit="a matrix",
+                message=f"of {settings.frozen + settings.trainable} parameters, no more than "
+                f"{settings.trainable} require a gradient, all of them biases or norms",
+                causes=("The loop that freezes the backbone goes on through the head",),
+                fixes=("``requires_grad_(True)`` for what is meant to learn, at least the head",),
             )
         for group in settings.groups:
             oddities = list(_oddities(group))
@@ -469,6 +487,31 @@ class UpdateDetector(Detector):
                 fixes=("Lower the learning rate by 10 times", "Warm it up"),
             )
 
+    def _bottomless(self, updates: SampledUpdates) -> Iterator[Evidence]:
+        """Notes a look at the loss of each optimizer, and yields if it has no minimum."""
+        for name, loss in updates.losses.items():
+            layers = [one for one in updates.updates if one.optimizer == name]
+            layers = [one for one in layers if one.kind == "matrix"]
+            if not layers or not math.isfinite(loss):
+                continue
+            descent = self.descents.setdefault(name, [])
+            descent.append([float(layers[0].age), loss])
+            if len(descent) > _HISTORY[1]:
+                del descent[::2]
+            growth, limit = median(map(_growth, layers)), self.running_factor / 10
+            is_falling = growth > limit and _falls_faster(descent)
+            self.falls[name] = self.falls.get(name, 0) + 1 if is_falling else 0
+            if self.falls[name] >= _LOOKS:
+                yield Evidence(
+                    where=layers[0].name,
+                    measured=growth,
+                    limit=limit,
+                    message=f"the usual layer is {_short(growth)} times as large as before, and "
+                    f"the loss falls faster and faster, to {loss:.3g}; the limit is {limit:g} "
+                    "times where the loss is below zero",
+                    details={"parameters": [one.name for one in layers]},
+                )
+
     def _runs(self, one: Update) -> bool:
         """Notes a look at a parameter that has grown, and returns whether it runs away."""
         if one.kind == "embedding" or not math.isfinite(one.update):
@@ -484,6 +527,19 @@ class UpdateDetector(Detector):
             return False
         rise = math.log(last_weight / weight)
         return rise > math.log(_RISE) and math.log(last_update / update) > _DEPENDS * rise
+
+
+def _falls_faster(descent: Sequence[Sequence[float]]) -> bool:
+    """Whether a loss below zero has fallen more in the last third of the steps than in the one
+    before: to a bound, a loss falls ever more slowly."""
+    if len(descent) < _HISTORY[0]:
+        return False
+    began, now = descent[0][0], descent[-1][0]
+    first, middle, last = (
+        median(loss for _, loss in sorted(descent, key=lambda one: abs(one[0] - age))[:3])
+        for age in (began + (now - began) / 3, began + 2 * (now - began) / 3, now)
+    )
+    return last < 0 and middle - last > _FASTER * (first - middle) > 0
 
 
 def _orphaned(orphans: Orphans, stale: int) -> Evidence:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lightning_nndebug import Evidence, Severity, StructureDetector, UpdateDetector
 from lightning_nndebug.core.detector import Detector, rule
-from lightning_nndebug.core.measurements.wiring import Link, Part, Wiring
+from lightning_nndebug.core.measurements.wiring import Link, Norm, Part, Wiring
 
 
 def linear(name: str = "net.0", inputs: int = 64, outputs: int = 64, **changes) -> Part:
@@ -28,11 +28,12 @@ def missing(source: Part, target: Part, **changes) -> bool:
 
 
 def test_two_layers_with_nothing_between_are_one() -> None:
-    """Also with a dropout between them."""
+    """Also with a dropout or a batch norm between them, or in two blocks of one kind."""
     assert missing(linear(), linear("net.1"))
-    assert missing(linear(), linear("net.2"), dropouts=("net.1",))
+    assert missing(linear(), linear("net.2"), between=("net.1",))
     assert missing(convolution(), convolution("net.1"))
     assert missing(linear("net.0.layer"), linear("net.1.layer"))
+    assert missing(linear("block1.layer"), linear("block2.layer"))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_two_layers_with_nothing_between_are_one() -> None:
         (linear("net.q_proj"), linear("net.head")),
         (linear("encoder.0"), linear("decoder.0")),
         (linear("net.0.2"), linear("net.1")),
+        (linear("net1.2"), linear("net2.0")),
         (linear(is_trained=False), linear("net.1")),
         (convolution(is_dense=False), convolution("net.1")),
         (convolution(kernel=(1, 1)), convolution("net.1")),
@@ -60,17 +62,24 @@ def test_an_output_that_is_used_otherwise_is_no_fault(changes) -> None:
     assert not missing(linear(), linear("net.1"), **changes)
 
 
-@pytest.mark.parametrize(("rate", "is_told"), [(0.5, True), (0.3, False), (1.0, True)])
-def test_dropout_before_a_norm_is_judged_by_its_rate(rate, is_told) -> None:
-    """The variance grows by 1 / (1 - p)."""
+@pytest.mark.parametrize(
+    ("rate", "offset", "is_told"),
+    [(0.5, 0.0, True), (0.3, 0.0, False), (0.3, 0.3, True), (0.2, 0.3, False), (1.0, 0.0, True)],
+)
+def test_dropout_before_a_norm_is_judged_by_its_rate(rate, offset, is_told) -> None:
+    """The variance grows by 1 / (1 - p), and more where the mean is not zero."""
     link = Link(Part("drop", "dropout", rate=rate), Part("norm", "batch norm"))
-    assert bool(list(StructureDetector().dropout_before_norm(Wiring((link,))))) is is_told
+    wiring = Wiring((link,), (Norm("norm", 32, offset=offset),))
+    assert bool(list(StructureDetector().dropout_before_norm(wiring))) is is_told
 
 
-@pytest.mark.parametrize(("values", "is_told"), [(2, True), (3, True), (4, False), (64, False)])
-def test_a_norm_needs_some_values(values, is_told) -> None:
-    """Positions count."""
-    wiring = Wiring((), (("norm", values),))
+@pytest.mark.parametrize(
+    ("samples", "positions", "is_told"),
+    [(2, 1, True), (3, 1, True), (4, 1, False), (64, 1, False), (1, 4, True), (1, 64, False)],
+)
+def test_a_norm_needs_some_values(samples, positions, is_told) -> None:
+    """Positions count, but less than samples."""
+    wiring = Wiring((), (Norm("norm", samples, positions),))
     assert bool(list(StructureDetector().tiny_norm_batch(wiring))) is is_told
 
 
@@ -87,11 +96,15 @@ class Note(Detector):
 seen: list[Wiring] = []
 
 
-def wired(net: nn.Module) -> list[tuple[str, str, bool]]:
+def wiring_of(net: nn.Module) -> Wiring:
     seed(0)
     seen.clear()
     fit(Program(Classifier(net), loader(), trainer={"max_steps": 1}), Note())
-    return [(link.source.name, link.target.name, link.is_only) for link in seen[0].links]
+    return seen[0]
+
+
+def wired(net: nn.Module) -> list[tuple[str, str, bool]]:
+    return [(link.source.name, link.target.name, link.is_only) for link in wiring_of(net).links]
 
 
 def test_links_follow_the_graph_and_not_the_order_of_definition() -> None:
@@ -117,7 +130,55 @@ def test_norms_are_linked_through_views_and_not_through_activations() -> None:
         nn.Linear(64, 64), nn.Unflatten(1, (16, 4)), nn.BatchNorm1d(16), nn.Flatten(),
         nn.ReLU(), nn.BatchNorm1d(64), nn.Linear(64, 10),
     )  # fmt: skip
-    assert wired(net) == [("net.0", "net.2", True), ("net.5", "net.6", True)]
+    assert wired(net) == [("net.0", "net.2", True)]
+
+
+def test_a_norm_between_two_layers_does_not_keep_them_apart() -> None:
+    """Nor does it matter that the layers are a class of the user's own."""
+
+    class Own(nn.Linear):
+        def reset_parameters(self):
+            nn.init.xavier_uniform_(self.weight)
+
+    net = nn.Sequential(Own(64, 64), nn.BatchNorm1d(64), nn.Dropout(0.2), Own(64, 10))
+    (*_, link) = wiring_of(net).links
+    assert (link.source.name, link.target.name) == ("net.0", "net.3")
+    assert link.between == ("net.2", "net.1")
+
+
+@pytest.mark.parametrize(
+    "drop", [nn.Dropout(0.5), lambda x: F.dropout(x, 0.5), lambda x: torch.dropout(x, 0.5, True)]
+)
+def test_dropout_is_seen_as_a_module_and_as_a_function(drop) -> None:
+    """Also with an activation behind it, and the mean that a norm gets is known."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.norm, self.head = (
+                nn.Linear(64, 64),
+                nn.BatchNorm1d(64),
+                nn.Linear(64, 10),
+            )
+            self.drop = drop
+
+        def forward(self, x):
+            return self.head(self.norm(F.relu(self.drop(self.hidden(x)))))
+
+    wiring = wiring_of(Net())
+    (link,) = (one for one in wiring.links if one.source.kind == "dropout")
+    assert (link.target.name, link.source.rate) == ("net.norm", 0.5)
+    (norm,) = wiring.norms
+    assert norm.samples == 32
+    assert 0.1 < norm.offset < 1.0
+
+
+def test_what_keeps_the_variance_is_no_such_dropout() -> None:
+    """Alpha dropout is made for nets that have no norm."""
+    net = nn.Sequential(
+        nn.Linear(64, 64), nn.SELU(), nn.AlphaDropout(0.5), nn.BatchNorm1d(64), nn.Linear(64, 10)
+    )
+    assert not wired(net)
 
 
 def unused(module: nn.Module) -> list[str]:
@@ -125,6 +186,60 @@ def unused(module: nn.Module) -> list[str]:
     detector = StructureDetector(select=["STR105"])
     fit(Program(module, loader(), trainer={"max_epochs": 1}), detector)
     return [one.where for one in detector.findings]
+
+
+class Refined(Classifier):
+    """Has a stage behind a switch."""
+
+    def __init__(self, is_refined: bool = False):
+        super().__init__()
+        self.refine, self.is_refined = nn.Linear(64, 64), is_refined
+
+    def forward(self, x):
+        return super().forward(self.refine(x) if self.is_refined else x)
+
+
+class LaterRefined(Refined):
+    """Somebody may turn it on."""
+
+    def turn_on(self):
+        self.is_refined = True
+
+
+class StageRefined(Refined):
+    """The switch tells the stage of the training."""
+
+    finetuning = False
+
+    def forward(self, x):
+        if self.finetuning:
+            x = self.refine(x)
+        return Classifier.forward(self, x)
+
+
+class AskedRefined(Refined):
+    """The switch is computed."""
+
+    @property
+    def is_on(self):
+        return False
+
+    def forward(self, x):
+        if self.is_on:
+            x = self.refine(x)
+        return Classifier.forward(self, x)
+
+
+@pytest.mark.parametrize("kind", [LaterRefined, StageRefined, AskedRefined, lambda: Refined(True)])
+def test_a_branch_that_may_be_taken_is_a_use(kind) -> None:
+    """Somebody may set the switch, or it depends on what is being done."""
+    module = kind()
+    assert unused(module) == []
+
+
+def test_a_branch_that_cannot_be_taken_is_none() -> None:
+    """Its switch is set where the module is made, and nowhere else."""
+    assert unused(Refined()) == ["refine"]
 
 
 def test_a_module_that_another_method_names_may_be_meant_for_later() -> None:

@@ -34,6 +34,10 @@ _CALLS = 512  # calls that are noted in a step: a recurrent net has one at every
 _ROWS = 8  # samples, and features, to see whether they vary
 _HOPS = 12  # operations between a layer and its activation function, such as a norm
 _SLOPE = 3.0  # where the slope of tanh is 1 % of its steepest
+_SURE = 0.9975  # a probability at which the slope of softmax is
+_CHOICES = 4  # at least, to be sure of one of them is no matter of course
+_HIDDEN = -5000.0  # the score of what a mask leaves out
+_QUERIES = 16  # of each head tell how attention chooses
 
 # Left of this a unit passes neither a signal nor a gradient.
 _IDLE_BELOW = {
@@ -211,6 +215,7 @@ class _Origin:
 class _Call:
     function: str
     where: str
+    place: str
     line: Line | None
     origin: _Origin | None
     busy: Tensor | None
@@ -220,6 +225,7 @@ class _Call:
     node: Any = None
     imitates: bool = False
     gated: bool = False
+    is_choice: bool = False
     consumers: set[str] = field(default_factory=set)
 
 
@@ -320,13 +326,17 @@ class _Listener(TorchFunctionMode):
         if name in _LAYERS:
             self._compare(given[0], where)
             self._feed(given if name in _PRODUCTS or name in _ATTENTION else given[:1], where)
+            if name == "scaled_dot_product_attention":
+                return functools.partial(self._attended, _scores(given, args, kwargs), place)
             return functools.partial(self._answered, name, where, given)
         if not x.requires_grad:
             return None
         if name in _SOFT:
             axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            if not isinstance(axis, int) or x.shape[axis] != 1:
+            if not isinstance(axis, int):
                 return None
+            if x.shape[axis] != 1:
+                return functools.partial(self._chosen, name, x, axis, place)
             lonely = Softmax(where, place[1], tuple(x.shape))
             is_score = x.grad_fn in self._origins
             return functools.partial(self._left_alone, lonely, is_score)
@@ -340,8 +350,8 @@ class _Listener(TorchFunctionMode):
         axis = origin.axis if origin else (1 if x.dim() > 3 else -1)  # noqa: PLR2004
         name, low, high = _ends(name, args, kwargs)
         call = _Call(
-            function=name.rstrip("_"), where=origin.where if origin else where, line=line,
-            origin=origin, busy=None, flat=None, rows=x.numel() // x.shape[axis],
+            function=name.rstrip("_"), where=origin.where if origin else where, place=where,
+            line=line, origin=origin, busy=None, flat=None, rows=x.numel() // x.shape[axis],
             units=x.shape[axis], imitates=x[0].numel() in self._sizes,
         )  # fmt: skip
         if math.isinf(high):
@@ -355,6 +365,29 @@ class _Listener(TorchFunctionMode):
         call.node = result.grad_fn
         self._calls.append(call)
         self._by_node[call.node] = call
+
+    def _chosen(
+        self, name: str, x: Tensor, axis: int, place: tuple[str, Line | None], result: Tensor
+    ) -> None:
+        """Notes in how many rows a softmax is sure of one of several choices."""
+        rows = (x > _HIDDEN).sum(axis) >= _CHOICES
+        top = result.detach().amax(axis)
+        sure = (top.exp() if name == "log_softmax" else top) > _SURE
+        flat = (sure & rows).sum() / rows.sum().clamp_min(1)
+        self._finished(
+            _Call(
+                function=name, where=place[0], place=place[0], line=place[1], origin=None,
+                busy=None, flat=flat, rows=top.numel(), units=1, is_choice=True,
+            ),
+            result,
+        )  # fmt: skip
+
+    def _attended(
+        self, scores: Tensor | None, place: tuple[str, Line | None], result: Tensor
+    ) -> None:
+        if scores is not None and result.requires_grad:
+            self._chosen("softmax", scores, -1, place, scores.softmax(-1))
+            self._calls[-1].node = result.grad_fn
 
     def _left_alone(self, lonely: Softmax, is_score: bool, result: Tensor) -> None:
         self._lonely.append((lonely, result.grad_fn))
@@ -429,9 +462,9 @@ class _Listener(TorchFunctionMode):
 
     def heard(self, history: dict[Any, deque[tuple[Tensor, int]]]) -> Heard:
         """Reads everything with one copy from the device."""
-        groups: dict[tuple[str, str, int], list[_Call]] = {}
+        groups: dict[tuple[str, str, str, int], list[_Call]] = {}
         for call in self._calls:
-            groups.setdefault((call.where, call.function, call.units), []).append(call)
+            groups.setdefault((call.where, call.place, call.function, call.units), []).append(call)
         lazy: list[Tensor] = []
         for key, group in groups.items():
             busy = [one.busy for one in group if one.busy is not None]
@@ -485,7 +518,9 @@ class _Listener(TorchFunctionMode):
         # A generator's picture goes into a layer as well, that of another net.
         elsewhere = all(_top(one) != _top(call.where) for one in call.consumers)
         handed_on = call.imitates and elsewhere
-        return call.node in self._fed and not call.gated and not handed_on
+        # The choice of a softmax is there to multiply something.
+        is_gate = call.gated and not call.is_choice
+        return call.node in self._fed and not is_gate and not handed_on
 
 
 _HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT, "sum"}
@@ -508,6 +543,17 @@ def _ends(name: str, args: Any, kwargs: Any) -> tuple[str, float, float]:
     if name in _STEEP:
         return name, -_STEEP[name], _STEEP[name]
     return name, _IDLE_BELOW[name], math.inf
+
+
+def _scores(given: Sequence[Tensor], args: Any, kwargs: Any) -> Tensor | None:
+    """Returns what attention chooses by, for the last queries; None if it is masked otherwise."""
+    mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)  # noqa: PLR2004
+    query, key = given[0], given[1]
+    if mask is not None or query.shape[:-2] != key.shape[:-2]:
+        return None
+    scale = kwargs.get("scale") or query.shape[-1] ** -0.5
+    scores: Tensor = query[..., -_QUERIES:, :].detach() @ key.detach().mT * scale
+    return scores
 
 
 def _operands(values: Iterable[Any]) -> Iterator[Tensor]:

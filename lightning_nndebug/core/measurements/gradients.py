@@ -20,7 +20,7 @@ from ..trainer import accumulation, gradient_scale, plain_name
 from . import Cadence, Measurement, Moment
 from .flow import HALF, GradientFlow, norm
 from .losses import Loss
-from .schedules import optimizer_name
+from .schedules import learning_rate, optimizer_name, planned_steps
 
 # The flow is looked at in the step after these, and then ever more rarely: what was well for as
 # long as the run is old seldom turns. Sooner if the loss hardly depends on the first layers.
@@ -66,6 +66,8 @@ class Gradients(Measurement):
         eps: What the optimizer adds to the size of a gradient before it divides by that; inf if it
             takes the gradient as it is; None if that is not known.
         entries: How many entries the gradients have in all.
+        stride: How far all planned steps go together, by gradients of norm 1 that agree; None if
+            that is not known, or if the optimizer does not take the gradient as it is.
         clipped_early: Where ``training_step`` clips although the backward comes later; or nothing.
         is_first: Whether the optimizer is the first, or only, one.
     """
@@ -80,6 +82,7 @@ class Gradients(Measurement):
     clip: float | None = None
     eps: float | None = None
     entries: int = 1
+    stride: float | None = None
     clipped_early: str = ""
     is_first: bool = True
 
@@ -137,6 +140,7 @@ class Gradients(Measurement):
             clip=_clip(trainer, moment.module),
             eps=_eps(optimizer),
             entries=sum(one.numel() for one in present),
+            stride=_stride(trainer, optimizer),
             clipped_early=memory.clipped_early,
             is_first=optimizer is trainer.optimizers[0],
         )
@@ -218,6 +222,19 @@ def _eps(optimizer: Any) -> float | None:
     group = optimizer.param_groups[0]
     eps = group.get("eps", 0.0 if "betas" in group else None)
     return eps if isinstance(eps, float) else None
+
+
+def _stride(trainer: Any, optimizer: Any) -> float | None:
+    steps = planned_steps(trainer)
+    if not isinstance(optimizer, torch.optim.SGD) or math.isinf(steps):
+        return None
+    paces = []
+    for group in optimizer.param_groups:
+        # A warm-up ends at these.
+        rates = [learning_rate(group, key) for key in ("lr", "initial_lr", "max_lr")]
+        momentum = min(float(group.get("momentum") or 0.0), 0.999)
+        paces.append(max(rate or 0.0 for rate in rates) / (1.0 - momentum))
+    return steps * max(paces)
 
 
 def _clipped_early(trainer: Any, module: Any) -> str:

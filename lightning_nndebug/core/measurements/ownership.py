@@ -21,7 +21,7 @@ from .weights import entries, is_dense, looks_random
 _LOOKS = (3, 10, 30, 100, 300)  # batches with a step, in each epoch
 _STEPS = 5  # of each optimizer are watched, if there are several
 _PATIENCE = 100  # batches without any step, and more than an epoch
-_SHORT = 20  # batches, at least, of a run that ends without any
+_SHORT = 20  # batches, at least, of a run that ends without any; or half of one, by one of several
 _OPPOSED = -0.15  # the cosine of gradients that undo each other, in each step; of two tasks it is 0
 _WITNESSES = 4  # parameters of an optimizer tell whether gradients come
 _LIGHTNING = ("lightning.", "pytorch_lightning.")
@@ -215,9 +215,18 @@ class _Account:
     twice: Counter[str] = field(default_factory=Counter)
     opposed: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        self.began = [entries(p) for p in self.witnesses]
+
     @property
     def witnesses(self) -> list[Tensor]:
         return self.parameters[:_WITNESSES]
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether anybody has written to them."""
+        pairs = zip(self.began, self.witnesses, strict=True)
+        return not all(torch.equal(before, entries(p)) for before, p in pairs)
 
 
 class _Ledger:
@@ -237,7 +246,6 @@ class _Ledger:
         self._applied: dict[int, tuple[str, Tensor]] = {}
         self._batches = self._batches_with_step = 0
         self._has_stepped = self._is_fed = False
-        self._began = [entries(p) for p in self._witnesses]
 
     def note(self, moment: Moment) -> None:
         """An optimizer is about to step."""
@@ -265,10 +273,13 @@ class _Ledger:
 
     def faults(self, moment: Moment) -> Iterator[Fault]:
         """Yields what is wrong with the optimizers."""
-        if self._is_idle(moment):
+        if self._are_idle(moment):
             for one in self._accounts.values():
                 yield Fault(one.name, "idle", self._batches)
+        is_late = self._batches_with_step and self._batches >= _SHORT and _is_half_over(moment)
         for one in self._accounts.values():
+            if is_late and self._is_left_out(one):
+                yield Fault(one.name, "idle", self._batches)
             if one.steps < _STEPS:
                 continue
             if one.starved == one.steps and one.fed.total() >= _STEPS:
@@ -301,21 +312,34 @@ class _Ledger:
                 likeness = float(torch.cosine_similarity(before, now, dim=0))
                 larger.opposed[smaller.name] += likeness < _OPPOSED
 
-    def _is_idle(self, moment: Moment) -> bool:
+    def _is_left_out(self, one: _Account) -> bool:
+        """Whether it alone does not step, though it is the only one to hold what gets gradients."""
+        is_fed = not one.steps and one.fed.total() >= _STEPS
+        is_shared = any(id(p) in self._shared for p in one.parameters)
+        return is_fed and not is_shared and _has_gradient(one.witnesses) and not one.has_moved
+
+    def _are_idle(self, moment: Moment) -> bool:
         if self._batches_with_step or moment.module.automatic_optimization or not self._accounts:
             return False
         is_late = self._batches >= _PATIENCE or moment.hook == "on_train_end"
         is_over = moment.trainer.current_epoch > 0 or moment.hook == "on_train_end"
         if not is_late or not is_over or self._batches < _SHORT:
             return False
-        return self._is_fed and all(
-            torch.equal(before, entries(p))
-            for before, p in zip(self._began, self._witnesses, strict=True)
-        )
+        return self._is_fed and not any(one.has_moved for one in self._accounts.values())
 
     @property
     def _witnesses(self) -> list[Tensor]:
         return [p for one in self._accounts.values() for p in one.witnesses]
+
+
+def _is_half_over(moment: Moment) -> bool:
+    trainer = moment.trainer
+    batches = (trainer.max_epochs or -1) * trainer.num_training_batches
+    done = trainer.current_epoch * trainer.num_training_batches + moment.batch_idx + 1
+    return moment.hook == "on_train_end" or (
+        (batches > 0 and 2 * done > batches)
+        or (trainer.max_steps > 0 and 2 * trainer.global_step > trainer.max_steps)
+    )
 
 
 def _held(moment: Moment) -> Iterator[Tensor]:

@@ -159,6 +159,8 @@ class _Trial:
         self._calls: dict[str, set[tuple[bool, bool]]] = {}
         # By module: the parameters that what it returns depends on.
         self._offers: dict[str, set[int]] = {}
+        # Likewise, what it takes.
+        self._takes: dict[str, set[int]] = {}
         self._is_fresh = True
         self.plain = self._watch(suspects)
         self.missing = {one.name: one for one in suspects if one.name not in self._arrived}
@@ -208,7 +210,8 @@ class _Trial:
         """Whether the user's own code calls a module, and neither uses nor returns the result.
 
         What it returns is an offer that this task may ignore, as many do a pooler's. One of several
-        modules that are alike, such as the head of another task, may have its turn later.
+        modules that are alike, such as the head of another task, may have its turn later; but not
+        if one of these takes what another gives: then they are stages, and no heads.
         """
         modules = self._modules()
         holder = cut.name.rpartition(".")[0]
@@ -221,11 +224,17 @@ class _Trial:
             cut.is_zero
             or not (is_called and is_users(kind))
             or any(id(self.missing[one].parameter) in offered for one in cut.parameters)
-            or self._has_twin(cut.name)
+            or (self._has_twin(cut.name) and not self._is_stage(cut.name))
         )
 
     def _modules(self) -> dict[str, nn.Module]:
         return {plain_name(path): one for path, one in self._moment.module.named_modules()}
+
+    def _shapes(self, names: Sequence[str]) -> set[tuple[Any, ...]]:
+        """Returns what the modules are like that hold these parameters."""
+        modules = self._modules()
+        groups = topmost(self._moment.module, names)
+        return {_shape(modules[name]) for name in groups if name in modules}
 
     def _modes(self, name: str) -> set[tuple[bool, bool]]:
         """Returns how a module, or what is in it, was called."""
@@ -246,6 +255,17 @@ class _Trial:
             if path != name
         )
 
+    def _is_stage(self, name: str) -> bool:
+        """Whether what it takes, or what one that is alike takes, has been through another one."""
+        modules = self._modules()
+        alike = [path for path, one in modules.items() if _shape(one) == _shape(modules[name])]
+        owned = {path: {id(p) for p in modules[path].parameters()} for path in alike}
+        return any(
+            owned[other] & self._takes.get(path, set()) and not owned[other] & owned[path]
+            for path in alike
+            for other in alike
+        )
+
     def _watch(self, suspects: Sequence[_Suspect]) -> tuple[float, ...] | None:
         """Runs forward and backward, and notes who got a gradient and how modules were called."""
 
@@ -253,13 +273,16 @@ class _Trial:
             if gradient is not None and gradient.any():
                 self._arrived.add(name)
 
-        def calling(name: str, module: nn.Module, _: Any) -> None:
+        def calling(name: str, module: nn.Module, args: Any) -> None:
             mode = (torch.is_grad_enabled(), module.training)
             self._calls.setdefault(name, set()).add(mode)
+            leaves = _leaves(args) if _shape(module) in alike else ()
+            self._takes.setdefault(name, set()).update(leaves)
 
         def returning(name: str, _: nn.Module, __: Any, output: Any) -> None:
             self._offers.setdefault(name, set()).update(_leaves(output))
 
+        alike = self._shapes([one.name for one in suspects])
         around = {"", *(place for one in suspects for place in _places(one.name))}
         with ExitStack() as stack:
             for one in suspects:

@@ -53,6 +53,7 @@ class OptimizerSettings(Measurement):
         groups: The parameter groups of all of them.
         trainable: How many parameters require a gradient.
         frozen: How many do not.
+        large: How many of those that do are more than biases and norms.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_start",)
@@ -60,6 +61,7 @@ class OptimizerSettings(Measurement):
     groups: tuple[Settings, ...]
     trainable: int
     frozen: int = 0
+    large: int = 1
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> OptimizerSettings:
@@ -70,15 +72,16 @@ class OptimizerSettings(Measurement):
             for name, p in owner.named_parameters(recurse=False)
             if kind_of(owner, name, p) in ("bias", "norm")
         }
-        flags = [p.requires_grad for p in moment.module.parameters()]
+        flags = {id(p): p.requires_grad for p in moment.module.parameters()}
         return cls(
             groups=tuple(
                 _settings(moment.trainer, optimizer, number, small)
                 for optimizer in moment.trainer.optimizers
                 for number in range(len(optimizer.param_groups))
             ),
-            trainable=sum(flags),
-            frozen=len(flags) - sum(flags),
+            trainable=sum(flags.values()),
+            frozen=len(flags) - sum(flags.values()),
+            large=sum(is_trained for key, is_trained in flags.items() if key not in small),
         )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 import textwrap
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -20,6 +22,8 @@ from . import Measurement, Moment
 
 _STEPS = 20  # after which what has not been used, will not be
 _FEWEST = 3  # in a run that ends before
+# An attribute of such a name says what is to be done now, and may say something else later.
+_PHASE = re.compile(r"train|stage|phase|step|epoch|warm|tun|task|mode|predict|infer|sampl|export")
 # To be named in these is no use: they make the module, and hand it to the optimizer.
 _MAKERS = ("__init__", "setup", "configure_model", "configure_optimizers", "reset_parameters")
 
@@ -27,6 +31,9 @@ _MAKERS = ("__init__", "setup", "configure_model", "configure_optimizers", "rese
 @dataclass(frozen=True)
 class Unused(Measurement):
     """Modules with trainable parameters that the user's code makes and never names again.
+
+    To be named in a branch is no use if the branch is not taken, and cannot be: if all that it
+    depends on are attributes that nobody sets after they have been made.
 
     Known once, after the first steps: a module that is called, or that gets a gradient, is in use.
     Not known where the source cannot be read, nor where a module is compiled.
@@ -115,7 +122,9 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
     named = [_names(kind) for kind in users]
     if not named or None in named:
         return
-    known = frozenset().union(*(one for one in named if one is not None))
+    names = [one for one in named if one is not None]
+    settable = frozenset().union(*(one.stored for one in names))
+    known = frozenset().union(*(one.known(settable) for one in names))
     found: list[str] = []
     for name, module in tree.items():
         parent, _, attribute = name.rpartition(".")
@@ -155,25 +164,94 @@ def is_users(kind: type) -> bool:
     return file is not None and owner_of(file) == "user"
 
 
-@functools.cache
-def _names(kind: type) -> frozenset[str] | None:
-    """Returns what the methods of a class name, in any way, but for those that make its parts.
+@dataclass(frozen=True)
+class _Names:
+    """What the methods of a class name, in any way, but for those that make its parts.
 
-    None if there is no source, or if it gets at attributes in a way that names none of them.
+    Attributes:
+        plain: What they name,
+        behind: and what they name in a branch that depends on nothing but these attributes.
+        stored: The attributes that they set, of any object, or that they are.
+    """
+
+    plain: frozenset[str]
+    behind: Mapping[frozenset[str], frozenset[str]]
+    stored: frozenset[str]
+
+    def known(self, settable: frozenset[str]) -> frozenset[str]:
+        """Returns what may be used, if others may set these attributes, too."""
+        open_ = [
+            names
+            for switches, names in self.behind.items()
+            if switches & settable or any(map(_PHASE.search, switches))
+        ]
+        return self.plain.union(*open_)
+
+
+@functools.cache
+def _names(kind: type) -> _Names | None:
+    """Reads the source of a class.
+
+    None if there is none, or if it gets at attributes in a way that names none of them.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError, SyntaxError):
         return None
-    names: set[str] = set()
+    reader = _Reader()
     for method in tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else ():
-        if getattr(method, "name", "") in _MAKERS:
-            continue
-        for node in ast.walk(method):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                names.add(node.attr)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                names.update(node.value.replace(".", " ").split())
-            elif isinstance(node, ast.Name):
-                names.add(node.id)
-    return frozenset(names)
+        reader.read(method)
+    behind = {switches: frozenset(names) for switches, names in reader.behind.items()}
+    return _Names(frozenset(reader.plain), behind, frozenset(reader.stored))
+
+
+class _Reader(ast.NodeVisitor):
+    """Collects what the methods of a class name."""
+
+    def __init__(self) -> None:
+        self.plain: set[str] = set()
+        self.stored: set[str] = set()
+        self.behind: dict[frozenset[str], set[str]] = defaultdict(set)
+        self._into, self._own = self.plain, "self"
+
+    def read(self, method: ast.AST) -> None:
+        """Reads a method; or whatever else there is in a class."""
+        name, arguments = getattr(method, "name", ""), getattr(method, "args", None)
+        self.stored.add(name)
+        if name not in _MAKERS:
+            self._own = arguments.args[0].arg if arguments and arguments.args else "self"
+            self.visit(method)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        (self._into if isinstance(node.ctx, ast.Load) else self.stored).add(node.attr)
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str):
+            self._into.update(node.value.replace(".", " ").split())
+
+    def visit_Name(self, node: ast.Name) -> None:
+        self._into.add(node.id)
+
+    def visit_If(self, node: ast.If | ast.IfExp) -> None:
+        outside, switches = self._into, _switches(node.test, self._own)
+        self.visit(node.test)
+        self._into = self.behind[switches] if switches else outside
+        for part in ast.iter_child_nodes(node):
+            if part is not node.test:
+                self.visit(part)
+        self._into = outside
+
+    visit_IfExp = visit_If  # noqa: N815
+
+
+def _switches(test: ast.expr, own: str) -> frozenset[str]:
+    """Returns the attributes of an object that a condition asks for; none if it asks for more."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return _switches(test.operand, own)
+    if isinstance(test, ast.BoolOp):
+        parts = [_switches(one, own) for one in test.values]
+        return frozenset().union(*parts) if all(parts) else frozenset()
+    first, *path = ast.unparse(test).split(".")
+    is_own = isinstance(test, ast.Attribute) and first == own and all(map(str.isidentifier, path))
+    return frozenset(path) if is_own else frozenset()

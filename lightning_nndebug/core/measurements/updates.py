@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from ..layers import condensed
 from ..trainer import gradient_scale
 from . import Cadence, Measurement, Moment
 from .gradients import held_parameters, is_sharded
+from .losses import Loss
 from .schedules import learning_rate, optimizer_name
 from .weights import ENTRIES, Kind, are_alike, entries, fan_in, has_units, is_dense, kind_of
 
@@ -71,14 +72,17 @@ class SampledUpdates(Measurement):
 
     Attributes:
         updates: One for each parameter that the optimizers of this batch hold.
+        losses: By optimizer, the loss that it stepped for, where that is known.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_batch_end")
     prepares: ClassVar[str | None] = "on_train_batch_start"
     # A look costs half a per cent of the step of a net of real size, and more of that of a toy.
     cadence: ClassVar[Cadence] = Cadence(first=5, every=5, budget=0.1)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss,)
 
     updates: tuple[Update, ...]
+    losses: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -99,7 +103,8 @@ class SampledUpdates(Measurement):
         books = memory.before
         memory.before = []
         updates = [one for book in books for one in book.close(moment)]
-        return cls(tuple(updates)) if updates else None
+        losses = {book.name: book.loss.value for book in books if book.loss is not None}
+        return cls(tuple(updates), losses) if updates else None
 
     def snapshot(self) -> dict[str, Any]:
         """The relative change of the weights, by layer."""
@@ -132,6 +137,7 @@ class _Book:
     rates: list[float | None] = field(default_factory=list)
     reached: list[bool] = field(default_factory=list)
     name: str = ""
+    loss: Loss | None = None
     rows: Tensor | None = None
     gradients: Tensor | None = None
 
@@ -143,6 +149,7 @@ class _Book:
         if not self.held or is_sharded(moment.trainer, self.held):
             return False
         self.name = optimizer_name(moment.trainer, moment.optimizer)
+        self.loss = moment.take(Loss)
         groups = moment.optimizer.param_groups
         rates = {id(p): learning_rate(group) for group in groups for p in group["params"]}
         self.rates = [rates[id(p)] for _, p in self.held]

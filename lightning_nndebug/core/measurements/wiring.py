@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,15 +17,22 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import TorchFunctionMode
 
 from ..sandbox import running
+from ..source import nearest_line
 from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
 
 # What is between two layers and computes nothing.
 _COPIES = {"Alias", "Clone", "ToCopy"}
 _VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "T", "Squeeze", "Unsqueeze"}
+# What leaves a value that was dropped at zero, and scales with the others.
+_ACTIVATIONS = {"Relu", "LeakyRelu", "PreluKernel", "Elu", "Gelu", "Silu", "Mish"}
+_ACTIVATIONS |= {f"MaxPool{n}DWithIndices" for n in (2, 3)}
 _LONGEST = 8  # such nodes between two layers
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d"}
+_KEEP_VARIANCE = (nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Part:
     """A layer.
 
     Attributes:
-        name: The module.
+        name: The module; the line, if it is a dropout that is called as a function.
         kind: What it is.
         inputs: Number of features or channels that it takes,
         outputs: and that it gives.
@@ -55,21 +64,42 @@ class Part:
 
 @dataclass(frozen=True)
 class Link:
-    """A layer whose output goes to another one, with no more than views and dropout between.
+    """A layer whose output goes to another one, with nothing between that has a bend.
+
+    From a linear layer to a linear layer there may be dropout, a batch norm and views; from a
+    dropout to a batch norm also activations, which what was dropped passes as it is.
 
     Attributes:
         source: The layer that gives.
         target: The layer that takes.
         is_only: Whether nothing else in the loss depends on what it gives.
         is_plain: Whether it gets there in the same shape.
-        dropouts: The dropouts between.
+        between: The dropouts and norms between.
     """
 
     source: Part
     target: Part
     is_only: bool = True
     is_plain: bool = True
-    dropouts: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm that uses the statistics of the batch.
+
+    Attributes:
+        name: The module.
+        samples: In a batch, at least,
+        positions: and of each, such as pixels.
+        offset: Square of the mean, over the variance, of what the usual channel gets, if that is
+            never negative, as after a ReLU; 0 otherwise.
+    """
+
+    name: str
+    samples: int
+    positions: int = 1
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +110,7 @@ class Wiring(Measurement):
 
     Attributes:
         links: From layer to layer.
-        norms: The batch norms that used the statistics of the batch, and from how many values each
-            of these was made, at least.
+        norms: The batch norms that used the statistics of the batch.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end")
@@ -89,13 +118,14 @@ class Wiring(Measurement):
     cadence: ClassVar[Cadence] = Cadence(first=3, every=200)
 
     links: tuple[Link, ...]
-    norms: tuple[tuple[str, int], ...] = ()
+    norms: tuple[Norm, ...] = ()
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Hooks the layers."""
         memory.watch = watch = _Watch(moment)
         watch.stack.enter_context(eagerly(moment.module))
+        watch.stack.enter_context(_Listener(watch))
         for name, module in moment.module.named_modules():
             if (part := _part(plain_name(name), module)) is not None:
                 watch.add(part, module)
@@ -109,7 +139,7 @@ class Wiring(Measurement):
         if moment.hook == "on_before_backward":
             watch.follow(moment.loss.grad_fn)
             return None
-        return cls(tuple(watch.links), tuple(watch.norms.items()))
+        return cls(tuple(watch.links), watch.read())
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -135,9 +165,11 @@ class _Watch:
     moment: Moment
     stack: ExitStack = field(default_factory=ExitStack)
     links: list[Link] = field(default_factory=list)
-    norms: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
+    _norms: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _offsets: dict[str, Tensor] = field(default_factory=dict)
     _calls: list[_Call] = field(default_factory=list)
+    _open: Part | None = None
 
     def add(self, part: Part, module: nn.Module) -> None:
         before = functools.partial(self._called, part)
@@ -156,26 +188,89 @@ class _Watch:
                 if link is not None:
                     self.links.append(link)
 
+    def read(self) -> tuple[Norm, ...]:
+        """Returns the norms, by one copy from the device."""
+        offsets = list(self._offsets.values())
+        numbers = (
+            torch.stack([one.to(offsets[0].device) for one in offsets]).tolist() if offsets else []
+        )
+        found = dict(zip(self._offsets, numbers, strict=True))
+        return tuple(Norm(name, *size, found.get(name, 0.0)) for name, size in self._norms.items())
+
+    def dropped(self, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        """A function has dropped something, and not on behalf of a module."""
+        if self._open is not None or _is_again():
+            return
+        # Of torch.nn.functional, as of torch: (input, p, training)
+        named = {**dict(zip(("input", "p", "training"), args, strict=False)), **kwargs}
+        rate, given = named.get("p", 0.5), named.get("input")
+        if rate and isinstance(given, Tensor) and named.get("training", named.get("train", True)):
+            line = nearest_line(sys._getframe(1))
+            part = Part(f"dropout at {line}" if line else "dropout", "dropout", rate=float(rate))
+            self._calls.append(_Call(part, given.grad_fn, output.grad_fn))
+
     def _called(self, part: Part, module: Any, args: Any) -> None:
-        # Checkpointed modules are called for a second time in the backward.
-        if running() or torch._C._current_graph_task_id() != -1:
+        if _is_again():
             return
         x = args[0] if args else None
         if not isinstance(x, Tensor):
             return
+        self._open = part if part.kind == "dropout" else None
         self._calls.append(_Call(part, x.grad_fn))
         if part.kind == "batch norm" and (module.training or module.running_mean is None):
-            values = x.numel() // max(1, x.shape[1] if x.dim() > 1 else 1)
-            if isinstance(module, nn.SyncBatchNorm):
-                values *= self.moment.trainer.world_size
-            self.norms[part.name] = min(values, self.norms.get(part.name, values))
+            try:
+                self._size_up(part.name, module, x)
+            except Exception as error:
+                self.error = error
+
+    def _size_up(self, name: str, module: Any, x: Tensor) -> None:
+        """Notes how large the batch of a norm is, and where its values lie if some are dropped."""
+        samples = len(x) if x.dim() > 1 else 1
+        positions = x[0, 0].numel() if x.dim() > 1 and x.numel() else 1
+        if isinstance(module, nn.SyncBatchNorm):
+            samples *= self.moment.trainer.world_size
+        size = samples, positions
+        self._norms[name] = min(size, self._norms.get(name, size), key=_values)
+        if x.dim() > 1 and any(one.part.kind == "dropout" for one in self._calls):
+            with torch.no_grad():
+                axes = [axis for axis in range(x.dim()) if axis != 1]
+                variance, mean = torch.var_mean(x.detach().float(), axes, correction=0)
+                offset = (mean.square() / variance.clamp_min(1e-12)).median()
+                self._offsets[name] = offset * (x.min() >= 0)
 
     def _returned(self, part: Part, module: Any, args: Any, output: Any) -> None:
-        if running() or torch._C._current_graph_task_id() != -1:
+        if _is_again():
             return
+        self._open = None
         call = next((one for one in reversed(self._calls) if one.part is part), None)
         if call is not None and isinstance(output, Tensor):
             call.out_of = output.grad_fn
+
+
+class _Listener(TorchFunctionMode):
+    """Hears dropout that is called as a function."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _DROPOUTS:
+            try:
+                self._watch.dropped(args, kwargs or {}, output)
+            except Exception as error:
+                self._watch.error = error
+        return output
+
+
+def _is_again() -> bool:
+    """Whether this is no call of the user's: checkpointed modules run again in the backward."""
+    return running() or torch._C._current_graph_task_id() != -1
+
+
+def _values(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
 
 
 def _uses(root: Any) -> Counter[Any]:
@@ -194,31 +289,35 @@ def _uses(root: Any) -> Counter[Any]:
 def _link(call: _Call, given: dict[Any, _Call], uses: Counter[Any]) -> Link | None:
     """Goes back from what a layer got to the layer that gave it."""
     node, is_only, is_plain = call.into, True, True
-    dropouts: list[str] = []
+    between: list[str] = []
+    is_norm, is_bent = call.part.kind == "batch norm", False
     for _ in range(_LONGEST):
         if node is None:
             return None
         is_only = is_only and uses[node] == 1
         source = given.get(node)
-        if source is not None and (source.part.kind != "dropout" or call.part.kind == "batch norm"):
-            return Link(source.part, call.part, is_only, is_plain, tuple(dropouts))
+        if source is not None and (is_norm or source.part.kind not in ("dropout", "batch norm")):
+            is_straight = not is_bent or source.part.kind == "dropout"
+            link = Link(source.part, call.part, is_only, is_plain, tuple(between))
+            return link if is_straight else None
         if source is not None:
-            dropouts.append(source.part.name)
+            between.append(source.part.name)
             node = source.into
             continue
         name = node.name().rpartition("Backward")[0]
-        if name not in _COPIES | _VIEWS:
+        is_bent = is_bent or (is_norm and name in _ACTIVATIONS)
+        if name not in _COPIES | _VIEWS and not (is_norm and name in _ACTIVATIONS):
             return None
-        is_plain = is_plain and name in _COPIES
+        is_plain = is_plain and name not in _VIEWS
         node = node.next_functions[0][0]
     return None
 
 
 def _part(name: str, module: nn.Module) -> Part | None:
-    """Describes a layer; None for what is none of torch's own, and may do anything."""
-    if not f"{type(module).__module__}.".startswith("torch.nn."):
+    """Describes a layer; None for what has a forward of its own, and may do anything."""
+    if not f"{type(module).forward.__module__}.".startswith("torch.nn."):
         return None
-    if isinstance(module, _DropoutNd):
+    if isinstance(module, _DropoutNd) and not isinstance(module, _KEEP_VARIANCE):
         return Part(name, "dropout", rate=module.p if module.training else 0.0)
     if isinstance(module, _NormBase):
         return Part(name, "instance norm" if isinstance(module, _InstanceNorm) else "batch norm")
