@@ -22,6 +22,7 @@ _ROWS = 4096  # samples of a call that are judged; pixels and tokens count as sa
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _ENTRIES = 2**16  # of the inputs, whose texture is looked at
 _FEW = 32  # samples; fewer say little
+_KEPT = 8  # calls, until they are enough
 _SURE = 3.0  # standard errors
 
 
@@ -86,13 +87,17 @@ class Look:
 
     Attributes:
         step: When, on the x-axis of the loggers.
-        train: Training since the validation before; of more than a few steps, the later half.
+        train: Training since the validation before, or the one before that if it was too short to
+            tell; of more than a few steps, the later half.
         validation: The validation.
+        is_fresh: Whether that was the first epoch: what the net says to samples that it has not
+            been trained on yet is as honest as a validation.
     """
 
     step: int
     train: Tally
     validation: Tally
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ class Skill(Measurement):
         heard: Any = moment.take(ValidationLossCalls if validates else LossCalls)
         if heard is None or moment.dataloader_idx:
             return None
-        call = only(heard.calls)
+        functions = {function for function, _ in memory.train} if validates else set()
+        call = only(_losses(heard.calls, functions))
         sums = None if call is None or call.is_weighed else sums_of(call)
         if call is None or sums is None:
             memory.odd = bool(heard.calls) or not validates
@@ -145,6 +151,24 @@ class Skill(Measurement):
         if (texture := _texture(moment.batch, call)) is not None:
             memory.inputs[validates] = [*memory.inputs[validates][-31:], texture]
         return None
+
+
+def _losses(calls: tuple[LossCall, ...], functions: set[str]) -> tuple[LossCall, ...]:
+    """Leaves out what is computed for a log: no part of the loss, or of another kind, or again.
+
+    Args:
+        calls: Those of a step.
+        functions: What training calls, if this is a validation.
+    """
+    own = [one for one in calls if one.factor != 0 and (one.function in functions or not functions)]
+    return tuple(
+        one for i, one in enumerate(own) if not any(_is_same(one, other) for other in own[:i])
+    )
+
+
+def _is_same(one: LossCall, other: LossCall) -> bool:
+    has_same = (one.function, one.place, one.shape) == (other.function, other.place, other.shape)
+    return has_same and one.place is not None and torch.equal(one.input, other.input)
 
 
 def only(calls: tuple[LossCall, ...]) -> LossCall | None:
@@ -241,8 +265,11 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
     late = [one for _, one in parts[len(parts) // 2 if len(parts) > 3 else 0 :]]  # noqa: PLR2004
     train, validation = tally(function, late), tally(function, [one for _, one in heard])
     if train is None or validation is None:
+        if train is None:  # epochs of a few steps, of which not all are heard
+            memory.train = parts[-_KEPT:]
         return None
-    memory.looks = (*memory.looks, Look(moment.step, train, validation))
+    look = Look(moment.step, train, validation, is_fresh=moment.trainer.current_epoch == 0)
+    memory.looks = (*memory.looks, look)
     return cls(memory.looks, noises(moment.module), _shift(*memory.inputs))
 
 
