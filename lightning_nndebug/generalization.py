@@ -71,7 +71,7 @@ class GeneralizationDetector(Detector):
 
     @rule("GEN101", severity=Severity.WARNING, caused_by=["CLS106", "INP202", "INP203", "INP205"])
     def overfitting(self, scores: Scores) -> Iterator[Evidence]:
-        """Training learns its samples by heart: validation turns for the worse, or stays far behind.
+        """Training learns its samples by heart: validation turns, or stays far behind.
 
         Why it matters:
             From the turn on, the weights become worse than those at the best validation. Where
