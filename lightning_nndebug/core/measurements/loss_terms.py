@@ -191,7 +191,7 @@ def _tell_apart(moment: Moment, parameters: Sequence[nn.Parameter]) -> tuple[Ter
     listener, module = Listener(moment.batch, replayed=True), moment.module
     found: list[Term] = []
 
-    def look(loss: Tensor | None, *more: Any, **options: Any) -> None:
+    def look(loss: Tensor | None, *_: Any, **__: Any) -> None:
         if not found and loss is not None and loss.grad_fn is not None:
             found.extend(_terms_of(loss, listener.made(), parameters))
 

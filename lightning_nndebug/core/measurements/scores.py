@@ -26,6 +26,11 @@ _RISING = """acc accuracy f1 fbeta auc auroc auprc ap map iou miou jaccard dice 
     corrcoef corr pearson pearsonr spearman spearmanr ndcg mrr top1 top3 top5 hit hits reward
     return returns score concordance likelihood"""
 _FALLS, _RISES = frozenset(_FALLING.split()), frozenset(_RISING.split())
+_ACCURACIES = frozenset(("acc", "accuracy", "top1"))
+_WORDS = "val valid validation eval dev metric metrics multiclass binary epoch mean 1"
+_PLAIN = frozenset(_WORDS.split())
+_DOUBTED = 2  # validations in a row
+_WRONG = 0.25  # of all answers
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -146,6 +151,33 @@ class Tracked(Measurement):
 
 
 @dataclass(frozen=True)
+class Doubt(Measurement):
+    """A share of right answers that the user has logged, beside what the answers are.
+
+    Attributes:
+        metric: Its name; nothing if it may well be right.
+        said: What it has said of the last validation.
+        right: The share of answers that are right, or that of the average class if it is less.
+        guess: The share that the best constant answer gets right.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_validation_end",)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Scores, Skill)
+    lasting: ClassVar[bool] = True
+
+    metric: str = ""
+    said: float = math.nan
+    right: float = math.nan
+    guess: float = math.nan
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Doubt | None:
+        """Compares both, for the last two validations."""
+        scores, skill = moment.take(Scores), moment.take(Skill)
+        return doubt(scores, skill) if scores is not None and skill is not None else None
+
+
+@dataclass(frozen=True)
 class Stop(Measurement):
     """A run that a callback has ended because a metric did not get better, known at its end.
 
@@ -201,6 +233,33 @@ def direction(name: str) -> Direction | None:
         if word in _RISES or word.rstrip("0123456789") in _RISES:
             return "max"
     return None
+
+
+def doubt(scores: Scores, skill: Skill) -> Doubt:
+    """Returns the accuracy that says no more than a guess, where the answers are far better."""
+    looks = [one.validation for one in skill.looks[-_DOUBTED:]]
+    if len(looks) < _DOUBTED or not looks[-1].classes or not skill.is_single:
+        return Doubt()
+    for name in scores.history[-1].metrics:
+        if not _is_accuracy(name):
+            continue
+        said = [value for _, value in scores.series(name)]
+        percent = 100.0 if max(said) > 1 else 1.0
+        found = []
+        for value, look in zip(said[-_DOUBTED:], looks, strict=False):
+            guess = 1 - look.constant_error
+            right = min(1 - look.error, statistics.fmean(hit / n for n, hit in look.recalls))
+            chance = guess + 2 * math.sqrt(guess * (1 - guess) / look.samples)
+            if look.is_known and value / percent < min(chance, right - _WRONG):
+                found.append(Doubt(name, value / percent, right, guess))
+        if len(found) == _DOUBTED:
+            return found[-1]
+    return Doubt()
+
+
+def _is_accuracy(name: str) -> bool:
+    words = {one for one in re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name).lower()) if one}
+    return bool(words & _ACCURACIES) and words <= _ACCURACIES | _PLAIN
 
 
 def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores | None:

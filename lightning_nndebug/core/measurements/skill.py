@@ -113,6 +113,7 @@ class Skill(Measurement):
         noises: Modules that disturb training alone, such as dropout, with their strength.
         shift: How far the inputs of training are from those of validation, in their mean, spread
             and roughness, relative to the spread.
+        is_single: Whether every sample has one answer, and not one for each pixel or token.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -125,13 +126,14 @@ class Skill(Measurement):
     looks: tuple[Look, ...]
     noises: Mapping[str, float]
     shift: float = 0.0
+    is_single: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Skill | None:
         """Adds up what was heard, on its device; reads it once after each validation."""
         if not hasattr(memory, "looks"):
             memory.looks, memory.train, memory.validation, memory.odd = (), [], [], False
-            memory.inputs, memory.shapes = [[], []], [set(), set()]
+            memory.inputs, memory.shapes, memory.is_single = [[], []], [set(), set()], True
         if memory.odd:
             return None
         if moment.hook == "on_validation_end":
@@ -141,19 +143,20 @@ class Skill(Measurement):
         if heard is None or moment.dataloader_idx:
             return None
         functions = {function for function, _ in memory.train} if validates else set()
-        call = only(_losses(heard.calls, functions))
+        call = only(logged_apart(heard.calls, functions))
         sums = None if call is None or call.is_weighed else sums_of(call)
         if call is None or sums is None:
             memory.odd = bool(heard.calls) or not validates
             return None
         (memory.validation if validates else memory.train).append((call.function, sums))
         memory.shapes[validates] |= _shapes(moment.batch, call)
+        memory.is_single &= _is_single(moment.batch, call)
         if (texture := _texture(moment.batch, call)) is not None:
             memory.inputs[validates] = [*memory.inputs[validates][-31:], texture]
         return None
 
 
-def _losses(calls: tuple[LossCall, ...], functions: set[str]) -> tuple[LossCall, ...]:
+def logged_apart(calls: tuple[LossCall, ...], functions: set[str]) -> tuple[LossCall, ...]:
     """Leaves out what is computed for a log: no part of the loss, or of another kind, or again.
 
     Args:
@@ -270,7 +273,13 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
         return None
     look = Look(moment.step, train, validation, is_fresh=moment.trainer.current_epoch == 0)
     memory.looks = (*memory.looks, look)
-    return cls(memory.looks, noises(moment.module), _shift(*memory.inputs))
+    shift = _shift(*memory.inputs)
+    return cls(memory.looks, noises(moment.module), shift, memory.is_single)
+
+
+def _is_single(batch: Any, call: LossCall) -> bool:
+    target = call.place.read(batch) if call.place is not None else None
+    return target is not None and target.dim() > 0 and target.numel() == len(target)
 
 
 def _shapes(batch: Any, call: LossCall) -> set[tuple[int, ...]]:
