@@ -106,6 +106,24 @@ def test_nothing_learned(loss: Any, relation: float, fires: bool) -> None:
     assert bool(told(LossDetector(), looks, "nothing_learned", planned(60))) is fires
 
 
+@pytest.mark.parametrize(
+    ("relations", "fires"),
+    [
+        ([0.001, 0.0, 0.001, 0.002, 0.002, 0.005, 0.011], False),
+        ([0.0, 0.0, 0.0, 0.0, 0.0001, 0.0004, 0.0024], False),
+        ([0.001, 0.0, 0.001, 0.002, 0.011, 0.002, 0.003], True),
+        ([0.006, -0.004, 0.001, -0.006, -0.002, 0.001, 0.005], True),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 1e-7, 2e-7], True),
+    ],
+    ids=["leaves", "leaves late", "up and down", "by chance", "rounding"],
+)
+def test_a_net_that_leaves_its_plateau_is_given_time(relations: list[float], fires: bool) -> None:
+    """What predictions have to do with targets grows, before the loss falls."""
+    steps = (0, 1, 2, 16, 29, 37, 50)
+    looks = [at(step, CHANCE, one) for step, one in zip(steps, relations, strict=True)]
+    assert bool(told(LossDetector(), looks, "nothing_learned", planned(60))) is fires
+
+
 def test_nothing_is_said_of_progress_as_long_as_there_is_time() -> None:
     """Three quarters of the run, or two thousand steps."""
     looks = [at(step, CHANCE) for step in (0, 1, 2, 10, 20, 30, 40, 50)]
