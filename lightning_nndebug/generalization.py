@@ -12,7 +12,7 @@ from .core.detector import Detector, rule, threshold, vital
 from .core.findings import Evidence, Severity
 from .core.measurements.baselines import Baselines
 from .core.measurements.loss_curve import LossCurve
-from .core.measurements.scores import Direction, Scores, Tracked, direction
+from .core.measurements.scores import Direction, Scores, Stop, Tracked, direction
 from .core.measurements.skill import Look, Skill, Tally
 
 _SUSTAINED = 3  # validations since the best one, before it counts as a turn
@@ -21,6 +21,7 @@ _HELD_BACK = 0.9  # of the training loss at the turn: it must have fallen below 
 _WORTH = 0.05  # of what training has gained: a smaller rise of the validation loss is no matter
 _LEARNED = 0.5  # the skill from which on a part of the data counts as learned
 _GOOD = 0.75
+_SOLVED = 0.9
 _SHIFTED = 0.1  # standard deviations between the inputs of training and of validation
 _STRONG_DROPOUT = 0.6
 _STRONG_DECAY = 0.1
@@ -44,6 +45,7 @@ class GeneralizationDetector(Detector):
             also relative to what it has gained since the run began.
         behind: How much larger the error of the net may be than that of a simple model, as a share
             of all answers or of the variance.
+        gap: How much skill validation may lack, once training knows its samples by heart.
         hidden: The share of what validation shows to be learned that may be missing in training.
         still_falling: The share of all progress that the last fifth of a run may still make.
 
@@ -59,6 +61,7 @@ class GeneralizationDetector(Detector):
     behind: float = threshold(
         default=0.15, source="benchmarks/thresholds#generalization", maximum=1.0
     )
+    gap: float = threshold(default=0.4, source="benchmarks/thresholds#generalization", maximum=1.0)
     hidden: float = threshold(
         default=0.4, source="benchmarks/thresholds#generalization", maximum=1.0
     )
@@ -68,11 +71,11 @@ class GeneralizationDetector(Detector):
 
     @rule("GEN101", severity=Severity.WARNING, caused_by=["CLS106", "INP202", "INP203", "INP205"])
     def overfitting(self, scores: Scores) -> Iterator[Evidence]:
-        """Validation has turned for the worse while the training loss goes on falling.
+        """Training learns its samples by heart: validation turns, or stays far behind.
 
         Why it matters:
-            From the turn on, training learns its samples by heart; the weights at the end are worse
-            than those at the best validation.
+            From the turn on, the weights become worse than those at the best validation. Where
+            there is no turn, nothing is left to be learned from samples that are all known.
 
         Likely causes:
             - far more parameters than the data can determine
@@ -110,6 +113,14 @@ class GeneralizationDetector(Detector):
             yield Evidence(name, now, best + math.copysign(limit, now - best), message,
                            details=details)  # fmt: skip
             return
+        if (behind := _by_heart(scores.looks)) > self.gap:
+            look = scores.looks[-1]
+            message = (
+                f"{_shown(look.train)} in training, {_shown(look.validation)} in validation, where "
+                f"the best constant comes to {look.validation.constant_error:.3g}, and it gets no "
+                f"better"
+            )
+            yield Evidence("validation", behind, self.gap, message)
 
     @rule(
         "GEN102",
@@ -175,10 +186,12 @@ class GeneralizationDetector(Detector):
 
         Likely causes:
             - max_epochs or max_steps is too small for this learning rate
+            - EarlyStopping waits for the wrong direction, or for more than an epoch can bring
 
         How to fix:
             - train longer: resume from the last checkpoint with a larger max_epochs
             - or raise the learning rate
+            - EarlyStopping: mode="min" for a loss, "max" for a score, and min_delta=0
 
         When it is fine:
             When validation had stopped to improve, or time was up.
@@ -186,6 +199,8 @@ class GeneralizationDetector(Detector):
         References:
             - benchmarks/thresholds#generalization
         """
+        if curve.over and curve.stop is not None:
+            yield from _too_soon(curve.stop, self.still_falling)
         if not curve.over or curve.on_purpose or curve.annealed:
             return
         gained, error = curve.gain(_LAST)
@@ -287,11 +302,13 @@ class GeneralizationDetector(Detector):
             - benchmarks/thresholds#generalization
         """
         look = skill.looks[-1]
-        if look.train.skill < _LEARNED or any(one.validation.is_known for one in skill.looks):
+        seen, shown = look.validation, look.train.skill
+        if any(one.validation.is_known for one in skill.looks):
+            shown = _on_new_samples(skill.looks)
+        elif shown < _LEARNED:
             return
-        seen = look.validation
         # Of few samples nothing is known beyond doubt: neither that something was learned nor this.
-        limit = _LEARNED * look.train.skill - 2 * seen.uncertainty
+        limit = _LEARNED * shown - 2 * seen.uncertainty
         if seen.skill >= limit:
             return
         yield Evidence(
@@ -430,6 +447,53 @@ def _turn(
         return None
     step = series[values.index(min(values))][0].step
     return step, sign * then, sign * now, (before, after)
+
+
+def _by_heart(looks: Sequence[Look]) -> float:
+    """Returns the skill that validation lacks beyond doubt, now that training is solved; or 0."""
+    late, before = looks[-_SUSTAINED:], looks[:-_SUSTAINED]
+    if not before or late[-1].train.skill < _SOLVED:
+        return 0.0
+    train, best = late[-1].train, max((one.validation for one in late), key=lambda one: one.skill)
+    if best.skill > max(one.validation.skill for one in before) + best.uncertainty:
+        return 0.0  # it still gets better
+    return train.skill - best.skill - 2 * math.hypot(train.uncertainty, best.uncertainty)
+
+
+def _on_new_samples(looks: Sequence[Look]) -> float:
+    """Returns the skill in training on samples that were new to it, if validation never reached it.
+
+    Nothing had been learned by heart then: two sets that are alike would score alike.
+    """
+    fresh = max(
+        (one.train for one in looks if one.is_fresh), key=lambda one: one.skill, default=None
+    )
+    best = max((one.validation for one in looks), key=lambda one: one.skill)
+    if fresh is None or not fresh.is_known:
+        return 0.0
+    least = fresh.skill - 2 * fresh.uncertainty
+    return least if best.skill < _LEARNED * least - 2 * best.uncertainty else 0.0
+
+
+def _too_soon(stop: Stop, limit: float) -> Iterator[Evidence]:
+    """A metric that has got better by all that counts while a callback waited for it."""
+    mode = direction(stop.monitor) or stop.mode
+    sign = 1.0 if mode == "min" else -1.0
+    values = [sign * one for one in stop.values]
+    waited = values[-stop.waited :]
+    before = min(values[: -stop.waited], default=values[0])
+    best, whole = min(waited), values[0] - min(values)
+    if not (whole > 0 and before - best > limit * whole and waited[-1] <= before):
+        return
+    fix = f"mode={mode!r}" if mode != stop.mode else "a smaller min_delta, such as 0"
+    yield Evidence(
+        stop.monitor,
+        (before - best) / whole,
+        limit,
+        f"{stop.callback} has ended the run while {stop.monitor} went from {sign * before:.3g} to "
+        f"{sign * waited[-1]:.3g}: {(before - best) / whole:.0%} of all that it has gained",
+        fixes=(f"give {stop.callback.partition('(')[0]} {fix}",),
+    )
 
 
 def _still_gets_better(scores: Scores, name: str, mode: Direction) -> bool:

@@ -8,14 +8,30 @@ from dataclasses import replace
 import pytest
 import torch
 from cases._parts import Classifier, loader, split
+from cases._scored import wide
 from program import Program, fit, seed
 
-from lightning_nndebug import GeneralizationDetector
+from lightning_nndebug import GeneralizationDetector, LossDetector
 from lightning_nndebug.core.measurements.baselines import Baselines, _has_settled, errors
+from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.loss_calls import LossCall
 from lightning_nndebug.core.measurements.loss_curve import LossCurve
-from lightning_nndebug.core.measurements.scores import Score, Scores, Tracked, direction
-from lightning_nndebug.core.measurements.skill import Look, Skill, Tally, sums_of, tally
+from lightning_nndebug.core.measurements.scores import (
+    Score,
+    Scores,
+    Stop,
+    Tracked,
+    direction,
+    doubt,
+)
+from lightning_nndebug.core.measurements.skill import (
+    Look,
+    Skill,
+    Tally,
+    logged_apart,
+    sums_of,
+    tally,
+)
 
 
 def scores(train: list[float], stoppers: tuple[str, ...] = (), **metrics: list[float]) -> Scores:
@@ -78,6 +94,119 @@ def test_a_validation_loss_that_turns_while_training_falls_is_overfitting() -> N
 def test_what_looks_like_overfitting_and_is_not(history: Scores) -> None:
     """Noise, a metric that still rises, a callback that stops the run: nothing is said."""
     assert not list(GeneralizationDetector().overfitting(history))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "fires"),
+    [
+        ([(0.6, 0.7), (0.3, 0.6), (0.1, 0.6), (0.02, 0.6), (0.0, 0.6)], True),
+        ([(0.6, 0.7), (0.3, 0.4), (0.1, 0.3), (0.02, 0.3), (0.0, 0.3)], False),
+        ([(0.6, 0.8), (0.3, 0.7), (0.1, 0.65), (0.02, 0.6), (0.0, 0.55)], False),
+        ([(0.6, 0.7), (0.5, 0.6), (0.4, 0.6), (0.3, 0.6), (0.2, 0.6)], False),
+        ([(0.6, 0.9), (0.3, 0.9), (0.1, 0.9), (0.02, 0.9), (0.0, 0.9)], False),
+        ([(0.6, 0.7), (0.0, 0.6), (0.0, 0.6)], False),
+    ],
+    ids=["far behind", "not so far", "still better", "not by heart", "at chance: GEN105", "soon"],
+)
+def test_a_validation_that_stays_far_behind_is_overfitting(
+    pairs: list[tuple[float, float]], fires: bool
+) -> None:
+    """Without a turn, once training is solved."""
+    losses = [2.0 * 0.7**i for i in range(len(pairs))]
+    looks = skill(*pairs).looks
+    history = replace(scores(losses, val_loss=losses[::-1][:1] * len(pairs)), looks=looks)
+    assert bool(list(GeneralizationDetector().overfitting(history))) is fires
+    guarded = replace(history, stoppers=("val_loss",))
+    assert not list(GeneralizationDetector().overfitting(guarded))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "more", "name"),
+    [
+        ({"val_acc": [0.1, 0.1]}, 0.1, {}, "val_acc"),
+        ({"val/accuracy_epoch": [8.0, 9.0]}, 0.1, {}, "val/accuracy_epoch"),
+        ({"val_acc": [0.1, 0.5]}, 0.1, {}, ""),
+        ({"val_acc": [0.1, 0.1]}, 0.9, {}, ""),
+        ({"val_acc": [0.1, 0.1]}, 0.1, {"is_single": False}, ""),
+        ({"val_acc_dog": [0.0, 0.0], "val_f1": [0.0, 0.0]}, 0.1, {}, ""),
+    ],
+    ids=["constant", "percent", "fair", "a net at chance", "exact matches", "of one class"],
+)
+def test_an_accuracy_that_the_answers_contradict(metrics, error, more, name) -> None:
+    """It says no more than a guess, twice, and most answers are right."""
+    history, looks = scores([1.0, 0.5], **metrics), skill((error, error), (error, error))
+    assert doubt(history, replace(looks, **{"is_single": True, **more})).metric == name
+
+
+def test_a_metric_of_the_wrong_thing_is_told_as_one() -> None:
+    """By its name, while the loss is right."""
+    (x, y), val = split()
+    seed(0)
+    found = LossDetector()
+    fit(Program(Mistaken(), loader(x, y), loader(*val, shuffle=False), {"max_epochs": 3}), found)
+    assert [(one.code, one.where) for one in found.findings] == [("LOS109", "val_acc")]
+
+
+class Mistaken(Classifier):
+    """Takes the largest scores for the classes."""
+
+    def __init__(self) -> None:
+        super().__init__(wide(), lr=5e-3)
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val_loss", self.loss(x, y))
+        self.log("val_acc", (self(x).max(1).values == y).float().mean())
+
+
+def test_what_is_computed_for_a_log_hides_no_loss() -> None:
+    """A squared error of a second forward, and an absolute one: there is one loss alone."""
+    y, place = torch.arange(4.0), Place().item(1)
+    calls = [
+        LossCall(function, given, y, (4,), place=place)
+        for function, given in (("mse_loss", y + 1), ("l1_loss", y + 1), ("mse_loss", y + 1))
+    ]
+    assert logged_apart(tuple(calls), {"mse_loss"}) == (calls[0],)
+    other = replace(calls[0], input=y + 2)
+    assert logged_apart((calls[0], other), {"mse_loss"}) == (calls[0], other)
+    in_training = (replace(calls[0], factor=1.0), replace(calls[1], factor=0.0))
+    assert logged_apart(in_training, set()) == in_training[:1]
+
+
+def test_new_samples_are_as_good_as_a_validation() -> None:
+    """What was reached on them in the first epoch, validation must reach, known or not."""
+    rule = GeneralizationDetector().validation_at_chance
+    far = skill((0.4, 0.75), (0.2, 0.75), (0.1, 0.75))
+    assert not list(rule(far))
+    fresh = [replace(one, is_fresh=number == 0) for number, one in enumerate(far.looks)]
+    assert list(rule(replace(far, looks=tuple(fresh))))
+    reached = [*fresh[:2], replace(fresh[2], validation=fresh[0].train)]
+    assert not list(rule(replace(far, looks=tuple(reached))))
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "waited", "fires"),
+    [
+        ((1.7, 1.0, 0.6), "min", 1, True),
+        ((0.5, 0.7, 0.8, 0.85), "min", 3, True),
+        ((1.7, 1.0, 0.6, 0.6, 0.61, 0.6), "min", 3, False),
+        ((1.7, 0.2, 0.18), "min", 1, False),
+        ((1.7, 1.0, 0.6, 0.5, 0.9), "min", 2, False),
+        ((1.7, 1.8, 1.9), "min", 2, False),
+    ],
+    ids=["too much asked", "the wrong direction", "settled", "little", "worse now", "rises"],
+)
+def test_a_callback_that_stops_what_gets_better_stops_it_too_early(
+    values: tuple[float, ...], mode: str, waited: int, fires: bool
+) -> None:
+    """While it waited, the metric gained a good part of all that it has gained."""
+    name = "val_acc" if values[0] < 1 else "val_loss"
+    stop = Stop("EarlyStopping()", name, mode, values, waited)  # type: ignore[arg-type]
+    curve = LossCurve((1.0,) * 20, 5, 100, over=True, on_purpose=True, stop=stop)
+    found = list(GeneralizationDetector().stopped_early(curve))
+    assert bool(found) is fires
+    if name == "val_acc":
+        assert found[0].fixes == ("give EarlyStopping mode='max'",)
 
 
 def test_a_metric_that_is_named_by_the_user_is_followed() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from cases.los105_dominated_loss import ClassAndPrice, items
 from program import Program, digits, fit, seed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +26,7 @@ from lightning_nndebug.losses.progress import verdict
 
 BALANCED = torch.tensor([[10.0] * 4 + [40.0]])  # forty labels of four classes
 CHANCE = math.log(4)
+DDP = {"strategy": "ddp_fork", "devices": 2}
 
 
 def at(step: int, loss: float, relation: float = 0.0, **options: Any) -> Fits:
@@ -99,6 +103,24 @@ def test_a_guess_at_quantities_is_their_mean() -> None:
 def test_nothing_learned(loss: Any, relation: float, fires: bool) -> None:
     """No better than a constant, unrelated, and not about to be better."""
     looks = [at(step, loss(step), relation) for step in (0, 1, 2, 10, 20, 30, 40, 50)]
+    assert bool(told(LossDetector(), looks, "nothing_learned", planned(60))) is fires
+
+
+@pytest.mark.parametrize(
+    ("relations", "fires"),
+    [
+        ([0.001, 0.0, 0.001, 0.002, 0.002, 0.005, 0.011], False),
+        ([0.0, 0.0, 0.0, 0.0, 0.0001, 0.0004, 0.0024], False),
+        ([0.001, 0.0, 0.001, 0.002, 0.011, 0.002, 0.003], True),
+        ([0.006, -0.004, 0.001, -0.006, -0.002, 0.001, 0.005], True),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 1e-7, 2e-7], True),
+    ],
+    ids=["leaves", "leaves late", "up and down", "by chance", "rounding"],
+)
+def test_a_net_that_leaves_its_plateau_is_given_time(relations: list[float], fires: bool) -> None:
+    """What predictions have to do with targets grows, before the loss falls."""
+    steps = (0, 1, 2, 16, 29, 37, 50)
+    looks = [at(step, CHANCE, one) for step, one in zip(steps, relations, strict=True)]
     assert bool(told(LossDetector(), looks, "nothing_learned", planned(60))) is fires
 
 
@@ -187,6 +209,36 @@ def test_a_sum_is_taken_apart() -> None:
     assert len(terms(sum([a, b, c]))) == 3
     assert len(terms((w + w.square()).sum())) == 1
     assert len(terms(a * b)) == 1
+
+
+class ByHand(ClassAndPrice):
+    """Goes backward itself, and steps with clipped gradients."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.clip_gradients(optimizer, 1.0, "norm")
+        optimizer.step()
+
+
+@pytest.mark.parametrize("way", [{}, pytest.param(DDP, marks=pytest.mark.ddp)], ids=["one", "two"])
+@pytest.mark.parametrize("kind", [ClassAndPrice, ByHand])
+def test_terms_are_told_apart_however_the_run_goes_backward(
+    kind: type[ClassAndPrice], way: dict[str, Any], tmp_path: Path
+) -> None:
+    """By hand, and in several processes; what is well is left alone."""
+    for dollars, codes in ((300.0, ["LOS105"]), (1.0, [])):
+        seed(0)
+        data = DataLoader(items(dollars), batch_size=16, shuffle=True)
+        directory = tmp_path / str(dollars)
+        options = {"max_steps": 25, "default_root_dir": directory, **way}
+        fit(Program(kind(), data, trainer=options), LossDetector(select=["LOS105"]))
+        lines = (directory / "nndebug" / "record.jsonl").read_text().splitlines()
+        found = [one for one in map(json.loads, lines) if one["kind"] == "finding"]
+        assert [one["code"] for one in found] == codes
 
 
 # -- LOS108

@@ -148,6 +148,37 @@ def test_a_forgotten_factor_is_found() -> None:
     assert _checked(Square, (torch.randn(5), 1.0)) is None
 
 
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(x, slope):
+        return torch.where(x > 0, x, slope * x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.slope = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return torch.where(x > 0, grad, ctx.slope / 2 * grad), None  # the slope is another one
+
+
+class Leaky(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.net(Halved.apply(self.before(x), 0.5))
+
+
+def test_a_context_may_be_set_up_after_the_forward() -> None:
+    """As functions are written that ``torch.func`` can transform."""
+    seed(0)
+    assert [one.code for one in check(Leaky(), loader())] == ["PRE102"]
+
+
 @pytest.mark.parametrize("function", [StraightThrough, Reversal])
 def test_a_gradient_that_is_another_on_purpose_is_no_error(function) -> None:
     """Straight-through estimators and gradient reversal are understood."""

@@ -34,6 +34,7 @@ from .progress import (
 from .unsuitable import (
     Labels,
     accuracy_of_quantities,
+    accuracy_that_is_none,
     flipped,
     squared_classes,
     unbounded_answers,
@@ -516,6 +517,7 @@ class LossDetector(Detector):
             - A binary cross entropy on quantities
             - A minus sign, or ``maximize=True``, that turns the loss around
             - An accuracy for a regression, which is always near 0
+            - A metric that is computed from something else than the predictions
 
         How to fix:
             - Classes: ``cross_entropy``; yes and no: ``binary_cross_entropy_with_logits``
@@ -534,6 +536,7 @@ class LossDetector(Detector):
         yield from squared_classes(found, self.labels)
         yield from unbounded_answers(found)
         yield from accuracy_of_quantities(found)
+        yield from accuracy_that_is_none(found)
 
     @vital
     def against_constant(self, fits: Fits) -> float | None:

@@ -27,6 +27,7 @@ _FEW = 3  # looks that are judged together, at least
 _LATE = 0.75  # of a run: other findings say why, and need their time
 _LEAST = 50  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
+_SLIGHTLY = 1e-3  # what predictions have to do with targets by rounding, or a single sample
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
@@ -108,7 +109,7 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
     looks = recent(history)
     if not looks or excess(history, looks) < limit:
         return False
-    if statistics.fmean(one[RELATION] for one in looks) > relation:
+    if statistics.fmean(one[RELATION] for one in looks) > relation or _is_leaving(history):
         return False
     middle = len(looks) // 2
     before, after = excess(history, looks[:middle]), excess(history, looks[middle:])
@@ -116,6 +117,18 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
     pace = (before - after) / max(1.0, (last - looks[0][STEP]) / 2)
     left = max(min(planned - last, last), last / 2)  # some runs are the first part of a longer one
     return bool(after - pace * left >= limit - _PROMISING)
+
+
+def _is_leaving(history: History) -> bool:
+    """Whether a net is about to leave a plateau: that shows in the relation before the loss.
+
+    It grows geometrically there, and beyond what it was by chance. Of labels that have nothing to
+    do with the inputs it goes up and down.
+    """
+    looks = history["looks"]
+    past = [abs(one[RELATION]) for one in looks if one[STEP] < looks[-1][STEP] / 2]
+    first, second, third = (one[RELATION] for one in looks[-_FEW:])
+    return bool(max(0.0, first) < second < third and third > max(_SLIGHTLY, _NOISES * max(past)))
 
 
 def has_diverged(history: History, rise: float) -> tuple[float, float] | None:

@@ -107,6 +107,22 @@ def accuracy_of_quantities(found: LossInputs) -> Iterator[Evidence]:
         )
 
 
+def accuracy_that_is_none(found: LossInputs) -> Iterator[Evidence]:
+    """A share of right answers that is not that of the predictions which the loss was given."""
+    one = found.doubt
+    if one.metric:
+        yield Evidence(
+            where=one.metric,
+            measured=one.said,
+            limit=one.right,
+            message=f"{one.metric!r} is {one.said:.3g}, no better than a constant answer "
+            f"({one.guess:.3g}), and of the predictions that the loss is given in validation "
+            f"{one.right:.0%} are right: loss and metric disagree",
+            causes=("The metric is given something else than the predictions of the loss",),
+            fixes=("Look at what it compares: classes (``argmax``), not scores, along axis 1",),
+        )
+
+
 def _falls(call: LossCall) -> bool:
     """Whether a call returns less for better predictions, be it written by hand."""
     return call.function in _LOSSES or bool(call.options.get("form"))

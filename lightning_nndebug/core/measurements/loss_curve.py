@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from . import Measurement, Moment
 from .losses import Loss
+from .scores import Stop
 
 _BINS = 256
 _FIRST_LOOK = 64  # steps; then 128, 256, ...
@@ -29,6 +30,7 @@ class LossCurve(Measurement):
         over: Whether training has ended.
         on_purpose: Whether the end was called for by a callback or the user, or is that of a trial.
         annealed: Whether the learning rate has come down to less than a tenth of its peak.
+        stop: What a callback has ended it for, if one has that waits for a metric.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -37,7 +39,7 @@ class LossCurve(Measurement):
         "on_train_end",
     )
     restless: ClassVar[bool] = True
-    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss,)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Stop)
 
     means: tuple[float, ...]
     length: int
@@ -45,6 +47,7 @@ class LossCurve(Measurement):
     over: bool = False
     on_purpose: bool = False
     annealed: bool = False
+    stop: Stop | None = None
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossCurve | None:
@@ -67,6 +70,7 @@ class LossCurve(Measurement):
             over=over,
             on_purpose=bool(trainer.should_stop or trainer.fast_dev_run or trainer.overfit_batches),
             annealed=rate < _SLOW * memory.peak,
+            stop=moment.take(Stop) if over else None,
         )
 
     def part(self, first: float, last: float) -> list[float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import Measurement, Moment
 from .loss_calls import LossCall, LossCalls
+from .scores import Doubt
 
 _READ = 2**20  # entries of a tensor that are looked at: its first rows
 _LABELS = 1000  # of more values than that, nobody would take the numbers for classes
@@ -94,14 +95,16 @@ class LossInputs(Measurement):
             and targets.
         way: 1 if the optimizer minimizes the loss, -1 if it maximizes it; 0 if there are several.
         metrics: Names of what has been logged so far.
+        doubt: What the user's accuracy says beside what the answers of validation are.
     """
 
     hooks: ClassVar[tuple[str, ...]] = LossCalls.hooks
-    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, Doubt)
 
     inputs: tuple[LossInput, ...]
     way: int = 0
     metrics: tuple[str, ...] = ()
+    doubt: Doubt = field(default_factory=Doubt)
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossInputs | None:
@@ -114,6 +117,7 @@ class LossInputs(Measurement):
             tuple(read(one) for one in used),
             _way(moment.trainer.optimizers),
             tuple(map(str, moment.trainer.callback_metrics)),
+            moment.take(Doubt) or Doubt(),
         )
 
 

@@ -59,7 +59,8 @@ class Term:
 class LossTerms(Measurement):
     """The terms that the loss is the sum of, told apart by running the step again.
 
-    Not known in manual optimization, with several processes, and where steps cannot be run again.
+    In manual optimization these are the terms of the first loss that goes backward and is such a
+    sum. Each process tells its own batch apart. Not known where steps cannot be run again.
 
     Attributes:
         terms: At least two.
@@ -84,11 +85,11 @@ class LossTerms(Measurement):
             return None
         last = known.setdefault("last", -1)
         due = next((one for one in _STEPS if one > last), _LATER * last)
-        single = moment.trainer.world_size == 1 and moment.module.automatic_optimization
-        if not known.get("several") or moment.step < due or not single:
+        if moment.step < due:
             return None
         memory.last = moment.step
-        if not is_repeatable(moment):
+        wanted = known.get("several", False) and is_repeatable(moment)
+        if not (wanted if moment.trainer.world_size == 1 else _is_wanted_by_all(moment, wanted)):
             return None
         optimizers = moment.trainer.optimizers
         held = [pair for one in optimizers for pair in held_parameters(moment.module, one)]
@@ -178,29 +179,51 @@ def _op(node: Any) -> str:
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
+def _is_wanted_by_all(moment: Moment, wanted: bool) -> bool:
+    """Whether all processes can take part: a step may wait for the others, and so may its twin."""
+    strategy = moment.trainer.strategy
+    mine = torch.tensor(float(wanted), device=strategy.root_device)
+    return bool(strategy.reduce(mine, reduce_op="mean") == 1)
+
+
 def _tell_apart(moment: Moment, parameters: Sequence[nn.Parameter]) -> tuple[Term, ...]:
-    """Runs the step again, and goes backward from one term at a time: nothing comes from others."""
-    listener = Listener(moment.batch, replayed=True)
+    """Runs the step again, and tells apart the first of its losses that is a sum."""
+    listener, module = Listener(moment.batch, replayed=True), moment.module
+    found: list[Term] = []
+
+    def look(loss: Tensor | None, *_: Any, **__: Any) -> None:
+        if not found and loss is not None and loss.grad_fn is not None:
+            found.extend(_terms_of(loss, listener.made(), parameters))
+
     try:
-        with Sandbox(moment.trainer, moment.module) as sandbox:
+        with Sandbox(moment.trainer, module) as sandbox:
+            if not module.automatic_optimization:  # what goes backward is seen nowhere else
+                vars(module)["manual_backward"] = look
             with listener:
-                loss = sandbox.training_step(moment.batch, moment.batch_idx).loss
-            if loss is None or loss.grad_fn is None:
-                return ()
-            calls = listener.made()
-            groups: dict[str, list[Any]] = {}
-            lines: dict[str, Line | None] = {}
-            for node in terms(loss):
-                call = _call_of(node, calls)
-                name = "" if call is None else where(call)
-                groups.setdefault(name, []).append(node)
-                lines[name] = None if call is None else call.line
-            if not 1 < len(groups) <= _TERMS:
-                return ()
-            norms = {name: _norms(loss, groups, name, parameters) for name in groups}
+                replay = sandbox.training_step(
+                    moment.batch, moment.batch_idx, stop=lambda _: bool(found)
+                )
+            look(replay.loss)
     except Exception as error:
         log.debug("nndebug: the terms of the loss could not be told apart: %r", error)
         return ()
+    return tuple(found)
+
+
+def _terms_of(
+    loss: Tensor, calls: dict[Any, LossCall], parameters: Sequence[nn.Parameter]
+) -> tuple[Term, ...]:
+    """Goes backward from one term at a time: nothing comes from the others."""
+    groups: dict[str, list[Any]] = {}
+    lines: dict[str, Line | None] = {}
+    for node in terms(loss):
+        call = _call_of(node, calls)
+        name = "" if call is None else where(call)
+        groups.setdefault(name, []).append(node)
+        lines[name] = None if call is None else call.line
+    if not 1 < len(groups) <= _TERMS:
+        return ()
+    norms = {name: _norms(loss, groups, name, parameters) for name in groups}
     named = [one for name, one in norms.items() if name]
     shared = [all(one[i] > 0 for one in named) for i in range(len(parameters))] if named else []
     return tuple(

@@ -309,14 +309,15 @@ def _arguments_of(kind: Any, sandbox: Sandbox, moment: Moment) -> tuple[Any, ...
     """Runs the step once more, and returns what the function is given first."""
     caught: list[tuple[Any, ...]] = []
     forward = kind.__dict__.get("forward")
-    if not isinstance(forward, staticmethod) or "setup_context" in kind.__dict__:
+    if not isinstance(forward, staticmethod):
         return None
+    has_context = "setup_context" not in kind.__dict__  # which else is set up after the forward
 
-    def listening(context: Any, *arguments: Any) -> Any:
+    def listening(*given: Any) -> Any:
         if not caught:
             caught.append(tuple(one.detach().clone() if isinstance(one, Tensor) else one
-                                for one in arguments))  # fmt: skip
-        return forward.__func__(context, *arguments)
+                                for one in given[has_context:]))  # fmt: skip
+        return forward.__func__(*given)
 
     sandbox.rewind()
     kind.forward = staticmethod(listening)

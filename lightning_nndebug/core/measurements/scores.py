@@ -13,7 +13,7 @@ from . import Measurement, Moment
 from .labels import MOST_CLASSES
 from .loss_calls import LossCalls
 from .losses import Loss
-from .skill import REGRESSIONS, Skill, only
+from .skill import REGRESSIONS, Look, Skill, only
 
 Direction = Literal["min", "max"]
 _FIRST = 3  # steps
@@ -26,6 +26,11 @@ _RISING = """acc accuracy f1 fbeta auc auroc auprc ap map iou miou jaccard dice 
     corrcoef corr pearson pearsonr spearman spearmanr ndcg mrr top1 top3 top5 hit hits reward
     return returns score concordance likelihood"""
 _FALLS, _RISES = frozenset(_FALLING.split()), frozenset(_RISING.split())
+_ACCURACIES = frozenset(("acc", "accuracy", "top1"))
+_WORDS = "val valid validation eval dev metric metrics multiclass binary epoch mean 1"
+_PLAIN = frozenset(_WORDS.split())
+_DOUBTED = 2  # validations in a row
+_WRONG = 0.25  # of all answers
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -54,7 +59,7 @@ class Scores(Measurement):
         history: One for each validation.
         stoppers: Metrics that a callback ends the run by, such as EarlyStopping.
         start: The training loss of the first few steps.
-        at_chance: Whether no validation was ever better than the best constant answer.
+        looks: The skill in training and in validation, where it is known.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -69,7 +74,7 @@ class Scores(Measurement):
     history: tuple[Score, ...]
     stoppers: tuple[str, ...] = ()
     start: float = 0.0
-    at_chance: bool = False
+    looks: tuple[Look, ...] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Scores | None:
@@ -85,6 +90,11 @@ class Scores(Measurement):
             memory.last, memory.is_one = loss, memory.is_one and loss.optimizer == 0
             memory.losses.append(loss.value)
         return None
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether no validation was ever better than the best constant answer."""
+        return bool(self.looks) and not any(one.validation.is_known for one in self.looks)
 
     def series(self, name: str) -> list[tuple[Score, float]]:
         """Returns the validations that have a finite value of this metric, with it."""
@@ -145,6 +155,77 @@ class Tracked(Measurement):
         )
 
 
+@dataclass(frozen=True)
+class Doubt(Measurement):
+    """A share of right answers that the user has logged, beside what the answers are.
+
+    Attributes:
+        metric: Its name; nothing if it may well be right.
+        said: What it has said of the last validation.
+        right: The share of answers that are right, or that of the average class if it is less.
+        guess: The share that the best constant answer gets right.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_validation_end",)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Scores, Skill)
+    lasting: ClassVar[bool] = True
+
+    metric: str = ""
+    said: float = math.nan
+    right: float = math.nan
+    guess: float = math.nan
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Doubt | None:
+        """Compares both, for the last two validations."""
+        scores, skill = moment.take(Scores), moment.take(Skill)
+        return doubt(scores, skill) if scores is not None and skill is not None else None
+
+
+@dataclass(frozen=True)
+class Stop(Measurement):
+    """A run that a callback has ended because a metric did not get better, known at its end.
+
+    Attributes:
+        callback: It, with what it was told.
+        monitor: The metric.
+        mode: Whether the callback has waited for it to fall or to rise.
+        values: All that it was given, the last one being that at which it lost patience.
+        waited: How many values in a row were not good enough.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_validation_end", "on_train_epoch_end", "on_train_end")
+
+    callback: str
+    monitor: str
+    mode: Direction
+    values: tuple[float, ...]
+    waited: int
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Stop | None:
+        """Notes what each such callback is given, when it looks, and whether it was the last."""
+        trainer = moment.trainer
+        stoppers = [one for one in trainer.callbacks if _is_stopper(one)]
+        values: dict[int, list[float]] = vars(memory).setdefault("values", {})
+        at_epoch = moment.hook == "on_train_epoch_end"
+        if moment.hook != "on_train_end":
+            for number, one in enumerate(stoppers):
+                given = trainer.callback_metrics.get(one.monitor)
+                if at_epoch is bool(getattr(one, "_check_on_train_epoch_end", False)) and (
+                    given is not None and not trainer.sanity_checking
+                ):
+                    values.setdefault(number, []).append(float(given))
+            return None
+        for number, one in enumerate(stoppers):
+            if values.get(number) and trainer.should_stop and one.wait_count >= one.patience > 0:
+                told = f"{type(one).__name__}(patience={one.patience}, mode={one.mode!r}"
+                told += f", min_delta={abs(one.min_delta):g})" if one.min_delta else ")"
+                seen = tuple(values[number])
+                return cls(told, one.monitor, one.mode, seen, one.wait_count)
+        return None
+
+
 def direction(name: str) -> Direction | None:
     """Tells from a metric's name whether it should fall or rise; None if the name does not say.
 
@@ -157,6 +238,33 @@ def direction(name: str) -> Direction | None:
         if word in _RISES or word.rstrip("0123456789") in _RISES:
             return "max"
     return None
+
+
+def doubt(scores: Scores, skill: Skill) -> Doubt:
+    """Returns the accuracy that says no more than a guess, where the answers are far better."""
+    looks = [one.validation for one in skill.looks[-_DOUBTED:]]
+    if len(looks) < _DOUBTED or not looks[-1].classes or not skill.is_single:
+        return Doubt()
+    for name in scores.history[-1].metrics:
+        if not _is_accuracy(name):
+            continue
+        said = [value for _, value in scores.series(name)]
+        percent = 100.0 if max(said) > 1 else 1.0
+        found = []
+        for value, look in zip(said[-_DOUBTED:], looks, strict=False):
+            guess = 1 - look.constant_error
+            right = min(1 - look.error, statistics.fmean(hit / n for n, hit in look.recalls))
+            chance = guess + 2 * math.sqrt(guess * (1 - guess) / look.samples)
+            if look.is_known and value / percent < min(chance, right - _WRONG):
+                found.append(Doubt(name, value / percent, right, guess))
+        if len(found) == _DOUBTED:
+            return found[-1]
+    return Doubt()
+
+
+def _is_accuracy(name: str) -> bool:
+    words = {one for one in re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name).lower()) if one}
+    return bool(words & _ACCURACIES) and words <= _ACCURACIES | _PLAIN
 
 
 def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores | None:
@@ -178,9 +286,13 @@ def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores
         )
     )
     skill = moment.take(Skill)
-    at_chance = skill is not None and not any(one.validation.is_known for one in skill.looks)
     names = tuple(one for one in stoppers if isinstance(one, str))
-    return cls(memory.history, names, memory.start, at_chance)
+    return cls(memory.history, names, memory.start, skill.looks if skill is not None else ())
+
+
+def _is_stopper(callback: Any) -> bool:
+    told = ("monitor", "mode", "patience", "min_delta", "wait_count", "stopped_epoch")
+    return all(hasattr(callback, one) for one in told)
 
 
 def _names(metrics: Any) -> list[str]:

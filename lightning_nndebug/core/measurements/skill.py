@@ -22,6 +22,7 @@ _ROWS = 4096  # samples of a call that are judged; pixels and tokens count as sa
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _ENTRIES = 2**16  # of the inputs, whose texture is looked at
 _FEW = 32  # samples; fewer say little
+_KEPT = 8  # calls, until they are enough
 _SURE = 3.0  # standard errors
 
 
@@ -86,13 +87,17 @@ class Look:
 
     Attributes:
         step: When, on the x-axis of the loggers.
-        train: Training since the validation before; of more than a few steps, the later half.
+        train: Training since the validation before, or the one before that if it was too short to
+            tell; of more than a few steps, the later half.
         validation: The validation.
+        is_fresh: Whether that was the first epoch: what the net says to samples that it has not
+            been trained on yet is as honest as a validation.
     """
 
     step: int
     train: Tally
     validation: Tally
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Skill(Measurement):
         noises: Modules that disturb training alone, such as dropout, with their strength.
         shift: How far the inputs of training are from those of validation, in their mean, spread
             and roughness, relative to the spread.
+        is_single: Whether every sample has one answer, and not one for each pixel or token.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -120,13 +126,14 @@ class Skill(Measurement):
     looks: tuple[Look, ...]
     noises: Mapping[str, float]
     shift: float = 0.0
+    is_single: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Skill | None:
         """Adds up what was heard, on its device; reads it once after each validation."""
         if not hasattr(memory, "looks"):
             memory.looks, memory.train, memory.validation, memory.odd = (), [], [], False
-            memory.inputs, memory.shapes = [[], []], [set(), set()]
+            memory.inputs, memory.shapes, memory.is_single = [[], []], [set(), set()], True
         if memory.odd:
             return None
         if moment.hook == "on_validation_end":
@@ -135,16 +142,36 @@ class Skill(Measurement):
         heard: Any = moment.take(ValidationLossCalls if validates else LossCalls)
         if heard is None or moment.dataloader_idx:
             return None
-        call = only(heard.calls)
+        functions = {function for function, _ in memory.train} if validates else set()
+        call = only(logged_apart(heard.calls, functions))
         sums = None if call is None or call.is_weighed else sums_of(call)
         if call is None or sums is None:
             memory.odd = bool(heard.calls) or not validates
             return None
         (memory.validation if validates else memory.train).append((call.function, sums))
         memory.shapes[validates] |= _shapes(moment.batch, call)
+        memory.is_single &= _is_single(moment.batch, call)
         if (texture := _texture(moment.batch, call)) is not None:
             memory.inputs[validates] = [*memory.inputs[validates][-31:], texture]
         return None
+
+
+def logged_apart(calls: tuple[LossCall, ...], functions: set[str]) -> tuple[LossCall, ...]:
+    """Leaves out what is computed for a log: no part of the loss, or of another kind, or again.
+
+    Args:
+        calls: Those of a step.
+        functions: What training calls, if this is a validation.
+    """
+    own = [one for one in calls if one.factor != 0 and (one.function in functions or not functions)]
+    return tuple(
+        one for i, one in enumerate(own) if not any(_is_same(one, other) for other in own[:i])
+    )
+
+
+def _is_same(one: LossCall, other: LossCall) -> bool:
+    has_same = (one.function, one.place, one.shape) == (other.function, other.place, other.shape)
+    return has_same and one.place is not None and torch.equal(one.input, other.input)
 
 
 def only(calls: tuple[LossCall, ...]) -> LossCall | None:
@@ -241,9 +268,18 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
     late = [one for _, one in parts[len(parts) // 2 if len(parts) > 3 else 0 :]]  # noqa: PLR2004
     train, validation = tally(function, late), tally(function, [one for _, one in heard])
     if train is None or validation is None:
+        if train is None:  # epochs of a few steps, of which not all are heard
+            memory.train = parts[-_KEPT:]
         return None
-    memory.looks = (*memory.looks, Look(moment.step, train, validation))
-    return cls(memory.looks, noises(moment.module), _shift(*memory.inputs))
+    look = Look(moment.step, train, validation, is_fresh=moment.trainer.current_epoch == 0)
+    memory.looks = (*memory.looks, look)
+    shift = _shift(*memory.inputs)
+    return cls(memory.looks, noises(moment.module), shift, memory.is_single)
+
+
+def _is_single(batch: Any, call: LossCall) -> bool:
+    target = call.place.read(batch) if call.place is not None else None
+    return target is not None and target.dim() > 0 and target.numel() == len(target)
 
 
 def _shapes(batch: Any, call: LossCall) -> set[tuple[int, ...]]:
