@@ -453,7 +453,10 @@ def hidden(look: Look) -> float:
     train, seen = look.train, look.validation
     if seen.skill < _LEARNED or not seen.is_known:
         return 0.0
-    return 1 - (train.skill + 2 * train.uncertainty) / seen.skill
+    skill = seen.skill
+    if not seen.classes:  # another level of later targets is no merit
+        skill = 1 - seen.error / min(seen.constant_error, train.constant_error)
+    return 1 - (train.skill + 2 * train.uncertainty) / skill if skill > 0 else 0.0
 
 
 def _is_closing(looks: Sequence[Look]) -> bool:

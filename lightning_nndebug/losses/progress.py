@@ -49,6 +49,9 @@ def take_up(histories: Histories, fits: Fits) -> None:
             continue
         known["totals"] = known["totals"] + totals
         means = [statistics.fmean(getattr(one, name) for one in same) for name in _MEANS]
+        if fit.kind == "quantities":
+            known["origin"] = known["totals"] if len(looks) < _FIRST else known["origin"]
+            means[-1] = _loss_of_mean(known["origin"], totals)
         looks.append([fits.step, *means, max(one.relation for one in same)])
         if len(looks) > _FIRST + _LAST:
             del looks[_FIRST]
@@ -123,13 +126,15 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
 def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     """Returns the best level so far and the one now, if it is that much worse and stays so.
 
-    Levels are means over two looks, as shares of the constant's loss. The rise must be beyond what
-    looks differ by anyway, and beyond any other that did not last: batches may be small, and losses
-    heavy-tailed.
+    Levels are means over two looks, as shares of the constant's loss; of quantities that have
+    wandered off since the start, as returns of a better policy do, as shares of what the constant
+    of then loses now. The rise must be beyond what looks differ by anyway, and beyond any other
+    that did not last: batches may be small, and losses heavy-tailed.
     """
     looks = history["looks"]
-    single = [excess(history, [one]) for one in looks]
-    levels = [excess(history, looks[i : i + 2]) for i in range(len(looks) - 1)]
+    usual = baseline(history) if history["kind"] == "quantities" else math.inf
+    single = [excess(history, [one]) / max(1.0, one[CHANCE] / max(usual, 1e-9)) for one in looks]
+    levels = [(one + other) / 2 for one, other in itertools.pairwise(single)]
     if len(levels) < 2 * _FEW:
         return None
     earlier, last = levels[:-_FEW], levels[-_FEW:]
@@ -169,6 +174,12 @@ def verdict(probes: Sequence[dict[str, Any]]) -> str:
     if best > 1 and gain > 0.005:  # noqa: PLR2004 -- as LRN102 has it, which asks for even more
         return "steps are too short"
     return "not the learning rate"
+
+
+def _loss_of_mean(known: Tensor, new: Tensor) -> float:
+    """Returns the mean square of new quantities around the mean of known ones."""
+    mean = known[1] / known[0]
+    return float(((new[2] - 2 * mean * new[1]) / new[0] + mean**2).mean())
 
 
 def _agree(one: Fit, other: Fit) -> bool:

@@ -76,7 +76,7 @@ class Succession(Measurement):
         if rows is not None and not rows.is_complex() and len(rows) > 1:
             target = None if inputs.target is None else inputs.target.read(moment.batch)
             if not batches:
-                memory.slides = _slide(rows)
+                memory.slides = lag(rows) > 0
             batches.append(_moments(rows, target))
         return None
 
@@ -100,17 +100,19 @@ def _moments(rows: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
     return size, torch.stack([table.mean(0), table.var(0, correction=0)]).double()
 
 
-def _slide(rows: Tensor) -> bool:
-    """Tells whether each sample is the one before, moved along its time axis."""
-    axes = {1, rows.dim() - 1} if rows.dim() in (2, 3) else set()
-    return any(
-        torch.equal(
-            rows[:-1].narrow(axis, by, rows.shape[axis] - by),
-            rows[1:].narrow(axis, 0, rows.shape[axis] - by),
-        )
-        for axis in axes
-        for by in range(1, min(rows.shape[axis] // 2, _LONGEST_STRIDE) + 1)
-    )
+def lag(rows: Tensor) -> int:
+    """Returns how many values later the next moment is, if samples are windows sliding over a series.
+
+    0 if they are not: if a sample is not the one before, moved along its time axis.
+    """
+    axes = (1, rows.dim() - 1) if rows.dim() in (2, 3) and len(rows) > 1 else ()
+    for axis in axes:
+        for by in range(1, min(rows.shape[axis] // 2, _LONGEST_STRIDE) + 1):
+            later = rows[:-1].narrow(axis, by, rows.shape[axis] - by)
+            if torch.equal(later, rows[1:].narrow(axis, 0, rows.shape[axis] - by)):
+                is_innermost = rows.stride(axis) == min(rows.stride()[1:])
+                return 1 if is_innermost else rows.shape[3 - axis]
+    return 0
 
 
 def _judged(name: str, batches: list[tuple[Tensor, Tensor]]) -> Succession | None:
