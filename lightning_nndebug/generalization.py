@@ -156,7 +156,8 @@ class GeneralizationDetector(Detector):
             - Goodfellow, Bengio, Courville: Deep Learning, section 5.2
         """
         best, name = min((baselines.linear, "linear model"), (baselines.kernel, "kernel model"))
-        if baselines.net - best <= self.behind or best > (1 - self.behind) * baselines.constant:
+        least = best + self.behind
+        if baselines.net - baselines.gain <= least or best > (1 - self.behind) * baselines.constant:
             return
         if baselines.layers < 2 and baselines.net - baselines.linear > self.behind:  # noqa: PLR2004
             return  # a linear net that has not arrived where it can: descent is slow
@@ -164,7 +165,7 @@ class GeneralizationDetector(Detector):
             f"the error of the net is {baselines.net:.3g}; a {name} of {baselines.samples} samples"
             f" comes to {best:.3g} on samples left out, a constant to {baselines.constant:.3g}"
         )
-        yield Evidence("net", baselines.net, best + self.behind, message, _causes(baselines))
+        yield Evidence("net", baselines.net, least, message, _causes(baselines))
 
     @rule("GEN103", severity=Severity.INFO)
     def stopped_early(self, curve: LossCurve) -> Iterator[Evidence]:

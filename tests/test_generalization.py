@@ -109,6 +109,7 @@ def test_a_net_that_simple_models_beat_underfits() -> None:
     rule = GeneralizationDetector().underfitting
     assert list(rule(Baselines(net=0.7, constant=0.9, linear=0.1, kernel=0.05, samples=512)))
     assert not list(rule(Baselines(net=0.1, constant=0.9, linear=0.1, kernel=0.05, samples=512)))
+    assert not list(rule(Baselines(0.3, constant=0.9, linear=0.1, kernel=0.1, samples=512, gain=0.1)))
     assert not list(rule(Baselines(net=0.95, constant=0.9, linear=0.8, kernel=0.79, samples=512)))
 
 

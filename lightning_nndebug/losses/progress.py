@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.measurements.fits import Fit, Fits, constant
@@ -38,7 +39,8 @@ def take_up(histories: Histories, fits: Fits) -> None:
     for fit in fits.fits:  # a loss at each time step is one loss
         together.setdefault(fit.where, []).append(fit)
     for where, same in together.items():
-        fit, totals = same[0], sum(one.totals for one in same if _agree(same[0], one))
+        fit = same[0]
+        totals = torch.stack([one.totals for one in same if _agree(fit, one)]).sum(0)
         known = histories.get(where)
         if known is None or known["kind"] != fit.kind or known["totals"].shape != fit.totals.shape:
             known = {"kind": fit.kind, "totals": fit.totals * 0, "looks": [], "line": str(fit.line)}

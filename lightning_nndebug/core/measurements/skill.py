@@ -30,9 +30,9 @@ class Tally:
     """What the net has answered to some samples, and what the best constant would have.
 
     For classes, the loss is the cross entropy and the error the share of wrong answers; for a
-    regression, both are the mean square, and that of the best constant is the variance, or what
-    the mean of training comes to in validation. They are computed from predictions and targets, so that they compare, however the user's own loss is
-    weighted, smoothed, summed or regularized.
+    regression, both are the mean square, and that of the best constant is the variance, or what the
+    mean of training comes to in validation. They are computed from predictions and targets, so that
+    they compare, however the user's own loss is weighted, smoothed, summed or regularized.
 
     The skill of telling classes apart counts each of them alike (Youden 1950): it stays what it is
     where one of two sets was balanced and the other was not.
@@ -191,8 +191,8 @@ def tally(function: str, parts: list[Tensor], known: list[Tensor] | None = None)
     Args:
         function: The loss function.
         parts: Sums over some samples.
-        known: Those that the best constant is taken from, if it is not that of the parts themselves.
-            A later part of a series may keep near a level of its own, which nobody knew before.
+        known: Those that the best constant is taken from, if not from the parts themselves: a later
+            part of a series may keep near a level of its own, which nobody knew before.
     """
     if not parts or any(one.shape != parts[0].shape for one in parts):
         return None

@@ -101,7 +101,7 @@ def _moments(rows: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def lag(rows: Tensor) -> int:
-    """Returns how many values later the next moment is, if samples are windows sliding over a series.
+    """Returns how many values later the next moment is in windows that slide over a series.
 
     0 if they are not: if a sample is not the one before, moved along its time axis.
     """
