@@ -167,7 +167,8 @@ class GeneralizationDetector(Detector):
             - Goodfellow, Bengio, Courville: Deep Learning, section 5.2
         """
         best, name = min((baselines.linear, "linear model"), (baselines.kernel, "kernel model"))
-        if baselines.net - best <= self.behind or best > (1 - self.behind) * baselines.constant:
+        least = best + self.behind
+        if baselines.net - baselines.gain <= least or best > (1 - self.behind) * baselines.constant:
             return
         if baselines.layers < 2 and baselines.net - baselines.linear > self.behind:  # noqa: PLR2004
             return  # a linear net that has not arrived where it can: descent is slow
@@ -175,7 +176,7 @@ class GeneralizationDetector(Detector):
             f"the error of the net is {baselines.net:.3g}; a {name} of {baselines.samples} samples"
             f" comes to {best:.3g} on samples left out, a constant to {baselines.constant:.3g}"
         )
-        yield Evidence("net", baselines.net, best + self.behind, message, _causes(baselines))
+        yield Evidence("net", baselines.net, least, message, _causes(baselines))
 
     @rule("GEN103", severity=Severity.INFO)
     def stopped_early(self, curve: LossCurve) -> Iterator[Evidence]:
@@ -517,7 +518,10 @@ def hidden(look: Look) -> float:
     train, seen = look.train, look.validation
     if seen.skill < _LEARNED or not seen.is_known:
         return 0.0
-    return 1 - (train.skill + 2 * train.uncertainty) / seen.skill
+    skill = seen.skill
+    if not seen.classes:  # another level of later targets is no merit
+        skill = 1 - seen.error / min(seen.constant_error, train.constant_error)
+    return 1 - (train.skill + 2 * train.uncertainty) / skill if skill > 0 else 0.0
 
 
 def _is_closing(looks: Sequence[Look]) -> bool:

@@ -531,7 +531,8 @@ class UpdateDetector(Detector):
 
 def _falls_faster(descent: Sequence[Sequence[float]]) -> bool:
     """Whether a loss below zero has fallen more in the last third of the steps than in the one
-    before: to a bound, a loss falls ever more slowly."""
+    before: to a bound, a loss falls ever more slowly.
+    """
     if len(descent) < _HISTORY[0]:
         return False
     began, now = descent[0][0], descent[-1][0]

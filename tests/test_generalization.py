@@ -32,6 +32,7 @@ from lightning_nndebug.core.measurements.skill import (
     sums_of,
     tally,
 )
+from lightning_nndebug.generalization import hidden
 
 
 def scores(train: list[float], stoppers: tuple[str, ...] = (), **metrics: list[float]) -> Scores:
@@ -237,6 +238,9 @@ def test_a_net_that_simple_models_beat_underfits() -> None:
     rule = GeneralizationDetector().underfitting
     assert list(rule(Baselines(net=0.7, constant=0.9, linear=0.1, kernel=0.05, samples=512)))
     assert not list(rule(Baselines(net=0.1, constant=0.9, linear=0.1, kernel=0.05, samples=512)))
+    assert not list(
+        rule(Baselines(0.3, constant=0.9, linear=0.1, kernel=0.1, samples=512, gain=0.1))
+    )
     assert not list(rule(Baselines(net=0.95, constant=0.9, linear=0.8, kernel=0.79, samples=512)))
 
 
@@ -408,6 +412,20 @@ def test_a_regression_is_measured_against_its_variance() -> None:
     found = tally("mse_loss", [sums_of(call("mse_loss", mean, y))])
     assert found is not None
     assert found.skill == pytest.approx(0, abs=1e-6)
+
+
+def test_later_targets_of_a_series_are_measured_against_what_was_known_before() -> None:
+    """They keep near a level of their own, and so does no constant of before."""
+    before, y = torch.randn(500, 1), 5 + torch.randn(500, 1) / 10
+    known = sums_of(call("mse_loss", before, before))
+    sums = sums_of(call("mse_loss", y + 0.2, y))
+    alone, found = tally("mse_loss", [sums]), tally("mse_loss", [sums], [known])
+    assert alone is not None
+    assert alone.skill < 0
+    assert found is not None
+    assert found.skill > 0.99
+    same = Tally(500, 0.5, 0.5, 1.0, 1.0, 0)
+    assert hidden(Look(100, same, replace(same, constant_error=25.0))) < 0  # no merit of its own
 
 
 def test_soft_labels_and_several_losses_are_not_compared() -> None:

@@ -54,8 +54,8 @@ from lightning_nndebug.core.measurements.succession import (
     Succession,
     _judged,
     _moments,
-    _slide,
     _values,
+    lag,
 )
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
@@ -659,9 +659,10 @@ def test_unshuffled_training(shuffles, carries_state: bool) -> None:
 def test_windows_that_slide_over_a_series_come_in_order(stride: int) -> None:
     """There it is the custom; what is merely sorted does not overlap."""
     series = torch_rand(400, 2)
-    assert _slide(series.unfold(0, 24, stride).transpose(1, 2))
-    assert _slide(series[:, 0].unfold(0, 24, stride))
-    assert not _slide(torch_rand(32, 24).sort(0).values)
+    assert lag(series.unfold(0, 24, stride).transpose(1, 2).contiguous()) == 2
+    assert lag(series.unfold(0, 24, stride).contiguous()) == 1
+    assert lag(series[:, 0].unfold(0, 24, stride)) == 1
+    assert not lag(torch_rand(32, 24).sort(0).values)
 
 
 def test_an_order_of_classes_is_a_matter_of_cls103() -> None:
@@ -764,6 +765,17 @@ def test_train_val_skew(train, validation, is_image: bool, sick: bool) -> None:
     """Most columns must be off, or one by very much."""
     rows = Rows("batch[0]", "", train, validation=validation, is_image=is_image)
     assert fired(InputDetector().train_val_skew, rows) == sick
+
+
+@pytest.mark.parametrize(("unit", "sick"), [(1.0, False), (100.0, True), (0.02, True)])
+def test_a_series_that_goes_on_is_no_skew(unit: float, sick: bool) -> None:
+    """Later windows have another level; their steps are the same, unless their unit is another."""
+    time = torch.arange(1000.0)
+    series = 0.02 * time + (time / 4).sin()[None] + torch_rand(2, 1000) / 4
+    windows = series.T.unfold(0, 24, 1).transpose(1, 2).flatten(1)
+    late = Rows("batch[0]", "", windows[:800], validation=windows[824:] * unit, lag=2)
+    assert fired(InputDetector().train_val_skew, late) == sick
+    assert fired(InputDetector().train_val_skew, replace(late, lag=0))
 
 
 # -- labels

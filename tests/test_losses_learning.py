@@ -19,14 +19,16 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_nndebug import LossDetector
 from lightning_nndebug.core.measurements.fits import Fit, Fits, constant
 from lightning_nndebug.core.measurements.fits import fit as fit_of
+from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
-from lightning_nndebug.losses.progress import verdict
+from lightning_nndebug.losses.progress import has_diverged, take_up, verdict
 
 BALANCED = torch.tensor([[10.0] * 4 + [40.0]])  # forty labels of four classes
 CHANCE = math.log(4)
 DDP = {"strategy": "ddp_fork", "devices": 2}
+SHUFFLED, IN_ORDER = TrainLoader("RandomSampler", True), TrainLoader("SequentialSampler", False)
 
 
 def at(step: int, loss: float, relation: float = 0.0, **options: Any) -> Fits:
@@ -66,13 +68,13 @@ def test_the_first_loss_is_held_against_chance(
 ) -> None:
     """Far above it is an illness, unless a temperature or a margin means it."""
     looks = [at(step, loss, **options) for step, loss in enumerate(losses)]
-    assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
+    assert bool(told(LossDetector(), looks, "initial_loss_off_chance", SHUFFLED)) is fires
 
 
 def test_a_run_that_is_resumed_has_no_first_loss() -> None:
     """Nobody knows what it was."""
     looks = [at(step, 8.0) for step in (500, 501, 502)]
-    assert not told(LossDetector(), looks, "initial_loss_off_chance")
+    assert not told(LossDetector(), looks, "initial_loss_off_chance", SHUFFLED)
 
 
 def test_a_guess_at_quantities_is_their_mean() -> None:
@@ -83,7 +85,32 @@ def test_a_guess_at_quantities_is_their_mean() -> None:
         looks = [
             at(step, loss, totals=totals, kind="quantities", chance=math.nan) for step in range(3)
         ]
-        assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
+        assert bool(told(LossDetector(), looks, "initial_loss_off_chance", SHUFFLED)) is fires
+
+
+def of_quantities(step: int, loss: float, mean: float) -> Fits:
+    """One look at a squared error, of forty targets with this mean and variance 1."""
+    totals = torch.tensor([[40.0], [40 * mean], [40 * (mean**2 + 1)]]).double()
+    return at(step, loss, totals=totals, kind="quantities", chance=math.nan)
+
+
+def test_the_first_targets_of_a_series_do_not_tell_how_far_targets_vary() -> None:
+    """They are near each other: of data that may come in order, more are awaited."""
+    looks = [of_quantities(step, 20.0, mean=4.0 - 1.5 * step) for step in range(6)]
+    assert not told(LossDetector(), looks, "initial_loss_off_chance", IN_ORDER)
+    looks = [of_quantities(step, 20.0, mean=4.0) for step in range(6)]
+    assert told(LossDetector(), looks, "initial_loss_off_chance", IN_ORDER)
+    assert told(LossDetector(), looks[:3], "initial_loss_off_chance", SHUFFLED)
+
+
+@pytest.mark.parametrize(("pace", "diverges"), [(0.0, True), (1.0, False)])
+def test_a_loss_may_follow_targets_that_wander_off(pace: float, diverges: bool) -> None:
+    """Returns of a better policy are larger: the critic is behind them, and has forgotten nothing."""
+    histories: dict[str, Any] = {}
+    for step in range(12):
+        loss = 0.1 if step < 6 else step**2 / 2
+        take_up(histories, of_quantities(step, loss, mean=pace * step))
+    assert bool(has_diverged(histories["ce"], 1.5)) is diverges
 
 
 # -- LOS104
@@ -163,7 +190,7 @@ def test_the_learning_rate_is_acquitted_or_not(
 def test_a_term_is_drowned_by_a_hundred_times_another() -> None:
     """Unless it is solved, has no targets, or weight 0."""
     detector = LossDetector()
-    list(detector.initial_loss_off_chance(at(0, CHANCE)))
+    list(detector.initial_loss_off_chance(at(0, CHANCE), SHUFFLED))
 
     def found(small: float, name: str = "ce") -> list[Any]:
         other = Term("mse", None, norm=500.0, shared=500.0)
@@ -176,7 +203,7 @@ def test_a_term_is_drowned_by_a_hundred_times_another() -> None:
     assert not found(0.0)
     assert not found(1.0, name="")
     for step in (1, 2, 3):
-        list(detector.initial_loss_off_chance(at(step, 0.1)))
+        list(detector.initial_loss_off_chance(at(step, 0.1), SHUFFLED))
     assert not found(1.0)
 
 
@@ -185,7 +212,12 @@ def test_regularization_dominates_only_where_nothing_is_learned() -> None:
 
     def found(loss: float, ratios: list[float]) -> list[Any]:
         detector = LossDetector()
-        told(detector, [at(s, loss) for s in (0, 10, 20, 30, 40, 50)], "initial_loss_off_chance")
+        told(
+            detector,
+            [at(s, loss) for s in (0, 10, 20, 30, 40, 50)],
+            "initial_loss_off_chance",
+            SHUFFLED,
+        )
         for ratio in ratios:
             pulls = Regularization(ratio, "Adam", 3.0, math.nan, step=50)
             said = list(detector.regularization_dominates(pulls, planned(60)))

@@ -23,7 +23,7 @@ from ..core.measurements.succession import Succession
 from .axes import exchanged_sides, scrambled_images, scrambled_sequences
 from .pretrained import unnormalized
 from .relatedness import are_distinct, largest_class, leak, relation
-from .skew import is_chance, skew
+from .skew import is_chance, skew, steps
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
 _ALIKE = 128  # and so many samples, before those of a batch are: most of them may be blank
@@ -354,13 +354,15 @@ class InputDetector(Detector):
         When it is fine:
             Validation asks how far the net extrapolates. Augmentation of the training data, which
             changes values less than this, is not reported; of several sets, the first one counts.
+            A series may have another level at another time: only its steps are compared.
 
         References:
             bhattacharyya1943measure, breck2019data
         """
         if rows.validation is None:
             return
-        found = skew(rows.train, rows.validation, is_image=rows.is_image)
+        train, validation = (steps(one, rows.lag) for one in (rows.train, rows.validation))
+        found = skew(train, validation, is_image=rows.is_image)
         if found is None:
             return
         told = ""
@@ -376,13 +378,13 @@ class InputDetector(Detector):
         elif found.width > _WIDTH:
             measured, limit = found.width, _WIDTH
             told = f"column {found.widest * rows.step} spreads {measured:.3g} times as wide"
-        if told and not is_chance(found, rows.train, rows.validation, is_image=rows.is_image):
+        if told and not is_chance(found, train, validation, is_image=rows.is_image):
             yield Evidence(
                 where=rows.name,
                 measured=measured,
                 limit=limit,
-                message=f"{told}, the limit is {limit:g} ({len(rows.train)} samples of training, "
-                f"{len(rows.validation)} of validation)",
+                message=f"{told}, the limit is {limit:g} ({len(train)} samples of training, "
+                f"{len(validation)} of validation{', from moment to moment' * bool(rows.lag)})",
                 details={"distance": found.distance, "shift": found.shift, "ratio": found.ratio},
             )
 

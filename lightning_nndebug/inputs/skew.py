@@ -49,6 +49,15 @@ def skew(train: Tensor, validation: Tensor, *, is_image: bool) -> Skew | None:
     return _compared(*both, is_image=is_image)
 
 
+def steps(rows: Tensor, lag: int) -> Tensor:
+    """Returns rows as they are, or what windows of a series gain from one moment to the next.
+
+    Later windows have another level, by a trend or a season, and are too much alike to tell whether
+    that is chance; steps are the same at all times, and have the same unit.
+    """
+    return rows[:, lag:] - rows[:, :-lag] if lag else rows
+
+
 def is_chance(found: Skew, train: Tensor, validation: Tensor, *, is_image: bool) -> bool:
     """Tells whether random halves of one of the sets differ by half as much, just once."""
     own = torch.Generator().manual_seed(0)

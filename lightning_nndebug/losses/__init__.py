@@ -10,6 +10,7 @@ from ..core.detector import Detector, rule, state, threshold, vital
 from ..core.findings import Evidence, Severity
 from ..core.measurements.fits import Fits, where
 from ..core.measurements.graphs import LostGraph
+from ..core.measurements.loaders import TrainLoader
 from ..core.measurements.loss_inputs import LossInputs
 from ..core.measurements.loss_terms import LossTerms, Regularization
 from ..core.measurements.schedules import Schedules
@@ -44,7 +45,8 @@ _SOURCE = "benchmarks/thresholds#losses"
 _PROBES = 9
 _SOLVED = 0.3  # of the loss of a constant prediction
 _STILL = 0.1  # what dominated at the start still is so much of what the data are
-_LOOKS = 3  # the first ones, which show what the targets are like
+_LOOKS = 3  # the first ones, which show what the targets are like,
+_LOOKS_IN_ORDER = 6  # unless they may come in order
 # What explains that nothing comes of the training: one finding is enough.
 _CAUSES = {"LOS102", "LOS103", "LOS106", "LOS107", "LOS109"}
 
@@ -109,7 +111,7 @@ class LossDetector(Detector):
             "UPD104",
         ],
     )
-    def initial_loss_off_chance(self, fits: Fits) -> Iterator[Evidence]:
+    def initial_loss_off_chance(self, fits: Fits, loader: TrainLoader) -> Iterator[Evidence]:
         """The untrained net is not ignorant but wrong, and sure of it.
 
         Why it matters:
@@ -139,8 +141,10 @@ class LossDetector(Detector):
             return
         for name, history in self.histories.items():
             looks = history["looks"]
-            found = first_ratio(history) if len(looks) == _LOOKS and looks[0][STEP] == 0 else None
             quantities = history["kind"] == "quantities"
+            # The first targets of a series are near each other, and far from what is to come.
+            enough = _LOOKS if loader.shuffles or not quantities else _LOOKS_IN_ORDER
+            found = first_ratio(history) if len(looks) == enough and looks[0][STEP] == 0 else None
             limit = self.variance_ratio if quantities else self.chance_ratio
             if found is None or found[0] <= limit:
                 continue

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.measurements.fits import Fit, Fits, constant
@@ -39,7 +40,8 @@ def take_up(histories: Histories, fits: Fits) -> None:
     for fit in fits.fits:  # a loss at each time step is one loss
         together.setdefault(fit.where, []).append(fit)
     for where, same in together.items():
-        fit, totals = same[0], sum(one.totals for one in same if _agree(same[0], one))
+        fit = same[0]
+        totals = torch.stack([one.totals for one in same if _agree(fit, one)]).sum(0)
         known = histories.get(where)
         if known is None or known["kind"] != fit.kind or known["totals"].shape != fit.totals.shape:
             known = {"kind": fit.kind, "totals": fit.totals * 0, "looks": [], "line": str(fit.line)}
@@ -50,6 +52,9 @@ def take_up(histories: Histories, fits: Fits) -> None:
             continue
         known["totals"] = known["totals"] + totals
         means = [statistics.fmean(getattr(one, name) for one in same) for name in _MEANS]
+        if fit.kind == "quantities":
+            known["origin"] = known["totals"] if len(looks) < _FIRST else known["origin"]
+            means[-1] = _loss_of_mean(known["origin"], totals)
         looks.append([fits.step, *means, max(one.relation for one in same)])
         if len(looks) > _FIRST + _LAST:
             del looks[_FIRST]
@@ -134,16 +139,18 @@ def _is_leaving(history: History) -> bool:
 def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     """Returns the best level so far and the one now, if it is that much worse and stays so.
 
-    Levels are means over two looks, as shares of the constant's loss. The rise must be beyond what
-    looks differ by anyway, and beyond any other that did not last: batches may be small, and losses
-    heavy-tailed.
+    Levels are means over two looks, as shares of the constant's loss; of quantities that have
+    wandered off since the start, as returns of a better policy do, as shares of what the constant
+    of then loses now. The rise must be beyond what looks differ by anyway, and beyond any other
+    that did not last: batches may be small, and losses heavy-tailed.
     """
     looks = history["looks"]
     if len(looks) <= 2 * _FEW:
         return None
     constant = baseline(history)
-    single = [_share([one], constant) for one in looks]
-    levels = [_share(looks[i : i + 2], constant) for i in range(len(looks) - 1)]
+    usual = max(constant, 1e-9) if history["kind"] == "quantities" else math.inf
+    single = [_share([one], constant) / max(1.0, one[CHANCE] / usual) for one in looks]
+    levels = [(one + other) / 2 for one, other in itertools.pairwise(single)]
     earlier, last = levels[:-_FEW], levels[-_FEW:]
     best = min(earlier)
     worst = min(last)
@@ -187,6 +194,12 @@ def _share(looks: Sequence[Sequence[float]], constant: float) -> float:
     floor = statistics.fmean(one[FLOOR] for one in looks)
     loss = statistics.fmean(one[LOSS] for one in looks) - floor
     return loss / max(constant - floor, 1e-9)
+
+
+def _loss_of_mean(known: Tensor, new: Tensor) -> float:
+    """Returns the mean square of new quantities around the mean of known ones."""
+    mean = known[1] / known[0]
+    return float(((new[2] - 2 * mean * new[1]) / new[0] + mean**2).mean())
 
 
 def _agree(one: Fit, other: Fit) -> bool:

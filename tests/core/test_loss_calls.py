@@ -75,6 +75,32 @@ def test_samples_count_alike_unless_they_were_weighed(step: Any, is_weighed: boo
     assert mode.heard()[0][0].is_weighed is is_weighed
 
 
+MASK = torch.tensor([1.0, 1, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("step", "is_masked"),
+    [
+        (lambda p, y: ((p - y) ** 2).mean(), False),
+        (lambda p, y: (MASK * (p - y) ** 2).sum() / MASK.sum(), True),
+        (lambda p, y: ((p - y) * MASK).abs().mean(), True),
+        (lambda p, y: ((p - y) ** 2)[MASK > 0].mean(), True),
+        (lambda p, y: torch.where(MASK > 0, (p - y).abs(), 0.0).mean(), True),
+        (lambda p, y: ((p - y) ** 2 / (MASK + 1)).mean(), False),
+        (lambda p, y: ((p - y) ** 2).view(3, 2).min(1).values.mean(), True),
+        (lambda p, y: (((p - y) ** 2).mean() * torch.tensor([1.0, 0.0])).sum(), False),
+    ],
+)
+def test_what_does_not_count_is_masked(step: Any, is_masked: bool) -> None:
+    """Zeros as weights, or entries that are left out; weights of whole tasks are another thing."""
+    prediction, y = torch.randn(6, requires_grad=True) * 1, torch.randn(6)
+    with Listener((y,)) as mode:
+        loss = step(prediction, y)
+    mode.trace(loss)
+    (call,) = mode.heard()[3]
+    assert call.is_masked is is_masked
+
+
 def test_tasks_may_be_weighed() -> None:
     """A loss that was reduced is one number: a weight of it tells nothing of its samples."""
     with Listener((Y,)) as mode:

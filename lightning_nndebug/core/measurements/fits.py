@@ -89,7 +89,9 @@ class Fits(Measurement):
         ]
         # Of a mixture of labels, none is what the net is asked for.
         asked = Counter((one.function, one.input.data_ptr()) for one in calls)
-        found = [fit(one) for one in calls if asked[one.function, one.input.data_ptr()] == 1]
+        once = [one for one in calls if asked[one.function, one.input.data_ptr()] == 1]
+        # What does not count may be anything.
+        found = [fit(one) for one in once if not one.is_masked]
         fits = tuple(one for one in found if one is not None and math.isfinite(one.loss))
         return cls(fits, len(calls) - len(fits), moment.step)
 

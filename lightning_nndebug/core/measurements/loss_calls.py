@@ -35,6 +35,7 @@ _TAILS = 0.2  # likewise, where nothing but its place at the end of a sequence t
 _LENGTHS = 3  # of so many lengths in a batch
 _CALLS = 32  # calls that are noted in a step: a recurrent net may call its loss at every time step
 _NODES = 20_000  # of a graph that are looked at, to find out which calls the loss is made of
+_ALIKE, _WEIGHED, _MASKED = range(3)  # how entries count in a loss
 _NEAR = 32  # of them, nearest to the loss, that a hinge may be made of
 
 # What only moves, copies, casts or bounds values: the tensor is still what another operation made.
@@ -44,7 +45,10 @@ _MOVES = re.compile(
     r"Cat|Repeat|Gather)"
 )
 _FLOORS = ("ClampMin", "Clamp", "Relu")
-_PARTS = re.compile(r"(Index|MaskedSelect|Gather|Slice|Select|Narrow)")  # take some of the entries
+# What takes some of the entries, and leaves others.
+_PARTS = re.compile(
+    r"(Index|Masked|Gather|Slice|Select|Narrow|Where|Min|Max|Amin|Amax|Topk|Sort|Median|Kthvalue)"
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class LossCall:
             aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
         is_weighed: Whether it was not reduced, and its entries then count unalike in the loss, or
             nobody knows how: they were weighted, masked, or only some of them were taken.
+        is_masked: Whether some of its entries do not count at all, reduced or not.
         meets: The shapes of the result and of what it is multiplied with, or divided by.
     """
 
@@ -96,6 +101,7 @@ class LossCall:
     features: int | None = None
     factor: float | None = None
     is_weighed: bool = False
+    is_masked: bool = False
     meets: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
@@ -315,14 +321,16 @@ class Listener(TorchFunctionMode):
             return
         for node, (calls, index) in self._nodes.items():
             call = calls[index]
-            factor, form, is_weighed = found.get(node, (0.0, "", False))
+            factor, form, weighing = found.get(node, (0.0, "", _ALIKE))
             if call.function == "difference" and form:
                 call = replace(call, options={"form": form})
-            is_weighed &= call.function == "gather" or call.options.get("reduction") == "none"
+            is_single = call.function == "gather" or call.options.get("reduction") == "none"
+            is_masked = weighing == _MASKED and (is_single or call.function == "difference")
             calls[index] = replace(
                 call,
                 factor=(call.factor or 0.0) + factor,
-                is_weighed=call.is_weighed or is_weighed,
+                is_weighed=call.is_weighed or (is_single and weighing > _ALIKE),
+                is_masked=call.is_masked or is_masked,
                 meets=meets.get(node, call.meets),
             )
 
@@ -555,24 +563,24 @@ def op(node: Any) -> str:
 
 def _factors(
     root: Any, wanted: set[Any]
-) -> tuple[dict[Any, tuple[float, str, bool]], dict[Any, tuple[tuple[int, ...], tuple[int, ...]]]]:
+) -> tuple[dict[Any, tuple[float, str, int]], dict[Any, tuple[tuple[int, ...], tuple[int, ...]]]]:
     """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
 
     Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
-    ``squared``, or its ``absolute`` value is taken, which do not count; and whether its entries
-    count unalike. The second dict has the shapes of what a node gives and of what that meets.
+    ``squared``, or its ``absolute`` value is taken, which do not count; and how its entries count.
+    The second dict has the shapes of what a node gives and of what that meets.
     """
-    found: dict[Any, tuple[float, str, bool]] = {}
+    found: dict[Any, tuple[float, str, int]] = {}
     meets = {}
     opaque: set[Any] = set()
-    stack: list[tuple[Any, float, str, bool]] = [(root, 1.0, "", False)]
+    stack: list[tuple[Any, float, str, int]] = [(root, 1.0, "", _ALIKE)]
     for _ in range(_NODES):
         if not stack:
             break
-        node, factor, form, is_weighed = stack.pop()
+        node, factor, form, weighing = stack.pop()
         if node in wanted:
-            before = found.get(node, (0.0, "", False))
-            found[node] = before[0] + factor, form, before[2] or is_weighed
+            before = found.get(node, (0.0, "", _ALIKE))
+            found[node] = before[0] + factor, form, max(before[2], weighing)
             continue
         if node is None or (math.isnan(factor) and node in opaque):
             continue
@@ -582,23 +590,29 @@ def _factors(
         else:
             power = _power(node)
         passed = None if math.isnan(factor) else (1.0,) if power else _passed(node)
-        is_weighed = is_weighed or passed is None or _weighs(node)
+        is_whole = op(node) in ("Mean", "Sum") and not hasattr(node, "_saved_dim")
+        # What becomes one number counts as such, whatever that is multiplied with.
+        weighing = _ALIKE if is_whole else max(weighing, _weighing(node))
+        weighing = weighing if passed else max(weighing, _WEIGHED)
         for index, (parent, _) in enumerate(node.next_functions):
             stack.append(
-                (parent, factor * (passed[index] if passed else math.nan), power, is_weighed)
+                (parent, factor * (passed[index] if passed else math.nan), power, weighing)
             )
             if parent in wanted and (shapes := _meeting(node, index)) is not None:
                 meets[parent] = shapes
     return found, meets
 
 
-def _weighs(node: Any) -> bool:
+def _weighing(node: Any) -> int:
     """Tells whether the entries of what it is given go on unalike, or not all of them."""
     if _PARTS.match(op(node)):
-        return True
+        return _MASKED
+    if op(node) not in ("Mul", "Div"):
+        return _ALIKE
     saved = (getattr(node, f"_saved_{name}", None) for name in ("self", "other"))
-    is_scaling = op(node) in ("Mul", "Div")
-    return is_scaling and any(isinstance(one, Tensor) and one.numel() > 1 for one in saved)
+    weights = [one for one in saved if isinstance(one, Tensor) and one.numel() > 1]
+    blanks = any(one.numel() <= _HELD and bool((one == 0).any()) for one in weights)
+    return _MASKED if blanks else _WEIGHED if weights else _ALIKE
 
 
 def _factors_of_hinges(root: Any) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import Measurement, Moment
 from .inputs import Inputs, sampled, stride
+from .succession import lag
 
 _ROWS = 512  # samples of training, and as many of validation,
 _FEATURES = 512  # and so many values of each: 1 MB each
@@ -33,6 +34,8 @@ class Rows(Measurement):
         is_class: Whether these are class numbers, or answers of yes and no.
         validation: Rows of validation; None unless one is just over.
         is_image: Whether the values of a row are in a grid.
+        lag: How many columns later the next moment is, if validation has windows that slide over a
+            series; else 0.
         step: Of which only every so many-th is in the row.
         look: How often this was read, counted from 1.
     """
@@ -48,6 +51,7 @@ class Rows(Measurement):
     is_class: bool = False
     validation: Tensor | None = None
     is_image: bool = False
+    lag: int = 0
     step: int = 1
     look: int = 1
 
@@ -80,7 +84,7 @@ class _Pool:
         self.validation: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
-        self.count = self.looks = self.validations = 0
+        self.count = self.looks = self.validations = self.lag = 0
         self.is_told = self.is_over = False
 
     def hear(self, moment: Moment) -> bool:
@@ -108,6 +112,7 @@ class _Pool:
         rows = self.inputs.read_main(moment.batch)
         chosen = self._chosen(rows, batches[0] if isinstance(batches, list) else batches)
         if rows is not None and chosen is not None and len(self.validation) < _ROWS:
+            self.lag = self.lag if self.validation else lag(rows)
             self.validation.append(_values(rows[chosen]))
 
     def told_of_validation(self) -> Rows | None:
@@ -129,6 +134,7 @@ class _Pool:
         self.looks += 1
         self.is_told |= validation is None
         shape = self.shape or ()
+        step = stride(math.prod(shape), _FEATURES)
         is_labelled = len(self.labels) == len(self.train)
         labels = torch.cat(self.labels).cpu() if is_labelled else None
         are_answers = labels is not None and bool(((labels == 0) | (labels == 1)).all())
@@ -140,7 +146,8 @@ class _Pool:
             is_class=self.is_class or are_answers,
             validation=validation,
             is_image=len(shape) > 1,
-            step=stride(math.prod(shape), _FEATURES),
+            lag=math.lcm(self.lag, step) // step,
+            step=step,
             look=self.looks,
         )
 

@@ -31,9 +31,9 @@ class Tally:
     """What the net has answered to some samples, and what the best constant would have.
 
     For classes, the loss is the cross entropy and the error the share of wrong answers; for a
-    regression, both are the mean square, and that of the best constant is the variance. They are
-    computed from predictions and targets, so that they compare, however the user's own loss is
-    weighted, smoothed, summed or regularized.
+    regression, both are the mean square, and that of the best constant is the variance, or what the
+    mean of training comes to in validation. They are computed from predictions and targets, so that
+    they compare, however the user's own loss is weighted, smoothed, summed or regularized.
 
     The skill of telling classes apart counts each of them alike (Youden 1950): it stays what it is
     where one of two sets was balanced and the other was not.
@@ -212,8 +212,15 @@ def sums_of(call: LossCall) -> Tensor | None:
     return None
 
 
-def tally(function: str, parts: list[Tensor]) -> Tally | None:
-    """Adds sums up, with one transfer to the host; None if they are too few to tell anything."""
+def tally(function: str, parts: list[Tensor], known: list[Tensor] | None = None) -> Tally | None:
+    """Adds sums up, with one transfer to the host; None if they are too few to tell anything.
+
+    Args:
+        function: The loss function.
+        parts: Sums over some samples.
+        known: Those that the best constant is taken from, if not from the parts themselves: a later
+            part of a series may keep near a level of its own, which nobody knew before.
+    """
     if not parts or any(one.shape != parts[0].shape for one in parts):
         return None
     number, loss, error, *rest = torch.stack(parts).sum(0).tolist()
@@ -231,8 +238,15 @@ def tally(function: str, parts: list[Tensor]) -> Tally | None:
             recalls,
         )  # fmt: skip
     columns = (len(rest) - 1) // 2
-    pairs = zip(rest[1 : 1 + columns], rest[1 + columns :], strict=True)
-    variance = sum(square / number - (one / number) ** 2 for one, square in pairs) / columns
+    sums, squares = rest[1 : 1 + columns], rest[1 + columns :]
+    means = [one / number for one in sums]
+    if known and known[0].shape == parts[0].shape:
+        total = torch.stack(known).sum(0).tolist()
+        means = [one / total[0] for one in total[4 : 4 + columns]]
+    variance = statistics.fmean(
+        (square - 2 * mean * one) / number + mean**2
+        for mean, one, square in zip(means, sums, squares, strict=True)
+    )
     if not variance > 0:
         return None
     return Tally(int(number), loss / number, error / number, variance, variance, 0)
@@ -266,7 +280,7 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
         return None  # as while images grow from epoch to epoch
     (function,) = functions
     late = [one for _, one in parts[len(parts) // 2 if len(parts) > 3 else 0 :]]  # noqa: PLR2004
-    train, validation = tally(function, late), tally(function, [one for _, one in heard])
+    train, validation = tally(function, late), tally(function, [one for _, one in heard], late)
     if train is None or validation is None:
         if train is None:  # epochs of a few steps, of which not all are heard
             memory.train = parts[-_KEPT:]

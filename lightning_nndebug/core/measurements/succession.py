@@ -85,7 +85,7 @@ class Succession(Measurement):
         if rows is not None and not rows.is_complex() and len(rows) > 1:
             target = None if inputs.target is None else inputs.target.read(moment.batch)
             if memory.slides is None:
-                memory.slides = _slide(rows)
+                memory.slides = lag(rows) > 0
             waiting.append(_values(rows, target))
             if len(waiting) == _TOGETHER or waiting[-1][0].numel() > _LARGE:
                 batches += _moments(waiting)
@@ -136,17 +136,19 @@ def _both(values: Tensor) -> Tensor:
     return torch.stack([mean, variance], dim=1)
 
 
-def _slide(rows: Tensor) -> bool:
-    """Tells whether each sample is the one before, moved along its time axis."""
-    axes = {1, rows.dim() - 1} if rows.dim() in (2, 3) else set()
-    return any(
-        torch.equal(
-            rows[:-1].narrow(axis, by, rows.shape[axis] - by),
-            rows[1:].narrow(axis, 0, rows.shape[axis] - by),
-        )
-        for axis in axes
-        for by in range(1, min(rows.shape[axis] // 2, _LONGEST_STRIDE) + 1)
-    )
+def lag(rows: Tensor) -> int:
+    """Returns how many values later the next moment is in windows that slide over a series.
+
+    0 if they are not: if a sample is not the one before, moved along its time axis.
+    """
+    axes = (1, rows.dim() - 1) if rows.dim() in (2, 3) and len(rows) > 1 else ()
+    for axis in axes:
+        for by in range(1, min(rows.shape[axis] // 2, _LONGEST_STRIDE) + 1):
+            later = rows[:-1].narrow(axis, by, rows.shape[axis] - by)
+            if torch.equal(later, rows[1:].narrow(axis, 0, rows.shape[axis] - by)):
+                is_innermost = rows.stride(axis) == min(rows.stride()[1:])
+                return 1 if is_innermost else rows.shape[3 - axis]
+    return 0
 
 
 def _judged(name: str, batches: list[tuple[_Kinds, Tensor]]) -> Succession | None:
