@@ -32,7 +32,13 @@ from torch.nn import functional as F
 
 from lightning_nndebug import LearningRateDetector
 from lightning_nndebug.core.measurements.schedules import Schedules
-from lightning_nndebug.core.measurements.step_probe import StepProbe, is_due, scrambled, search
+from lightning_nndebug.core.measurements.step_probe import (
+    StepProbe,
+    growth,
+    is_due,
+    scrambled,
+    search,
+)
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = 300
@@ -426,6 +432,7 @@ def train(
                     tuple(losses[-20:]),
                     float(moved.norm()) / whole,
                     scrambled=other,
+                    growth=growth(optimizer.param_groups[0]),
                 )
             )
             losses = []
@@ -439,7 +446,7 @@ def train(
 class Verdict(NamedTuple):
     """What the rules say of a run."""
 
-    answer: str  # "low", "high" or "none"
+    answer: str  # "low", "high", "slow" (too low, as an INFO) or "none"
     step: int = 0
     rate: float = math.nan  # the one that they propose
 
@@ -453,7 +460,8 @@ def judge(probes: Iterable[StepProbe], **options: Any) -> Verdict:
             ("low", detector.learning_rate_too_low(probe, run)),
         ):
             for evidence in found:
-                return Verdict(answer, probe.step, evidence.limit)
+                said = "slow" if evidence.severity is not None else answer
+                return Verdict(said, probe.step, evidence.limit)
     return Verdict("none")
 
 
