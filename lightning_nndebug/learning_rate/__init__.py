@@ -194,13 +194,14 @@ class LearningRateDetector(Detector):
         pool = line(last, self.start["loss"])
         has_learned = self.start["novelty"] < _NEW or (pool and pool.progress > self.settled)
         was_thrown = self.start["bearable"] < _THROWN
-        if pool is None or has_learned or was_thrown or repeats(last):
+        if pool is None or has_learned or was_thrown:
             return
         can_grow = pool.best >= self.longer and pool.gain >= self.gain
-        is_late, steps = last[0]["step"] >= EARLY, max(run.steps, _TRIAL)
-        is_short = is_late and can_grow and self._falls_short(pool, steps)
+        is_sure = last[0]["step"] >= EARLY and not repeats(last)
+        steps = max(run.steps, _TRIAL)
+        is_short = is_sure and can_grow and self._falls_short(pool, steps)
         is_frozen = _has_begun(run, probe.step) and self._is_frozen(pool, max(steps, _LONG))
-        is_slow = is_late and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
+        is_slow = is_sure and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_slow):
             return
         self.verdict = "too low"
