@@ -17,6 +17,7 @@ import argparse
 import functools
 import itertools
 import json
+import logging
 import math
 import statistics
 import time
@@ -32,7 +33,13 @@ from torch.nn import functional as F
 
 from lightning_nndebug import LearningRateDetector
 from lightning_nndebug.core.measurements.schedules import Schedules
-from lightning_nndebug.core.measurements.step_probe import StepProbe, is_due, scrambled, search
+from lightning_nndebug.core.measurements.step_probe import (
+    StepProbe,
+    growth,
+    is_due,
+    scrambled,
+    search,
+)
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = 300
@@ -331,8 +338,9 @@ def train(
     parts: int = 1,
     precision: torch.dtype | None = None,
     net: nn.Module | None = None,
+    steps: int = STEPS,
 ) -> tuple[float, float, list[StepProbe]]:
-    """Trains for 300 steps and probes as the measurement of the product does.
+    """Trains, and probes as the measurement of the product does.
 
     Args:
         task: What to train.
@@ -343,6 +351,7 @@ def train(
         parts: Batches that are accumulated for a step.
         precision: Of autocast, if any.
         net: A net to go on with, instead of a new one.
+        steps: The length of the run.
 
     Returns:
         The loss on fixed batches before and after training, and the probes.
@@ -352,7 +361,7 @@ def train(
     parameters = list(net.parameters())
     optimizer = make(parameters, rate)
     exam = [task.batch(torch.Generator().manual_seed(99 + i), 256) for i in range(2)]
-    top = max(factor(step) for step in range(STEPS))
+    top = max(factor(step) for step in range(steps))
 
     def compute(batch: tuple[Tensor, ...]) -> Tensor:
         with torch.autocast("cpu", precision, enabled=precision is not None):
@@ -367,7 +376,7 @@ def train(
     probes: list[StepProbe] = []
     losses: list[float] = []
     batches = [task.batch(generator, task.size) for _ in range(parts)]
-    for step in range(STEPS):
+    for step in range(steps):
         fresh = [task.batch(generator, task.size) for _ in range(parts)]
         for group in optimizer.param_groups:
             group["lr"] = factor(step) * rate
@@ -426,6 +435,7 @@ def train(
                     tuple(losses[-20:]),
                     float(moved.norm()) / whole,
                     scrambled=other,
+                    growth=growth(optimizer.param_groups[0]),
                 )
             )
             losses = []
@@ -439,21 +449,24 @@ def train(
 class Verdict(NamedTuple):
     """What the rules say of a run."""
 
-    answer: str  # "low", "high" or "none"
+    answer: str  # "low", "high", "slow" (too low, as an INFO) or "none"
     step: int = 0
     rate: float = math.nan  # the one that they propose
 
 
-def judge(probes: Iterable[StepProbe], **options: Any) -> Verdict:
+def judge(probes: Iterable[StepProbe], steps: int = STEPS, **options: Any) -> Verdict:
     """Asks the rules at every probe, as the engine does, until one of them fires."""
-    detector, run = LearningRateDetector(**options), Schedules(steps=STEPS, epochs=1)
+    detector = LearningRateDetector(**options)
     for probe in probes:
+        # Epochs of a tenth of the run; how many are over matters to what is told early.
+        run = Schedules(steps=steps, epochs=10, epoch=10 * probe.step // steps)
         for answer, found in (
             ("high", detector.learning_rate_too_high(probe)),
             ("low", detector.learning_rate_too_low(probe, run)),
         ):
             for evidence in found:
-                return Verdict(answer, probe.step, evidence.limit)
+                said = "slow" if evidence.severity is not None else answer
+                return Verdict(said, probe.step, evidence.limit)
     return Verdict("none")
 
 
@@ -471,11 +484,7 @@ def load(path: Path) -> dict[tuple[str, str, float], Run]:
     runs = {}
     for row in path.read_text().splitlines() if path.exists() else ():
         values = json.loads(row)
-        probes = [
-            StepProbe(**{**one, "curve": {float(k): v for k, v in one["curve"].items()}})
-            for one in values.pop("probes")
-        ]
-        run = Run(**values, probes=probes)
+        run = Run(**{**values, "probes": restored(values["probes"])})
         runs[run[:3]] = run
     return runs
 
@@ -531,11 +540,11 @@ def truths(runs: Iterable[Run]) -> dict[tuple[str, str, float], str]:
 def confusion(runs: Iterable[Run], truth: dict[Any, str], verdicts: dict[Any, Verdict]) -> str:
     counts = Counter((truth[run[:3]], verdicts[run[:3]].answer) for run in runs)
     lines = [
-        "| the rate is | runs | LRN102 too low | silent | LRN101 too high |",
-        "|---|---|---|---|---|",
+        "| the rate is | runs | LRN102 too low | slow (INFO) | silent | LRN101 too high |",
+        "|---|---|---|---|---|---|",
     ]
     for name in TRUTHS:
-        row = [counts[name, answer] for answer in ("low", "none", "high")]
+        row = [counts[name, answer] for answer in ("low", "slow", "none", "high")]
         shown = [f"{one} ({one / sum(row):.1%})" if sum(row) else "0" for one in row]
         lines.append(f"| {name} | {sum(row)} | {' | '.join(shown)} |")
     return "\n".join(lines)
@@ -559,48 +568,68 @@ def by_optimizer(runs: list[Run], truth: dict[Any, str], verdicts: dict[Any, Ver
     return "\n".join(lines)
 
 
-def by_reach(runs: list[Run], truth: dict[Any, str]) -> str:
-    """What the option ``reach`` trades: runs that get a little way are found, or left in peace."""
+def by_option(runs: list[Run], truth: dict[Any, str], option: str, values: set[float]) -> str:
+    """What an option trades: runs that get a little way are found, or left in peace."""
     lines = [
-        "| reach | too low, found | of those below 1/10 of the way | alarms on lowish | on good |",
+        f"| {option} | too low, found | of those below 1/10 of the way | alarms on lowish | on good |",
         "|---|---|---|---|---|",
     ]
-    hopeless = {run[:3] for run in runs if _share(run, runs) < 0.1}
-    default = LearningRateDetector().reach
-    for reach in sorted({0.1, 0.2, 0.3, 0.5, 1.0, default}):
-        found = {run[:3] for run in runs if judge(run.probes, reach=reach).answer == "low"}
+    worths = worth(runs)
+    hopeless = {run[:3] for run in runs if worths(run[:2], run.rate) < 0.1}
+    default = getattr(LearningRateDetector(), option)
+    for value in sorted(values | {default}):
+        found = {run[:3] for run in runs if judge(run.probes, **{option: value}).answer == "low"}
         low, lowish, good = (
             {key for key, what in truth.items() if what == name}
             for name in ("low", "lowish", "good")
         )
         cells = [f"{len(found & some)}/{len(some)}" for some in (low, low & hopeless, lowish, good)]
-        name = f"**{reach}**" if reach == default else str(reach)
+        name = f"**{value}**" if value == default else str(value)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _share(run: Run, runs: list[Run]) -> float:
-    """How far the run got, of what the best rate gets to."""
-    family = [one for one in runs if one[:2] == run[:2]]
-    start = statistics.median(one.start for one in family)
-    return (start - run.end) / (start - min(one.end for one in family))
-
-
-def usefulness(runs: list[Run], truth: dict[Any, str], verdicts: dict[Any, Verdict]) -> str:
-    """What the learning rate that a finding proposes was worth: that of its neighbour in the grid."""
-    counts: Counter[tuple[str, str]] = Counter()
+def worth(runs: Iterable[Run]) -> Callable[[tuple[str, str], float], float]:
+    """Returns how far any rate gets, of what the best gets to: between those that were tried."""
+    families: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        verdict = verdicts[run[:3]]
-        if verdict.answer != "none" and verdict.rate > 0:
-            rates = [one.rate for one in runs if one[:2] == run[:2]]
-            nearest = min(rates, key=lambda rate: abs(math.log(rate / verdict.rate)))
-            counts[verdict.answer, truth[run.task, run.optimizer, nearest]] += 1
-    lines = [f"| finding | {' | '.join(TRUTHS)} |", "|---|---|---|---|---|---|"]
-    for answer, code in (("low", "LRN102"), ("high", "LRN101")):
-        row = [counts[answer, name] for name in TRUTHS]
-        lines.append(
-            f"| {code} | {' | '.join(f'{one} ({one / max(sum(row), 1):.0%})' for one in row)} |"
+        families[run.task, run.optimizer].append(run)
+    shares: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for key, family in families.items():
+        start, best = statistics.median(one.start for one in family), min(r.end for r in family)
+        shares[key] = sorted(
+            (math.log(one.rate), max((start - one.end) / (start - best), -1.0)) for one in family
         )
+
+    def share(key: tuple[str, str], rate: float) -> float:
+        known = shares[key]
+        at = min(max(math.log(rate), known[0][0]), known[-1][0])
+        (left, low), (right, high) = next(
+            pair for pair in itertools.pairwise(known) if at <= pair[1][0]
+        )
+        return low + (high - low) * (at - left) / (right - left)
+
+    return share
+
+
+def usefulness(runs: list[Run], verdicts: dict[Any, Verdict]) -> str:
+    """How far the learning rates get that the findings propose."""
+    share = worth(runs)
+    lines = [
+        "| finding | proposed | gets to 80% of the way | to 50% | at present, the median | then |",
+        "|---|---|---|---|---|---|",
+    ]
+    for answer, name in (("low", "LRN102"), ("slow", "LRN102, as INFO"), ("high", "LRN101")):
+        some = [run for run in runs if verdicts[run[:3]].answer == answer]
+        now = [share(run[:2], run.rate) for run in some]
+        then = [share(run[:2], verdicts[run[:3]].rate) for run in some]
+        if some:
+            good, fair = (sum(one >= limit for one in then) for limit in (0.8, 0.5))
+            lines.append(
+                f"| {name} | {len(some)} | {good} ({good / len(some):.0%}) | {fair} "
+                f"({fair / len(some):.0%}) | {statistics.median(now):.0%} "
+                f"| {statistics.median(then):.0%} |"
+            )
     return "\n".join(lines)
 
 
@@ -608,7 +637,8 @@ def mistakes(runs: list[Run], truth: dict[Any, str], verdicts: dict[Any, Verdict
     lines = []
     for run in runs:
         what, verdict = truth[run[:3]], verdicts[run[:3]]
-        if what in ("low", "good", "high") and verdict.answer != {"good": "none"}.get(what, what):
+        right = {"good": ["none"], "low": ["low", "slow"]}.get(what, [what])
+        if what in ("low", "good", "high") and verdict.answer not in right:
             lines.append(
                 f"- {run.task}, {run.optimizer}, lr {run.rate:.1e}: {what}, found {verdict.answer}; "
                 f"loss {run.start:.3g} -> {run.end:.3g}, {len(run.probes)} probes"
@@ -620,7 +650,7 @@ def table_of(runs: list[Run], title: str) -> str:
     truth, verdicts = truths(runs), {run[:3]: judge(run.probes) for run in runs}
     steps = {
         answer: [one.step for one in verdicts.values() if one.answer == answer]
-        for answer in ("low", "high")
+        for answer in ("low", "slow", "high")
     }
     when = ", ".join(
         f"{answer} at step {statistics.median(some):.0f}" for answer, some in steps.items() if some
@@ -630,10 +660,11 @@ def table_of(runs: list[Run], title: str) -> str:
         confusion(runs, truth, verdicts),
         f"The median verdict falls: {when}.",
         by_optimizer(runs, truth, verdicts),
-        "What the option `reach` trades:",
-        by_reach(runs, truth),
-        "What the proposed learning rate was worth:",
-        usefulness(runs, truth, verdicts),
+        "What the options `reach` and `travel` trade:",
+        by_option(runs, truth, "reach", {0.1, 0.3, 0.5}),
+        by_option(runs, truth, "travel", {0.05, 0.2, 0.5}),
+        "How far the proposed learning rates get, of what the best gets to:",
+        usefulness(runs, verdicts),
         "All mistakes:",
         mistakes(runs, truth, verdicts),
     ]
@@ -649,6 +680,7 @@ class Control(NamedTuple):
     name: str
     expected: str
     probes: Callable[[int], list[StepProbe]]  # of a seed
+    steps: int = STEPS
 
 
 def random_labels(generator: torch.Generator, size: int) -> tuple[Tensor, ...]:
@@ -692,6 +724,11 @@ def lbfgs(parameters: Any, rate: float) -> torch.optim.Optimizer:
     return torch.optim.LBFGS(parameters, rate, max_iter=4)
 
 
+def everything(_generator: torch.Generator, _size: int) -> tuple[Tensor, ...]:
+    """One batch for ever, as LBFGS wants it."""
+    return tuple(one[:256] for one in digits())
+
+
 def muon(parameters: Any, rate: float) -> torch.optim.Optimizer:
     return torch.optim.Muon([p for p in parameters if p.ndim == 2], rate)
 
@@ -705,7 +742,10 @@ def controls() -> Iterator[Control]:
     ) -> Control:
         make = OPTIMIZERS.get(make, make)
         return Control(
-            name, expected, lambda seed: train(task, make, rate, seed=seed, **options)[2]
+            name,
+            expected,
+            lambda seed: train(task, make, rate, seed=seed, **options)[2],
+            options.get("steps", STEPS),
         )
 
     def wavy(step: int) -> float:
@@ -715,6 +755,7 @@ def controls() -> Iterator[Control]:
         "warm-up and cosine": {"factor": wavy},
         "accumulation of 4": {"parts": 4},
         "bfloat16 autocast": {"precision": torch.bfloat16},
+        "runs of 40 steps": {"steps": 40},
     }
     for name, options in kinds.items():
         for task, (make, rate) in itertools.product((mlp_, regression), settings):
@@ -727,21 +768,33 @@ def controls() -> Iterator[Control]:
         yield control("batches of one", "none", regression._replace(size=1), make, rate)
     yield control("batches of one, 1e-7", "low", mlp_._replace(size=1), "adam", 1e-7)
     yield control("batches of one, 30", "high", mlp_._replace(size=1), "adam", 30.0)
-    for make, good, low, high in ((lbfgs, 1.0, 1e-7, None), (muon, 0.02, 1e-7, 300.0)):
+    whole = mlp_._replace(batch=everything)
+    for make, task, good, low, high in (
+        (lbfgs, whole, 0.3, 1e-4, 1e3),
+        (muon, mlp_, 0.02, 1e-7, 300.0),
+    ):
         name = make.__name__
-        yield control(name, "none", mlp_, make, good)
-        yield control(f"{name}, 1e-7", "low", mlp_, make, low)
-        if high:
-            yield control(f"{name}, 300", "high", mlp_, make, high)
+        yield control(name, "none", task, make, good)
+        yield control(f"{name}, {low:g}", "low", task, make, low)
+        yield control(f"{name}, {high:g}", "high", task, make, high)
     for make, rate in settings:
         yield control("random labels", "none", mlp_._replace(batch=random_labels), make, rate)
-        deep = mlp(*[64] * 8, 10, activation=nn.Sigmoid)
-        yield control(
-            "8 sigmoid layers", "none", mlp_._replace(net=lambda deep=deep: deep), make, rate
-        )
+        deep = mlp_._replace(net=lambda: mlp(*[64] * 8, 10, activation=nn.Sigmoid))
+        yield control("8 sigmoid layers", "none", deep, make, rate)
         yield control("a loss that grows by design", "none", harder(mlp_), make, rate)
         density = Task(lambda: mlp(64, 64, 2), draw(lambda: digits()[:1]), likelihood)
         yield control("a loss that goes below 0", "none", density, make, rate / 10)
+    for rate, expected in ((1e-7, "low"), (30.0, "high")):
+        name = f"a loss that goes below 0, {rate:g}"
+        yield control(name, expected, density, "adam", rate)
+    for rate, expected in ((1e-9, "low"), (30.0, "high")):
+        yield Control(
+            f"trained before, {rate:g}",
+            expected,
+            lambda seed, rate=rate: train(
+                mlp_, OPTIMIZERS["adam"], rate, seed=seed, net=trained(mlp_, seed)
+            )[2],
+        )
     for rate in (1e-5, 1e-4):
         for task in (mlp_, TASKS["convolutional"], regression, TASKS["characters"]):
             for size in (64, 1):
@@ -774,18 +827,165 @@ def controls() -> Iterator[Control]:
         )
 
 
+@functools.cache
+def notebook(path: Path) -> dict[str, Any]:
+    """What has been measured before, by the JSON of its key."""
+    rows = path.read_text().splitlines() if path.exists() else ()
+    return {json.dumps(key): value for key, value in map(json.loads, rows)}
+
+
+def kept(key: Any, make: Callable[[], Any]) -> Any:
+    """Returns what was written down under a key before; else makes it, and writes it down."""
+    path = RESULTS / "learning_rate_controls.jsonl"
+    known, name = notebook(path), json.dumps(key)
+    if name not in known:
+        row = json.dumps([key, make()])
+        with path.open("a") as file:
+            file.write(row + "\n")
+        known[name] = json.loads(row)[1]
+    return known[name]
+
+
+def restored(rows: Iterable[dict[str, Any]]) -> list[StepProbe]:
+    return [
+        StepProbe(**{**one, "curve": {float(k): v for k, v in one["curve"].items()}})
+        for one in rows
+    ]
+
+
 def beyond(seeds: Iterable[int]) -> str:
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    numbers: Counter[str] = Counter()
     for one in controls():
+        numbers[one.name] += 1
         for seed in seeds:
-            counts[one.name, one.expected][judge(one.probes(seed)).answer] += 1
+            rows = kept(
+                [one.name, numbers[one.name], seed],
+                lambda one=one, seed=seed: [asdict(probe) for probe in one.probes(seed)],
+            )
+            counts[one.name, one.expected][judge(restored(rows), one.steps).answer] += 1
     lines = [
-        "| runs of another kind | expected | runs | too low | silent | too high |",
-        "|---|---|---|---|---|---|",
+        "| runs of another kind | expected | runs | too low | slow | silent | too high |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (name, expected), row in counts.items():
-        shown = " | ".join(str(row[answer]) for answer in ("low", "none", "high"))
+        shown = " | ".join(str(row[answer]) for answer in ("low", "slow", "none", "high"))
         lines.append(f"| {name} | {expected} | {sum(row.values())} | {shown} |")
+    return "\n".join(lines)
+
+
+# -- large nets, and runs in the Trainer
+
+
+def tower() -> nn.Module:
+    """A plain convolutional net of 5.4 million parameters."""
+    widths = (1, 64, 256, 512, 800)
+    layers = [
+        layer
+        for i, o in itertools.pairwise(widths)
+        for layer in (nn.Conv2d(i, o, 3, stride=1 if i == 1 else 2, padding=1), nn.ReLU())
+    ]
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        *layers,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(widths[-1], 10),
+    )
+
+
+class Large(Transformer):
+    """Seven blocks, 5.5 million parameters."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__(width)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(7)))
+
+
+def large() -> str:
+    lines = [
+        "| net | parameters | optimizer | lr | loss | verdict | proposed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, net in (("transformer", Large), ("convolutional", tower)):
+        task, count = (
+            Task(net, draw(digits), entropy, 8),
+            sum(p.numel() for p in net().parameters()),
+        )
+        for optimizer, rates in (("momentum", (1e-6, 1e-2, 10.0)), ("adamw", (1e-8, 3e-4, 1.0))):
+            for rate in rates:
+
+                def make(task: Any = task, optimizer: Any = optimizer, rate: Any = rate) -> Any:
+                    start, end, probes = train(task, OPTIMIZERS[optimizer], rate, steps=110)
+                    return start, end, [asdict(one) for one in probes]
+
+                start, end, rows = kept(["large", name, optimizer, rate], make)
+                verdict = judge(restored(rows), 110)
+                lines.append(
+                    f"| {name} | {count / 1e6:.1f} M | {optimizer} | {rate:g} | {start:.3g} -> "
+                    f"{end:.3g} | {verdict.answer} | {verdict.rate:.0e} |"
+                )
+    return "\n".join(lines)
+
+
+def in_the_trainer() -> str:
+    """Ways to train that the loop above does not know."""
+    import lightning.pytorch as pl
+
+    for name in ("lightning.pytorch", "lightning_nndebug"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    class Plain(pl.LightningModule):
+        def __init__(self, kind: str, rate: float) -> None:
+            super().__init__()
+            self.automatic_optimization = kind == "16 samples, three at a time"
+            self.kind, self.rate, self.net = kind, rate, mlp(64, 64, 10)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = F.cross_entropy(self.net(batch[0]), batch[1])
+            if not self.automatic_optimization:
+                optimizers = self.optimizers()
+                optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+                for one in optimizers:
+                    one.zero_grad()
+                self.manual_backward(loss)
+                for one in optimizers:
+                    one.step()
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            parts = [self.net[0], self.net[2]] if "two" in self.kind else [self.net]
+            return [torch.optim.Adam(one.parameters(), lr=self.rate) for one in parts]
+
+    lines = ["| in the Trainer | expected | found |", "|---|---|---|"]
+    for kind in ("manual optimization", "two optimizers by hand", "16 samples, three at a time"):
+        for rate, expected in ((2e-3, "none"), (1e-7, "low"), (30.0, "high")):
+
+            def make(kind: str = kind, rate: float = rate) -> str:
+                pl.seed_everything(0, verbose=False)
+                is_tiny = "16" in kind
+                data = torch.utils.data.TensorDataset(
+                    *(x[: 16 if is_tiny else 1797] for x in digits())
+                )
+                loader = torch.utils.data.DataLoader(data, 3 if is_tiny else 32, shuffle=True)
+                detector = LearningRateDetector()
+                silent = dict.fromkeys(
+                    (
+                        "logger",
+                        "enable_checkpointing",
+                        "enable_progress_bar",
+                        "enable_model_summary",
+                    ),
+                    False,
+                )
+                pl.Trainer(max_steps=120, accelerator="cpu", callbacks=[detector], **silent).fit(
+                    Plain(kind, rate), loader
+                )
+                return next((one.code for one in detector.findings), "none")
+
+            found = kept(["trainer", kind, rate], make)
+            answer = {"LRN101": "high", "LRN102": "low"}.get(found, found)
+            lines.append(f"| {kind}, {rate:g} | {expected} | {answer} |")
     return "\n".join(lines)
 
 
@@ -822,20 +1022,8 @@ def draw_figure(runs: list[Run], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def write_so_far(runs: list[Run]) -> None:
-    """Writes the tables of the tasks that are complete; they say which ones are missing."""
-    complete = [
-        task
-        for task in TASKS
-        if sum(run.task == task for run in runs) == sum(map(len, RATES.values()))
-    ]
-    runs = [run for run in runs if run.task in complete]
-    missing = [task for task in TASKS if task not in complete]
-    made = "Made by `python benchmarks/learning_rate.py --so-far`."
-    parts = [
-        "# Learning rates: verdicts against the truth",
-        f"{made} Not run: {', '.join(missing) or 'nothing is missing'}.",
-    ]
+def report(runs: list[Run], made: str, seeds: Iterable[int]) -> str:
+    parts = ["# Learning rates: verdicts against the truth", made]
     for is_held_out, title in (
         (False, "looked at while the rule was made"),
         (True, "looked at once"),
@@ -843,8 +1031,17 @@ def write_so_far(runs: list[Run]) -> None:
         chosen = [run for run in runs if TASKS[run.task].held_out == is_held_out]
         if chosen:
             parts.append(table_of(chosen, f"Tasks that were {title}"))
-    (RESULTS / "learning_rate.md").write_text("\n\n".join(parts) + "\n")
-    draw_figure(runs, RESULTS / "learning_rate.png")
+    parts += ["## Runs of another kind", beyond(seeds)]
+    parts += ["## Large nets, batches of 8, 110 steps", large()]
+    parts += ["## Ways to train that have no line of their own", in_the_trainer()]
+    return "\n\n".join(parts) + "\n"
+
+
+def complete(runs: list[Run]) -> list[Run]:
+    """Returns the runs of those tasks of which none is missing."""
+    number = sum(map(len, RATES.values()))
+    tasks = {task for task in TASKS if sum(run.task == task for run in runs) == number}
+    return [run for run in runs if run.task in tasks]
 
 
 def main() -> None:
@@ -858,21 +1055,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "learning_rate.jsonl"
+    seeds = (0,) if options.quick or options.so_far else (0, 1, 2)
     if options.so_far:
-        write_so_far(list(load(RESULTS / "learning_rate.jsonl").values()))
-        return
-    runs = collect(RESULTS / "learning_rate.jsonl", quick=options.quick)
-    chosen = [run for run in runs if not TASKS[run.task].held_out]
-    held_out = [run for run in runs if TASKS[run.task].held_out]
-    parts = [
-        "# Learning rates: verdicts against the truth",
-        "Made by `python benchmarks/learning_rate.py`.",
-        table_of(chosen, "Tasks that were looked at while the rule was made"),
-        table_of(held_out, "Tasks that were looked at once"),
-        "## Runs of another kind",
-        beyond((0,) if options.quick else (0, 1, 2)),
-    ]
-    text = "\n\n".join(parts) + "\n"
+        runs = complete(list(load(path).values()))
+        missing = ", ".join(set(TASKS) - {run.task for run in runs}) or "nothing is missing"
+        made = f"Made by `python benchmarks/learning_rate.py --so-far`. Not run: {missing}."
+    else:
+        runs = collect(path, quick=options.quick)
+        made = "Made by `python benchmarks/learning_rate.py`."
+    text = report(runs, made, seeds)
     print(text)
     if not options.quick:
         (RESULTS / "learning_rate.md").write_text(text)

@@ -34,6 +34,7 @@ class Evidence:
         causes: Causes known for this very case. They take the place of the rule's general ones.
         fixes: Likewise, what to try.
         details: More of what was seen, as plain builtins, for the record and the report.
+        severity: Another one than the rule's, where the evidence is weaker than usual.
     """
 
     where: str
@@ -43,6 +44,7 @@ class Evidence:
     causes: tuple[str, ...] = ()
     fixes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    severity: Severity | None = None
 
     def sentence(self) -> str:
         """Returns what was measured against which limit, in one line."""

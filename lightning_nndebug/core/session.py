@@ -337,7 +337,8 @@ class Session:
             if streak[0] < patience or (rule.code, one.where) in known:
                 continue
             finding = Finding(
-                code=rule.code, name=rule.name, severity=str(rule.severity),
+                code=rule.code, name=rule.name,
+                severity=str(rule.severity if one.severity is None else one.severity),
                 step=streak[1], epoch=streak[2], where=one.where,
                 measured=one.measured, limit=one.limit, message=one.sentence(), means=rule.title,
                 causes=[opened(text) for text in one.causes] or rule.section("Likely causes"),

@@ -11,7 +11,18 @@ from ..core.findings import Evidence, Severity
 from ..core.measurements.losses import Loss
 from ..core.measurements.schedules import LearningRates, Schedules
 from ..core.measurements.step_probe import StepProbe
-from .line_search import at_peak, bearable, blows_up, culprit, line, recent, record, repeats
+from .line_search import (
+    EARLY,
+    Line,
+    at_peak,
+    bearable,
+    blows_up,
+    culprit,
+    line,
+    recent,
+    record,
+    repeats,
+)
 from .misuse import misuse
 from .spikes import BASELINE, new_history, spikes
 
@@ -19,8 +30,13 @@ _SOURCE = "benchmarks/thresholds#learning_rate"
 _SHORTER = 0.5  # a best multiple up to here means that a shorter step is better
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 _NEW = 0.7  # the loss of a net that knows nothing, as a share of that with its weights scrambled
+_SLOW = 0.5  # a run that will get no farther than this deserves a word
+_THROWN = 0.1  # if so much shorter a first step would have been best, the weights are far off
+_RATHER = 0.6  # of the best multiple: a good rate more often than the best itself
+_STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usual in good ones
+_ALIVE = 0.03  # the share of the loss that a step promises, for each share of the weights it moves
 _KEPT_PROBES = 9
-_FEW, _LONG = 20, 1000  # steps
+_FEW, _TRIAL, _LONG = 20, 300, 1000  # steps
 _SOON, _HALF = 0.1, 0.5  # of a run
 
 
@@ -35,8 +51,10 @@ class LearningRateDetector(Detector):
         longer: The learning rate is too low if a step this many times as long is better,
         gain: and lowers the loss of the next batch by at least this share,
         reach: and all planned steps together promise less than this share of the loss,
-        travel: and, one after the other, would move the weights by less than this share of theirs,
-        settled: of which training has taken off no more than this share so far.
+        travel: and, one after the other, would move the weights by less than this share of theirs.
+            Steps so short that not even a thousand of them would do either need only be harmless
+            when they are longer, and are told from the first epoch on.
+        settled: None of this is said once training has taken off more than this share of the loss.
         progress: It is too high if training has taken off less than this share of the loss,
         kept: a shorter step is better, and steps keep less than this share of what the gradient
             promised.
@@ -96,7 +114,8 @@ class LearningRateDetector(Detector):
             cohen2021edge, schneider2021cockpit, bengio2012practical
         """
         self._remember(probe)
-        pool = line(recent(self.probes), self.start["loss"])
+        last = recent(self.probes)
+        pool = line(last, self.start["loss"])
         if blows_up(self.probes[-1], self.start["highest"]):
             before, after = probe.curve[0.0], probe.curve[1.0]
             seen = f"one step takes the loss of the next batch from {before:.3g} to {after:.3g}"
@@ -118,7 +137,8 @@ class LearningRateDetector(Detector):
         self.verdict = "too high"
         where, rate = culprit(self.probes) or (probe.optimizer, probe.rate)
         self.blamed = self.blamed or where  # once, however the blame may wander
-        better = rate * min(bearable(self.probes), self.start["bearable"])
+        first = self.start["bearable"] / self.start["growth"]
+        better = rate * min([first, _SHORTER, *([bearable(last)] if last else [])])
         yield Evidence(
             where=self.blamed,
             measured=rate,
@@ -163,33 +183,46 @@ class LearningRateDetector(Detector):
 
         When it is fine:
             The run is the first stage of a longer one, or warms up by hand and has not begun to.
-            Warm-ups, decays and nets that were trained before are recognised and never reported.
+            Warm-ups, decays and nets that were trained before are recognised and never reported;
+            a run that gets somewhere, but not half of the way, is told so without a warning.
 
         References:
             bengio2012practical, schneider2021cockpit
         """
         self._remember(probe)
-        late = at_peak(self.probes)
-        pool = line(late, self.start["loss"])
+        last = at_peak(self.probes)
+        pool = line(last, self.start["loss"])
         has_learned = self.start["novelty"] < _NEW or (pool and pool.progress > self.settled)
-        if pool is None or has_learned or repeats(late):
+        was_thrown = self.start["bearable"] < _THROWN
+        if pool is None or has_learned or was_thrown:
             return
-        pace, way = run.steps * pool.pace, run.steps * pool.stride
-        if pool.best < self.longer or pool.gain < self.gain:
-            return
-        if not (pace < self.reach and way < self.travel):
+        can_grow = pool.best >= self.longer and pool.gain >= self.gain
+        is_sure = last[0]["step"] >= EARLY and not repeats(last)
+        steps = max(run.steps, _TRIAL)
+        is_short = is_sure and can_grow and self._falls_short(pool, steps)
+        is_frozen = _has_begun(run, probe.step) and self._is_frozen(pool, max(steps, _LONG))
+        is_slow = is_sure and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
+        if not (is_short or is_frozen or is_slow):
             return
         self.verdict = "too low"
-        rate = probe.rate * pool.best / 3  # is a good rate more often than the best multiple is
+        if can_grow:
+            rate = _RATHER * bearable(last) * probe.rate
+            seen = (
+                f"a step {pool.best:,.0f} times as long still lowers the loss of the next batch, "
+                f"by {pool.gain:.1%}"
+            )
+        else:
+            rate = max(_STRIDE, _WAY / steps) / pool.stride * probe.rate
+            seen = f"a step {self.longer:,.0f} times as long does the next batch no harm"
         yield Evidence(
             where=probe.optimizer,
             measured=probe.rate,
             limit=rate,
-            message=f"lr {probe.rate:.1e}: a step {pool.best:,.0f} times as long still lowers the "
-            f"loss of the next batch, by {pool.gain:.1%}; at this pace all {run.steps:,.0f} "
-            f"planned steps lower it by {pace:.2%}",
+            message=f"lr {probe.rate:.1e}: {seen}; at this pace all {run.steps:,.0f} planned steps "
+            f"lower it by {run.steps * pool.pace:.2%}",
             fixes=(f"Raise lr to about {rate:.0e}", "Then watch for LRN101"),
             details=_details(probe),
+            severity=None if is_short or is_frozen else Severity.INFO,
         )
 
     @rule("LRN103", severity=Severity.ERROR)
@@ -309,6 +342,20 @@ class LearningRateDetector(Detector):
         finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
         return min(finite, key=finite.__getitem__, default=0.0)
 
+    def _falls_short(self, pool: Line, steps: float) -> bool:
+        """Whether so many steps get the loss nowhere, and the weights neither."""
+        return steps * pool.pace < self.reach and steps * pool.stride < self.travel
+
+    def _is_frozen(self, pool: Line, steps: float) -> bool:
+        """Whether not even a long run would get anywhere, though the gradient is alive.
+
+        Then it matters little what a longer step does to the next batch, which says nothing where
+        batches are tiny or have few weights in common; it is enough that it does no harm.
+        """
+        is_harmless = pool.at(self.longer) <= 1 + self.gain
+        is_alive = pool.pace >= _ALIVE * pool.stride
+        return is_harmless and is_alive and self._falls_short(pool, steps)
+
     def _remember(self, probe: StepProbe) -> None:
         """Adds the probe to those that are judged together, unless the other rule has done so."""
         if self.probes and self.probes[-1]["step"] == probe.step:
@@ -321,6 +368,7 @@ class LearningRateDetector(Detector):
                 "loss": (mine + fresh) / 2,
                 "highest": max(mine, fresh) + abs(mine - fresh),
                 "bearable": bearable(self.probes),
+                "growth": probe.growth,
                 "novelty": fresh / probe.scrambled if probe.scrambled else 1.0,
             }
         if min(mine, fresh, *probe.losses) < 0:  # no zero to measure from, now and for ever

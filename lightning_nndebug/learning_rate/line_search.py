@@ -27,20 +27,32 @@ class Line:
     """Several probes as one.
 
     Attributes:
-        best: The multiple of the step at which their losses together are least.
-        gain: The share of the loss that it saves.
+        curve: For each multiple of the step, the sum of their losses as a share of that at 0.
         kept: What a step's own batch kept of what the gradient promised; the median.
         pace: The share of the loss that a step promises; the median.
         stride: The length of a step, relative to that of the weights; the median.
         progress: The share of the first loss that training has taken off so far.
     """
 
-    best: float
-    gain: float
+    curve: dict[float, float]
     kept: float
     pace: float
     stride: float
     progress: float
+
+    @property
+    def best(self) -> float:
+        """The multiple at which the loss is least, of those that were tried."""
+        return min(self.curve, key=self.curve.__getitem__)
+
+    @property
+    def gain(self) -> float:
+        """The share of the loss that it saves."""
+        return 1 - self.curve[self.best]
+
+    def at(self, multiple: float) -> float:
+        """The loss at a multiple; where no search went, it was going up."""
+        return _value(self.curve, multiple)
 
 
 def record(probe: StepProbe) -> Record:
@@ -68,10 +80,8 @@ def line(records: Sequence[Record], first: float) -> Line | None:
     total = _total(records)
     if not total[0.0]:
         return None
-    best = min(total, key=total.__getitem__)
     return Line(
-        best=best,
-        gain=1 - total[best] / total[0.0],
+        curve={multiple: loss / total[0.0] for multiple, loss in total.items()},
         kept=statistics.median(one["kept"] for one in records),
         pace=statistics.median(one["pace"] for one in records),
         stride=statistics.median(one["stride"] for one in records),
@@ -87,10 +97,10 @@ def recent(records: Sequence[Record]) -> Sequence[Record]:
 
 
 def at_peak(records: Sequence[Record]) -> Sequence[Record]:
-    """Returns late probes, unless the rate is still warming up, or has decayed."""
-    late = [one for one in records if one["step"] >= EARLY and one["share"] >= _WARM][-WINDOW:]
-    is_rising = bool(late) and late[-1]["rate"] > 1.05 * late[0]["rate"]  # a warm-up by hand
-    return [] if is_rising else late
+    """Returns the last probes, unless the rate is still warming up, or has decayed."""
+    last = [one for one in records if one["share"] >= _WARM][-WINDOW:]
+    is_rising = bool(last) and last[-1]["rate"] > 1.05 * last[0]["rate"]  # a warm-up by hand
+    return [] if is_rising else last
 
 
 def repeats(records: Sequence[Record]) -> bool:
@@ -99,9 +109,22 @@ def repeats(records: Sequence[Record]) -> bool:
 
 
 def bearable(records: Sequence[Record]) -> float:
-    """Returns the multiple of a step that is too long at which the loss would have been least."""
+    """Returns the multiple of a step at which the loss would have been least.
+
+    It lies between those that were tried: where a parabola through the three best has its vertex.
+    """
     total = _total(records)
-    return min((multiple for multiple in total if multiple), key=total.__getitem__)
+    tried = sorted(multiple for multiple in total if multiple)
+    here = min(range(len(tried)), key=lambda i: total[tried[i]])
+    if here in (0, len(tried) - 1):
+        return tried[here]
+    left, middle, right = (math.log10(one) for one in tried[here - 1 : here + 2])
+    # A wall of infinite loss beside the valley says no more than that it is there.
+    near, least, far = (min(total[one], 2 * total[0.0]) for one in tried[here - 1 : here + 2])
+    fall, rise = (least - near) / (middle - left), (far - least) / (right - middle)
+    if rise <= fall:
+        return tried[here]
+    return float(10 ** ((left + middle) / 2 - fall * (right - left) / 2 / (rise - fall)))
 
 
 def culprit(records: Sequence[Record]) -> tuple[str, float] | None:

@@ -55,6 +55,8 @@ class StepProbe(Measurement):
             name, its rate, and the loss of the next batch had this group alone made its step.
         scrambled: The loss of the next batch with the entries of every weight in another order, in
             the first probe only. A net that knows nothing yet is as good as that; others are not.
+        growth: How many times as long as the first step those are that come when the optimizer's
+            moments have filled up.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -76,6 +78,7 @@ class StepProbe(Measurement):
     stride: float = 0.0
     groups: tuple[tuple[str, float, float], ...] = ()
     scrambled: float | None = None
+    growth: float = 1.0
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
@@ -143,6 +146,19 @@ def scrambled(weight: Tensor) -> Tensor:
     return weight.flatten().flip(0).roll(weight.numel() // 3).view_as(weight)
 
 
+def growth(group: Mapping[str, Any]) -> float:
+    """Returns how the steps of a parameter group grow once its moments have filled up.
+
+    Momentum adds up 1 / (1 - momentum) of them. RMSprop divides the first gradient by a small part
+    of itself, and Adagrad all that follow by more and more; Adam corrects for the beginning.
+    """
+    if "dampening" in group:  # SGD
+        return float(1.0 / (1.0 - min(group["momentum"], 0.99)))
+    if "centered" in group:  # RMSprop
+        return math.sqrt(max(1.0 - group["alpha"], 1e-4))
+    return 0.1 if "lr_decay" in group else 1.0
+
+
 def _least(curve: dict[float, float], below: float) -> float:
     losses = [loss for multiple, loss in curve.items() if multiple < below and math.isfinite(loss)]
     return min(losses, default=-math.inf)
@@ -157,6 +173,7 @@ class _Step:
     """A step under the probe.
 
     Attributes:
+        growth: How many times as long later steps are than the first.
         groups: Name, rate and parameters of each group.
         parameters: All parameters that have a gradient.
         before: Their values before the step.
@@ -169,6 +186,7 @@ class _Step:
     optimizer: str
     step: int
     share: float
+    growth: float
     groups: list[tuple[str, float, list[Tensor]]]
     parameters: list[Tensor]
     before: list[Tensor] = field(default_factory=list)
@@ -261,7 +279,8 @@ def _new_step(moment: Moment) -> _Step:
         moving = [p for p in group["params"] if p.grad is not None and p.numel()]
         groups.append((f"{name}.param_groups[{number}]", rate, moving))
     parameters = [p for _, _, moving in groups for p in moving]
-    return _Step(name, moment.step, max(shares, default=1.0), groups, parameters)
+    later = growth(optimizer.param_groups[0])
+    return _Step(name, moment.step, max(shares, default=1.0), later, groups, parameters)
 
 
 def _compare(moment: Moment, memory: SimpleNamespace) -> None:
@@ -353,6 +372,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         stride=stride,
         groups=tuple(groups),
         scrambled=other,
+        growth=step.growth,
     )
 
 
