@@ -324,29 +324,33 @@ class Session:
             self.vitals[f"nndebug/{watch.detector.symptom}/{question.name}"] = float(answer)
 
     def _judge(self, watch: Watch, rule: Rule, evidence: list[Evidence]) -> None:
-        """Turns evidence into findings: once per place, when it has lasted as long as it must."""
+        """Turns evidence into findings: once per place, when it has lasted as long as it must.
+
+        What was mere advice may become a warning later.
+        """
         streaks = watch.detector._streaks
         patience = watch.option("patience") or rule.patience
         seen = {f"{rule.code} {one.where}": one for one in evidence}
         for key in [key for key in streaks if key.startswith(f"{rule.code} ") and key not in seen]:
             del streaks[key]
-        known = {one.place for one in watch.detector._findings}
+        findings = watch.detector._findings
+        known = {one.place: one.level for one in findings}
         for key, one in seen.items():
             streak = streaks.setdefault(key, [0, self._step(), self.trainer.current_epoch])
             streak[0] += 1
-            if streak[0] < patience or (rule.code, one.where) in known:
-                continue
+            severity = rule.severity if one.severity is None else one.severity
+            if streak[0] < patience or known.get((rule.code, one.where), -1) >= severity:
+                continue  # said already, and no less gravely
             finding = Finding(
-                code=rule.code, name=rule.name,
-                severity=str(rule.severity if one.severity is None else one.severity),
+                code=rule.code, name=rule.name, severity=str(severity),
                 step=streak[1], epoch=streak[2], where=one.where,
                 measured=one.measured, limit=one.limit, message=one.sentence(), means=rule.title,
                 causes=[opened(text) for text in one.causes] or rule.section("Likely causes"),
                 fixes=[opened(text) for text in one.fixes] or rule.section("How to fix"),
                 rank=self.trainer.global_rank, details=one.details,
             )  # fmt: skip
-            watch.detector._findings.append(finding)
-            self.pending.append(finding)
+            for told in (findings, self.pending):
+                told[:] = [*(one for one in told if one.place != finding.place), finding]
 
     # -- the ranks
 

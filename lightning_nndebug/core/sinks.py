@@ -72,12 +72,14 @@ class Console(Sink):
     """Says each finding once, through the ``lightning_nndebug`` logger, and sums up at the end."""
 
     def __init__(self, known: list[Finding]) -> None:
-        self._shown = Counter(one.code for one in known)
+        self._shown = Counter(one.code for one in known if one.level > Severity.INFO)
 
     def finding(self, finding: Finding) -> None:
         """Says a finding; advice (INFO) waits for the summary."""
+        if finding.level == Severity.INFO:
+            return
         self._shown[finding.code] += 1
-        if finding.level == Severity.INFO or self._shown[finding.code] > _PLACES_SHOWN:
+        if self._shown[finding.code] > _PLACES_SHOWN:
             return
         level = logging.ERROR if finding.level == Severity.ERROR else logging.WARNING
         text = str(finding)

@@ -140,6 +140,31 @@ def test_a_hint_that_goes_away_is_not_reported() -> None:
     assert places(detector) == [("TST101", 3)]
 
 
+def test_advice_that_becomes_grave_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Once as advice, once as a warning, in full; and only the latter is kept."""
+
+    class GrowingDetector(Detector):
+        """Finds what gets worse."""
+
+        @rule("TST107", severity=Severity.WARNING)
+        def growing_fault(self, clock: Clock) -> Iterator[Evidence]:
+            """A fault that grows.
+
+            How to fix:
+                - Stop it
+            """
+            severity = Severity.INFO if clock.step < 4 else None
+            yield Evidence("net", 1.0, 0.0, message="it grows", severity=severity)
+
+    detector = GrowingDetector()
+    with caplog.at_level(logging.INFO, "lightning_nndebug"):
+        fit(program(), detector)
+    assert [(one.severity, one.step) for one in detector.findings] == [("warning", 0)]
+    said = [one.getMessage() for one in caplog.records if hasattr(one, "finding")]
+    assert len(said) == 1
+    assert "Stop it" in said[0]
+
+
 def test_patience_of_the_user_goes_before_the_rules_own() -> None:
     """With patience=2 two looks are enough, for facts and hints alike."""
     detector = PlantedDetector(begins=3, ends=5, patience=2)
