@@ -143,8 +143,8 @@ class Story:
         if kind == "end":
             self.end = line
         elif kind == "finding":
-            if not any(_place(one) == _place(line) for one in self.findings):
-                self.findings.append(line)
+            others = [one for one in self.findings if _place(one) != _place(line)]
+            self.findings = [*others, line]  # the last word on it
         elif kind == "about":
             self.about[line["of"]] = line["text"]
         elif kind == "snapshot":
