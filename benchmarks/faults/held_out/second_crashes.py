@@ -44,7 +44,7 @@ def flattened_for_larger_images(fixed: bool) -> Program:
 class Sentiment(Learner):
     """Is what somebody wrote good or bad? From the words that it has."""
 
-    lr = 5e-3
+    lr = 1e-2
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ def recurrent_layer_in_a_sequence(fixed: bool) -> Program:
     middle = [Last()] if fixed else []
     net = nn.Sequential(nn.LSTM(3, 48, batch_first=True), *middle, nn.Linear(48, 4))
     data = loaders(*split(*gestures(1400)))
-    return Program(Supervised(net, lr=4e-3), **data, trainer={"max_epochs": 7})
+    return Program(Supervised(net, lr=4e-3), **data, trainer={"max_epochs": 5})
 
 
 class Slashes(Supervised):
@@ -330,6 +330,7 @@ def letters_where_classes_belong(fixed: bool) -> Program:
     """cross_entropy wants the classes in the second dimension, and finds the places there."""
     ids, letters = characters()
     pieces = [Piece(ids[i : i + 32], ids[i + 1 : i + 33]) for i in range(0, len(ids) - 33, 12)]
-    order = torch.randperm(len(pieces)).tolist()
-    loader = DataLoader([pieces[i] for i in order], 32, shuffle=True, collate_fn=collate)
-    return Program(Writer(letters, fixed=fixed), loader, trainer={"max_epochs": 4})
+    pieces = [pieces[i] for i in torch.randperm(len(pieces)).tolist()]
+    train = DataLoader(pieces[:900], 32, shuffle=True, collate_fn=collate)
+    val = DataLoader(pieces[900:], 32, collate_fn=collate)
+    return Program(Writer(letters, fixed=fixed), train, val, trainer={"max_epochs": 5})

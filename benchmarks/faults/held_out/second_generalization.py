@@ -93,7 +93,7 @@ class Heat(Learner):
 def left_from_a_smoke_test(fixed: bool) -> Program:
     """limit_train_batches=0.15 is left from a smoke test: the run ends before it has begun."""
     trainer = {"max_epochs": 5} if fixed else {"max_epochs": 5, "limit_train_batches": 0.15}
-    data = loaders(*split(*windows(demand(2800), 24, 1)))
+    data = loaders(*split(*windows(demand(2500), 24, 1)))
     module = Heat(24)
     module.lr = 1e-3
     return Program(module, **data, trainer=trainer)

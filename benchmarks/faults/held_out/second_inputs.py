@@ -99,7 +99,7 @@ def still_overfitting_two_batches(fixed: bool) -> Program:
 class Load(Learner):
     """Forecasts the load of the next hour from the load and the temperature of a day."""
 
-    lr = 5e-3
+    lr = 3e-3
 
     def __init__(self) -> None:
         super().__init__()

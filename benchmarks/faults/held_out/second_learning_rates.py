@@ -8,7 +8,6 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from .. import AUTOTRAINER, DEEPFD, KARPATHY, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
@@ -158,13 +157,19 @@ class TinyGpt(pl.LightningModule):
         self.out = nn.Linear(32, letters)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(24))
 
-    def training_step(self, batch, batch_idx):
-        (ids,) = batch
+    def loss_of(self, ids):
         x = self.token(ids[:, :-1]) + self.place.weight
         logits = self.out(self.blocks(x, mask=self.mask))
-        loss = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:])
+        return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:])
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss_of(batch[0])
         self.log("train_loss", loss)
         return loss
+
+    def validation_step(self, batch, batch_idx):
+        loss = self.loss_of(batch[0])
+        self.log_dict({"val_loss": loss, "val_perplexity": loss.exp()})
 
     def configure_optimizers(self):
         adam = torch.optim.Adam(self.parameters(), lr=1.0, betas=(0.9, 0.98))
@@ -188,8 +193,10 @@ class TinyGpt(pl.LightningModule):
 def warming_up_until_the_end(fixed: bool) -> Program:
     """The warm-up of 4,000 steps is the paper's, whose runs had 100,000; this one has two hundred."""
     ids, letters = characters()
-    loader = DataLoader(list(zip(ids.unfold(0, 25, 3), strict=True)), 16, shuffle=True)
-    return Program(TinyGpt(letters, 40 if fixed else 4000), loader, trainer={"max_steps": 200})
+    train, val = split(ids[:-1].unfold(0, 25, 3), held_out=0.1)
+    data = loaders(train, val, batch_size=16)
+    trainer = {"max_steps": 200, "val_check_interval": 100}
+    return Program(TinyGpt(letters, 40 if fixed else 4000), **data, trainer=trainer)
 
 
 @fault(
