@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, KARPATHY, fault
 from .._parts import Program, Supervised, digit_loaders, digits, loaders, mlp, split
 from ._parts import Learner, accuracy, explained, gestures, meters, reviews
-from ._second_parts import communities, demand, patches, windows
+from ._second_parts import communities, demand, forecasts, patches
 
 
 class Adder(Learner):
@@ -232,7 +232,7 @@ class ByHand(pl.LightningModule):
 )
 def zeroed_between_backward_and_step(fixed: bool) -> Program:
     """zero_grad() stands between backward and step: the optimizer never sees a gradient."""
-    data = loaders(*split(*windows(demand(1600))))
+    data = loaders(*forecasts(demand(1600)))
     return Program(ByHand(fixed=fixed), **data, trainer={"max_epochs": 6})
 
 

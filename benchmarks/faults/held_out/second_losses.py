@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from .. import HUMBATOVA, KARPATHY, TRAINCHECK, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
 from ._parts import Learner, accuracy, batches, gestures, reviews
-from ._second_parts import UNet, communities, lesions, overlap
+from ._second_parts import UNet, communities, lesions, overlap, passages
 
 
 class Tied(Learner):
@@ -44,7 +44,7 @@ class Tied(Learner):
 def tied_to_a_wide_embedding(fixed: bool) -> Program:
     """The last layer is tied to an embedding that starts at randn: the first loss is five times chance."""
     ids, letters = characters()
-    train, val = split(ids.unfold(0, 17, 4))
+    train, val = map(TensorDataset, passages(ids, 17, 4))
     return Program(
         Tied(letters, 0.05 if fixed else 1.0), **loaders(train, val), trainer={"max_steps": 150}
     )
@@ -196,8 +196,7 @@ class Reshaped(Learner):
 def viewed_as_letters_by_place(fixed: bool) -> Program:
     """logits.view(N, letters, places) for a transpose: each answer is spread over several places."""
     ids, letters = characters()
-    pieces = ids.unfold(0, 21, 5)
-    train, val = split(pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous())
+    train, val = (TensorDataset(p[:, :-1], p[:, 1:]) for p in passages(ids, 21, 5))
     module = Reshaped(letters, fixed=fixed)
     return Program(module, **loaders(train, val), trainer={"max_epochs": 3})
 

@@ -8,12 +8,12 @@ from healthy._parts import pretrained
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, KARPATHY, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
 from ._parts import Learner, accuracy
-from ._second_parts import clients, patches, ratings
+from ._second_parts import clients, passages, patches, ratings
 
 
 class ManyTasks(pl.LightningModule):
@@ -189,8 +189,7 @@ class SmallGpt(nn.Module):
 def every_weight_at_one(fixed: bool) -> Program:
     """_init_weights draws all weights with a deviation of 1.0, where 0.02 to 0.1 was meant."""
     ids, letters = characters()
-    pieces = ids.unfold(0, 17, 6)
-    train, val = split(pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous())
+    train, val = (TensorDataset(p[:, :-1], p[:, 1:]) for p in passages(ids, 17, 6))
     module = Supervised(SmallGpt(letters, 0.08 if fixed else 1.0), lr=2e-3)
     return Program(module, **loaders(train, val), trainer={"max_epochs": 3})
 
@@ -202,7 +201,7 @@ class Factors(Learner):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.user, self.item = nn.Embedding(60, 8), nn.Embedding(40, 8)
+        self.user, self.item = nn.Embedding(120, 8), nn.Embedding(80, 8)
         for one in (self.user, self.item):
             if fixed:
                 nn.init.normal_(one.weight, std=0.3)
@@ -221,7 +220,7 @@ class Factors(Learner):
 )
 def factors_that_start_alike(fixed: bool) -> Program:
     """All eight factors of every user and item start at 0.3, and get the same gradient for ever."""
-    user, item, stars = ratings(8000, 60, 40)
+    user, item, stars = ratings(8000, 120, 80)
     data = loaders(*split(user, item, stars), batch_size=128)
     return Program(Factors(fixed=fixed), **data, trainer={"max_epochs": 6})
 
