@@ -42,7 +42,7 @@ class NextLetter(pl.LightningModule):
         self.log("loss/val", F.cross_entropy(self(ids), following))
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.2, momentum=0.9)
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
 @fault(
@@ -57,7 +57,7 @@ def weights_straight_from_randn(fixed: bool) -> Program:
     train, val = (TensorDataset(part[:, :6], part[:, 6]) for part in passages(ids, 7, 1))
     module = NextLetter(letters, (5 / 3) / math.sqrt(60) if fixed else 3.0)
     data = loaders(train, val, batch_size=64)
-    return Program(module, **data, trainer={"max_steps": 250})
+    return Program(module, **data, trainer={"max_steps": 250, "val_check_interval": 50})
 
 
 class Segmenter(Learner):

@@ -89,7 +89,7 @@ def places_that_are_no_parameter(fixed: bool) -> Program:
     weight = torch.linspace(-1, 1, 10)
     score = ((ids % 4) * weight).sum(1)
     y = torch.bucketize(score, score.quantile(torch.tensor([0.2, 0.4, 0.6, 0.8])))
-    module = Supervised(Placed(fixed=fixed), lr=8e-3)
+    module = Supervised(Placed(fixed=fixed), lr=6e-3)
     return Program(module, **loaders(*split(ids, y)), trainer={"max_epochs": 5})
 
 
