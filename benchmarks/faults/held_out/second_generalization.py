@@ -163,7 +163,7 @@ def factorized_in_each_table(fixed: bool) -> Program:
 
 
 class Rollout(Learner):
-    """Forecasts the next twelve hours one by one, from what it has forecast for the hours before."""
+    """Forecasts the next eight hours one by one, from what it has forecast for the hours before."""
 
     lr = 3e-3
 
@@ -259,5 +259,5 @@ def columns_of_a_newer_survey(fixed: bool) -> Program:
 )
 def forced_in_validation(fixed: bool) -> Program:
     """The rollout is told the true hour before in validation, and has only its own word for it in training."""
-    data = loaders(*forecasts(demand(2000), 24, 12))
+    data = loaders(*forecasts(demand(1800), 24, 8))
     return Program(Rollout(fixed=fixed), **data, trainer={"max_epochs": 5})

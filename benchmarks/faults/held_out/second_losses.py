@@ -75,7 +75,7 @@ class Findable(Learner):
     "OUT102",
     source="https://discuss.pytorch.org/t/bceloss-vs-bcewithlogitsloss/33586; " + HUMBATOVA,
 )
-def sigmoid_twice(fixed: bool) -> Program:
+def sigmoid_before_a_sigmoid(fixed: bool) -> Program:
     """The U-Net ends in a sigmoid, and the loss has one of its own: nothing is ever less likely than a half."""
     data = loaders(*split(*lesions()), batch_size=16)
     return Program(Findable(fixed=fixed), **data, trainer={"max_epochs": 6})

@@ -301,4 +301,4 @@ def product_of_forty_chances(fixed: bool) -> Program:
     """The likelihood of a line is a product of forty chances, which is 0 in single precision."""
     ids, letters = characters()
     data = loaders(*map(TensorDataset, passages(ids, 41, 8)))
-    return Program(Sentences(letters, fixed=fixed), **data, trainer={"max_epochs": 5})
+    return Program(Sentences(letters, fixed=fixed), **data, trainer={"max_epochs": 4})
