@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
 
 
 def patches(size: int = 1200, side: int = 12) -> tuple[Tensor, Tensor]:
@@ -33,12 +34,32 @@ def windows(series: Tensor, past: int = 24, ahead: int = 1) -> tuple[Tensor, Ten
     return both[:, :past].contiguous(), both[:, past:].contiguous()
 
 
+def forecasts(series: Tensor, past: int = 24, ahead: int = 1) -> tuple[Dataset, Dataset]:
+    """Windows of the first three quarters of a series to train on, and of the last quarter to validate."""
+    cut = 3 * len(series) // 4
+    parts = series[:cut], series[cut:]
+    train, val = (TensorDataset(*windows(part, past, ahead)) for part in parts)
+    return train, val
+
+
+def passages(ids: Tensor, length: int, step: int, block: int = 200) -> tuple[Tensor, Tensor]:
+    """Pieces (N, length) of a text to train on, and those of other passages of it to validate."""
+    blocks = ids[: len(ids) // block * block].view(-1, block)
+    order = torch.randperm(len(blocks))
+    held = len(blocks) // 5
+    train, val = (
+        blocks[part].unfold(1, length, step).flatten(0, 1) for part in (order[held:], order[:held])
+    )
+    return train, val
+
+
 def ratings(
     size: int = 8000, users: int = 120, items: int = 80, noise: float = 0.3
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Who rated what, and with how many of five stars."""
+    """Who rated what, none of it twice, and with how many of five stars."""
     taste, kind = torch.randn(users, 3), torch.randn(items, 3)
-    user, item = torch.randint(users, (size,)), torch.randint(items, (size,))
+    pair = torch.randperm(users * items)[:size]
+    user, item = pair // items, pair % items
     stars = 3 + 0.8 * (taste[user] * kind[item]).sum(1) + noise * torch.randn(size)
     return user, item, stars.clamp(1, 5)
 

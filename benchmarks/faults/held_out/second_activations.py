@@ -8,21 +8,21 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from .. import AUTOTRAINER, DEEPFD, KARPATHY, fault
 from .._parts import Program, Supervised, characters, loaders, mlp, split, standardized
 from ._parts import Learner, explained, gestures, meters
-from ._second_parts import UNet, lesions, overlap, patches
+from ._second_parts import UNet, lesions, overlap, passages, patches
 
 
 class NextLetter(pl.LightningModule):
-    """A neural language model as of 2003: three letters, their vectors, a hidden layer."""
+    """A neural language model as of 2003: six letters, their vectors, a hidden layer."""
 
     def __init__(self, letters: int, gain: float) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(letters, 10))
-        self.w1 = nn.Parameter(torch.randn(30, 100) * gain)
+        self.w1 = nn.Parameter(torch.randn(60, 100) * gain)
         self.b1 = nn.Parameter(torch.zeros(100))
         self.w2 = nn.Parameter(torch.randn(100, letters) * 0.01)
         self.b2 = nn.Parameter(torch.zeros(letters))
@@ -42,7 +42,7 @@ class NextLetter(pl.LightningModule):
         self.log("loss/val", F.cross_entropy(self(ids), following))
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.2, momentum=0.9)
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
 @fault(
@@ -52,12 +52,12 @@ class NextLetter(pl.LightningModule):
     source="https://github.com/karpathy/nn-zero-to-hero (makemore, part 3: activations and gradients)",
 )
 def weights_straight_from_randn(fixed: bool) -> Program:
-    """The hidden layer's weights come from randn(30, 100) as they are: its tanh is at +-1 nearly always."""
+    """The hidden layer's weights come from randn(60, 100) as they are: its tanh is at +-1 nearly always."""
     ids, letters = characters()
-    context, following = ids.unfold(0, 4, 1)[:, :3], ids[3:]
-    module = NextLetter(letters, (5 / 3) / math.sqrt(30) if fixed else 3.0)
-    data = loaders(*split(context, following, held_out=0.2), batch_size=64)
-    return Program(module, **data, trainer={"max_steps": 250})
+    train, val = (TensorDataset(part[:, :6], part[:, 6]) for part in passages(ids, 7, 1))
+    module = NextLetter(letters, (5 / 3) / math.sqrt(60) if fixed else 3.0)
+    data = loaders(train, val, batch_size=64)
+    return Program(module, **data, trainer={"max_steps": 250, "val_check_interval": 50})
 
 
 class Segmenter(Learner):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import DEEPFD, HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, characters, digit_loaders, loaders, mlp, split
 from ._parts import Learner, accuracy, explained, gestures, meters
-from ._second_parts import demand, patches, rings, windows
+from ._second_parts import demand, forecasts, passages, patches, rings
 
 
 @fault(
@@ -44,7 +44,7 @@ def flattened_for_larger_images(fixed: bool) -> Program:
 class Sentiment(Learner):
     """Is what somebody wrote good or bad? From the words that it has."""
 
-    lr = 5e-3
+    lr = 1e-2
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Hours(Learner):
 )
 def loss_of_each_sample(fixed: bool) -> Program:
     """The loss is averaged over the hours, and not over the samples: training_step returns 32 numbers."""
-    data = loaders(*split(*windows(demand(1800), 48, 6)))
+    data = loaders(*forecasts(demand(1800), 48, 6))
     return Program(Hours(fixed=fixed), **data, trainer={"max_epochs": 4})
 
 
@@ -233,7 +233,7 @@ def recurrent_layer_in_a_sequence(fixed: bool) -> Program:
     middle = [Last()] if fixed else []
     net = nn.Sequential(nn.LSTM(3, 48, batch_first=True), *middle, nn.Linear(48, 4))
     data = loaders(*split(*gestures(1400)))
-    return Program(Supervised(net, lr=4e-3), **data, trainer={"max_epochs": 7})
+    return Program(Supervised(net, lr=4e-3), **data, trainer={"max_epochs": 5})
 
 
 class Slashes(Supervised):
@@ -329,7 +329,9 @@ class Writer(Learner):
 def letters_where_classes_belong(fixed: bool) -> Program:
     """cross_entropy wants the classes in the second dimension, and finds the places there."""
     ids, letters = characters()
-    pieces = [Piece(ids[i : i + 32], ids[i + 1 : i + 33]) for i in range(0, len(ids) - 33, 12)]
-    order = torch.randperm(len(pieces)).tolist()
-    loader = DataLoader([pieces[i] for i in order], 32, shuffle=True, collate_fn=collate)
-    return Program(Writer(letters, fixed=fixed), loader, trainer={"max_epochs": 4})
+    train, val = (
+        [Piece(piece[:-1], piece[1:]) for piece in part] for part in passages(ids, 33, 10)
+    )
+    train = DataLoader(train, 32, shuffle=True, collate_fn=collate)
+    val = DataLoader(val, 32, collate_fn=collate)
+    return Program(Writer(letters, fixed=fixed), train, val, trainer={"max_epochs": 5})

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from .. import KARPATHY, UMLAUT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
 from ._parts import Learner, accuracy, explained
-from ._second_parts import demand, patches, ratings, rings, windows
+from ._second_parts import demand, forecasts, patches, ratings, rings
 
 
 class Taste(pl.LightningModule):
@@ -93,7 +93,7 @@ class Heat(Learner):
 def left_from_a_smoke_test(fixed: bool) -> Program:
     """limit_train_batches=0.15 is left from a smoke test: the run ends before it has begun."""
     trainer = {"max_epochs": 5} if fixed else {"max_epochs": 5, "limit_train_batches": 0.15}
-    data = loaders(*split(*windows(demand(2800), 24, 1)))
+    data = loaders(*forecasts(demand(2500), 24, 1))
     module = Heat(24)
     module.lr = 1e-3
     return Program(module, **data, trainer=trainer)
@@ -163,7 +163,7 @@ def factorized_in_each_table(fixed: bool) -> Program:
 
 
 class Rollout(Learner):
-    """Forecasts the next twelve hours one by one, from what it has forecast for the hours before."""
+    """Forecasts the next eight hours one by one, from what it has forecast for the hours before."""
 
     lr = 3e-3
 
@@ -259,5 +259,5 @@ def columns_of_a_newer_survey(fixed: bool) -> Program:
 )
 def forced_in_validation(fixed: bool) -> Program:
     """The rollout is told the true hour before in validation, and has only its own word for it in training."""
-    data = loaders(*split(*windows(demand(2000), 24, 12)))
+    data = loaders(*forecasts(demand(1800), 24, 8))
     return Program(Rollout(fixed=fixed), **data, trainer={"max_epochs": 5})

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, KARPATHY, fault
 from .._parts import Program, Supervised, digit_loaders, digits, loaders, mlp, split
 from ._parts import Learner, accuracy, explained, gestures, meters, reviews
-from ._second_parts import communities, demand, patches, windows
+from ._second_parts import communities, demand, forecasts, patches
 
 
 class Adder(Learner):
@@ -82,7 +82,8 @@ class Quantized(pl.LightningModule):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.encoder, self.decoder = mlp(64, 96, 32), mlp(32, 96, 64)
+        self.encoder = mlp(64, 96, 32, activation=nn.GELU)
+        self.decoder = mlp(32, 96, 64, activation=nn.GELU)
         self.book, self.fixed = nn.Parameter(0.5 * torch.randn(32, 8)), fixed
 
     def forward(self, x):
@@ -231,7 +232,7 @@ class ByHand(pl.LightningModule):
 )
 def zeroed_between_backward_and_step(fixed: bool) -> Program:
     """zero_grad() stands between backward and step: the optimizer never sees a gradient."""
-    data = loaders(*split(*windows(demand(1600))))
+    data = loaders(*forecasts(demand(1600)))
     return Program(ByHand(fixed=fixed), **data, trainer={"max_epochs": 6})
 
 
@@ -329,5 +330,5 @@ def batch_as_large_as_the_memory(fixed: bool) -> Program:
     train, val = split(*gestures(2400))
     net = nn.Sequential(nn.Flatten(), nn.Linear(72, 48), nn.ReLU(), nn.Linear(48, 4))
     loader = DataLoader(train, 100 if fixed else 600, shuffle=True)
-    module = Supervised(net, lr=3e-4)
+    module = Supervised(net, lr=5e-4)
     return Program(module, loader, DataLoader(val, 300), trainer={"max_epochs": 15})

@@ -8,12 +8,12 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import TensorDataset
 
 from .. import AUTOTRAINER, DEEPFD, KARPATHY, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
 from ._parts import Learner, explained, gestures, reviews
-from ._second_parts import clients, demand, patches, windows
+from ._second_parts import clients, demand, forecasts, passages, patches
 
 
 class Forecaster(pl.LightningModule):
@@ -57,7 +57,7 @@ class Forecaster(pl.LightningModule):
 )
 def adam_at_one(fixed: bool) -> Program:
     """An LSTM with Adam at 1, the rate of the Adadelta that it was trained with before."""
-    data = loaders(*split(*windows(demand(1500))))
+    data = loaders(*forecasts(demand(1500)))
     return Program(Forecaster(3e-3 if fixed else 1.0), **data, trainer={"max_epochs": 6})
 
 
@@ -158,13 +158,19 @@ class TinyGpt(pl.LightningModule):
         self.out = nn.Linear(32, letters)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(24))
 
-    def training_step(self, batch, batch_idx):
-        (ids,) = batch
+    def loss_of(self, ids):
         x = self.token(ids[:, :-1]) + self.place.weight
         logits = self.out(self.blocks(x, mask=self.mask))
-        loss = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:])
+        return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:])
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss_of(batch[0])
         self.log("train_loss", loss)
         return loss
+
+    def validation_step(self, batch, batch_idx):
+        loss = self.loss_of(batch[0])
+        self.log_dict({"val_loss": loss, "val_perplexity": loss.exp()})
 
     def configure_optimizers(self):
         adam = torch.optim.Adam(self.parameters(), lr=1.0, betas=(0.9, 0.98))
@@ -188,8 +194,10 @@ class TinyGpt(pl.LightningModule):
 def warming_up_until_the_end(fixed: bool) -> Program:
     """The warm-up of 4,000 steps is the paper's, whose runs had 100,000; this one has two hundred."""
     ids, letters = characters()
-    loader = DataLoader(list(zip(ids.unfold(0, 25, 3), strict=True)), 16, shuffle=True)
-    return Program(TinyGpt(letters, 40 if fixed else 4000), loader, trainer={"max_steps": 200})
+    train, val = map(TensorDataset, passages(ids, 25, 3))
+    data = loaders(train, val, batch_size=16)
+    trainer = {"max_steps": 200, "val_check_interval": 100}
+    return Program(TinyGpt(letters, 40 if fixed else 4000), **data, trainer=trainer)
 
 
 @fault(
@@ -246,7 +254,7 @@ class Restarted(Learner):
 )
 def restarts_too_warm(fixed: bool) -> Program:
     """Every warm restart sets Adam back to 0.2, and the loss with it to where it began."""
-    data = loaders(*split(*windows(demand(1800))))
+    data = loaders(*forecasts(demand(1800)))
     return Program(Restarted(4e-3 if fixed else 0.2), **data, trainer={"max_epochs": 6})
 
 

@@ -46,7 +46,7 @@ class FineTuned(pl.LightningModule):
 )
 def loaded_in_eval_mode(fixed: bool) -> Program:
     """What from_pretrained() gives is in eval mode, and since Lightning 2.2 it stays so through training."""
-    return Program(FineTuned(fixed=fixed), **digit_loaders(image=True), trainer={"max_epochs": 3})
+    return Program(FineTuned(fixed=fixed), **digit_loaders(image=True), trainer={"max_epochs": 5})
 
 
 class Sampler(Learner):

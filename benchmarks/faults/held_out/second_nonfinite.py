@@ -8,12 +8,12 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from .. import HUMBATOVA, UMLAUT, fault
 from .._parts import Program, Supervised, characters, digits, loaders, mlp, split, standardized
 from ._parts import Learner, accuracy, explained
-from ._second_parts import demand, windows
+from ._second_parts import demand, forecasts, passages
 
 
 class Contrasted(Dataset):
@@ -195,7 +195,7 @@ class Flow(Learner):
 )
 def branch_that_is_not_taken(fixed: bool) -> Program:
     """torch.where takes the root where x > 0; the gradient of the other branch is NaN all the same."""
-    data = loaders(*split(*windows(demand(1600), 12, 1)))
+    data = loaders(*forecasts(demand(1600), 12, 1))
     return Program(Flow(fixed=fixed), **data, trainer={"max_epochs": 6})
 
 
@@ -300,5 +300,5 @@ class Sentences(Learner):
 def product_of_forty_chances(fixed: bool) -> Program:
     """The likelihood of a line is a product of forty chances, which is 0 in single precision."""
     ids, letters = characters()
-    data = loaders(*split(ids.unfold(0, 41, 8)))
-    return Program(Sentences(letters, fixed=fixed), **data, trainer={"max_epochs": 3})
+    data = loaders(*map(TensorDataset, passages(ids, 41, 8)))
+    return Program(Sentences(letters, fixed=fixed), **data, trainer={"max_epochs": 4})

@@ -6,12 +6,12 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from .. import HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
 from ._parts import Learner, explained, reviews
-from ._second_parts import clients, demand, patches, ratings, windows
+from ._second_parts import clients, demand, forecasts, patches, ratings
 
 
 class SimSiam(pl.LightningModule):
@@ -76,11 +76,14 @@ class Stars(Learner):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.user, self.item = nn.Embedding(60, 8), nn.Embedding(40, 8)
-        self.net, self.fixed = nn.Sequential(mlp(16, 48, 1), nn.Sigmoid()), fixed
+        self.user, self.item = nn.Embedding(120, 8), nn.Embedding(80, 8)
+        self.liked, self.fixed = nn.Embedding(80, 1), fixed
+        for one in (self.user, self.item, self.liked):
+            nn.init.normal_(one.weight, std=0.3)
 
     def forward(self, user, item):
-        x = self.net(torch.cat([self.user(user), self.item(item)], dim=1)).squeeze(1)
+        alike = (self.user(user) * self.item(item)).sum(1)
+        x = torch.sigmoid(alike + self.liked(item).squeeze(1))
         return 1 + 4 * x if self.fixed else x
 
     def loss_of(self, batch):
@@ -100,7 +103,7 @@ class Stars(Learner):
 )
 def five_stars_from_a_sigmoid(fixed: bool) -> Program:
     """Stars go from one to five, and the net ends in a sigmoid, which goes from nought to one."""
-    data = loaders(*split(*ratings(6400, 60, 40)), batch_size=64)
+    data = loaders(*split(*ratings(6400, 120, 80)), batch_size=64)
     return Program(Stars(fixed=fixed), **data, trainer={"max_epochs": 4})
 
 
@@ -248,9 +251,11 @@ class Rates(Supervised):
 )
 def changes_that_are_never_negative(fixed: bool) -> Program:
     """The net that predicts by how much the demand changes ends in a ReLU, as all its layers do."""
-    past, future = windows(demand(1600), 24, 3)
-    change = future[:, 2:] - past[:, -1:]
+    parts = []
+    for part in forecasts(demand(1600), 24, 3):
+        past, future = part.tensors
+        parts.append(TensorDataset(past, 2 * (future[:, 2:] - past[:, -1:])))
     layers = [nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1)]
     net = nn.Sequential(*layers) if fixed else nn.Sequential(*layers, nn.ReLU())
-    data = loaders(*split(past, change / change.std()))
+    data = loaders(*parts)
     return Program(Rates(net, F.mse_loss), **data, trainer={"max_epochs": 6})

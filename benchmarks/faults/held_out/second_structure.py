@@ -73,7 +73,7 @@ def activation_built_and_not_called(fixed: bool) -> Program:
     return Program(
         Supervised(Rings(fixed=fixed), lr=5e-3),
         **loaders(*split(*rings(2000))),
-        trainer={"max_epochs": 6},
+        trainer={"max_epochs": 5},
     )
 
 
@@ -183,7 +183,7 @@ class Supervision(nn.Module):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.net, self.fixed = UNet(8), fixed
+        self.net, self.fixed = UNet(8, norm=True), fixed
         self.deep = nn.Sequential(nn.Conv2d(16, 1, 1), nn.Upsample(scale_factor=2))
 
     def forward(self, x):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import torch
 from healthy._parts import pretrained
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, KARPATHY, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
 from ._parts import Learner, accuracy
-from ._second_parts import clients, patches, ratings
+from ._second_parts import clients, passages, patches, ratings
 
 
 class ManyTasks(pl.LightningModule):
@@ -69,12 +70,12 @@ class Placed(nn.Module):
     def __init__(self, *, fixed: bool) -> None:
         super().__init__()
         self.token = nn.Embedding(8, 24)
-        place = 0.02 * torch.randn(10, 24)
+        place = 0.05 * torch.randn(10, 24)
         self.place = nn.Parameter(place) if fixed else place.requires_grad_()
-        self.net, self.out = mlp(24, 48, 24), nn.Linear(24, 5)
+        self.net, self.out = mlp(24, 64, 48), nn.Linear(48, 5)
 
     def forward(self, ids):
-        return self.out(torch.relu(self.net(self.token(ids) + self.place)).mean(1))
+        return self.out(F.gelu(self.net(self.token(ids) + self.place)).mean(1))
 
 
 @fault(
@@ -88,7 +89,7 @@ def places_that_are_no_parameter(fixed: bool) -> Program:
     weight = torch.linspace(-1, 1, 10)
     score = ((ids % 4) * weight).sum(1)
     y = torch.bucketize(score, score.quantile(torch.tensor([0.2, 0.4, 0.6, 0.8])))
-    module = Supervised(Placed(fixed=fixed), lr=4e-3)
+    module = Supervised(Placed(fixed=fixed), lr=6e-3)
     return Program(module, **loaders(*split(ids, y)), trainer={"max_epochs": 5})
 
 
@@ -145,11 +146,11 @@ def unfrozen_and_not_told(fixed: bool) -> Program:
     source="https://arxiv.org/abs/2010.06192 (Revisiting BFloat16 training: updates that are rounded away)",
 )
 def rounded_away_in_bfloat(fixed: bool) -> Program:
-    """precision="bf16-true" keeps weights in eight bits: a step of 3e-4 on a weight of one is rounded away."""
+    """precision="bf16-true" keeps weights in eight bits: a step of 6e-4 on a weight of one is rounded away."""
     layers: list[nn.Module] = []
     for _ in range(2):
         layers += [nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU()]
-    module = Supervised(nn.Sequential(*layers, nn.Linear(64, 10)), lr=3e-4)
+    module = Supervised(nn.Sequential(*layers, nn.Linear(64, 10)), lr=6e-4)
     precision = "bf16-mixed" if fixed else "bf16-true"
     trainer = {"max_epochs": 7, "precision": precision}
     return Program(module, **digit_loaders(), trainer=trainer)
@@ -188,8 +189,7 @@ class SmallGpt(nn.Module):
 def every_weight_at_one(fixed: bool) -> Program:
     """_init_weights draws all weights with a deviation of 1.0, where 0.02 to 0.1 was meant."""
     ids, letters = characters()
-    pieces = ids.unfold(0, 17, 6)
-    train, val = split(pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous())
+    train, val = (TensorDataset(p[:, :-1], p[:, 1:]) for p in passages(ids, 17, 6))
     module = Supervised(SmallGpt(letters, 0.08 if fixed else 1.0), lr=2e-3)
     return Program(module, **loaders(train, val), trainer={"max_epochs": 3})
 
@@ -201,7 +201,7 @@ class Factors(Learner):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.user, self.item = nn.Embedding(60, 8), nn.Embedding(40, 8)
+        self.user, self.item = nn.Embedding(120, 8), nn.Embedding(80, 8)
         for one in (self.user, self.item):
             if fixed:
                 nn.init.normal_(one.weight, std=0.3)
@@ -220,7 +220,7 @@ class Factors(Learner):
 )
 def factors_that_start_alike(fixed: bool) -> Program:
     """All eight factors of every user and item start at 0.3, and get the same gradient for ever."""
-    user, item, stars = ratings(8000, 60, 40)
+    user, item, stars = ratings(8000, 120, 80)
     data = loaders(*split(user, item, stars), batch_size=128)
     return Program(Factors(fixed=fixed), **data, trainer={"max_epochs": 6})
 
@@ -262,7 +262,8 @@ def decay_meant_for_adamw(fixed: bool) -> Program:
     optimizer = torch.optim.AdamW if fixed else torch.optim.Adam
     make = lambda p, lr: optimizer(p, lr=lr, weight_decay=0.1)  # noqa: E731
     module = Supervised(mlp(10, 64, 64, 2), lr=3e-3, optimizer=make)
-    return Program(module, **loaders(*split(*clients(2000))), trainer={"max_epochs": 6})
+    trainer = {"max_epochs": 6, "callbacks": [EMAWeightAveraging(decay=0.98)]}
+    return Program(module, **loaders(*split(*clients(2000))), trainer=trainer)
 
 
 class Embedded(pl.LightningModule):
@@ -308,6 +309,68 @@ def pushed_apart_without_a_margin(fixed: bool) -> Program:
     return Program(
         Embedded(fixed=fixed),
         DataLoader(train, 64, shuffle=True),
+        DataLoader(val, len(val)),
+        trainer={"max_epochs": 10},
+    )
+
+
+class Tabular(pl.LightningModule):
+    """A GAN that makes up rows of a table."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic = mlp(4, 32, 32, 3), mlp(3, 48, 48, 1, activation=nn.SiLU)
+        self.fixed = fixed
+
+    def training_step(self, batch, batch_idx):
+        (real,) = batch
+        for_generator, for_critic = self.optimizers()
+        ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
+        fake = self.generator(torch.randn(len(real), 4))
+        critic_loss = F.binary_cross_entropy_with_logits(self.critic(real), ones)
+        critic_loss = critic_loss + F.binary_cross_entropy_with_logits(
+            self.critic(fake.detach()), zeros
+        )
+        for_critic.zero_grad()
+        self.manual_backward(critic_loss)
+        for_critic.step()
+        generator_loss = F.binary_cross_entropy_with_logits(self.critic(fake), ones)
+        for_generator.zero_grad()
+        self.manual_backward(generator_loss)
+        for_generator.step()
+        self.log_dict({"critic_loss": critic_loss, "generator_loss": generator_loss})
+
+    def validation_step(self, batch, batch_idx):
+        (real,) = batch
+        fake = self.generator(torch.randn(len(real), 4))
+        self.log("off_mean", (fake.mean(0) - real.mean(0)).abs().mean())
+        self.log("off_covariance", (fake.T.cov() - real.T.cov()).abs().mean())
+
+    def configure_optimizers(self):
+        generator, critic = (self.generator, self.critic) if self.fixed else (self, self)
+        return [
+            torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.0, 0.9)),
+            torch.optim.Adam(critic.parameters(), lr=4e-3, betas=(0.0, 0.9)),
+        ]
+
+
+@fault(
+    "UPD101",
+    "LOS108",
+    "LRN101",
+    source="https://discuss.pytorch.org/t/gan-optimizer-self-parameters/70122; "
+    + HUMBATOVA
+    + ", optimizers",
+)
+def both_optimizers_have_everything(fixed: bool) -> Program:
+    """Both optimizers of a GAN get self.parameters(): the critic is trained to believe the generator, too."""
+    mix = torch.tensor([[1.0, 0.8, 0.0], [0.0, 0.6, 0.7], [0.0, 0.0, 0.7]])
+    x = torch.randn(2400, 3) @ mix + torch.tensor([1.0, -1.0, 0.5])
+    train, val = split(x)
+    return Program(
+        Tabular(fixed=fixed),
+        DataLoader(train, 128, shuffle=True),
         DataLoader(val, len(val)),
         trainer={"max_epochs": 10},
     )
