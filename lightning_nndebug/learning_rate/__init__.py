@@ -30,7 +30,8 @@ _SOURCE = "benchmarks/thresholds#learning_rate"
 _SHORTER = 0.5  # a best multiple up to here means that a shorter step is better
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 _NEW = 0.7  # the loss of a net that knows nothing, as a share of that with its weights scrambled
-_SLOW = 0.5  # a run that will get no farther than this deserves a word
+_SLOW = 0.5  # a run that will get no farther than this deserves a word, and a warning if
+_FAR = 10.0  # times the multiple that makes a rate too low is best
 _THROWN = 0.1  # if so much shorter a first step would have been best, the weights are far off
 _RATHER = 0.6  # of the best multiple: a good rate more often than the best itself
 _STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usual in good ones
@@ -157,6 +158,8 @@ class LearningRateDetector(Detector):
             "CLS103",
             "GRD102",
             "GRD103",
+            "GRD104",
+            "GRD105",
             "INP201",
             "LOS105",
             "LOS107",
@@ -202,6 +205,7 @@ class LearningRateDetector(Detector):
         is_short = is_sure and can_grow and self._falls_short(pool, steps)
         is_frozen = _has_begun(run, probe.step) and self._is_frozen(pool, max(steps, _LONG))
         is_slow = is_sure and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
+        is_certain = is_short or is_frozen or pool.best >= _FAR * self.longer
         if not (is_short or is_frozen or is_slow):
             return
         self.verdict = "too low"
@@ -222,7 +226,7 @@ class LearningRateDetector(Detector):
             f"lower it by {run.steps * pool.pace:.2%}",
             fixes=(f"Raise lr to about {rate:.0e}", "Then watch for LRN101"),
             details=_details(probe),
-            severity=None if is_short or is_frozen else Severity.INFO,
+            severity=None if is_certain else Severity.INFO,
         )
 
     @rule("LRN103", severity=Severity.ERROR)
@@ -307,7 +311,8 @@ class LearningRateDetector(Detector):
             that the optimizer lives beyond the edge of stability.
 
         Likely causes:
-            - The learning rate is slightly too high for this stage of training
+            - The learning rate is slightly too high for this stage of training, or its cycles are
+            - A few samples have inputs or targets of another scale, or wrong ones
             - Adam's ``beta2`` forgets too slowly after rare large gradients, or ``eps`` is tiny
             - Gradients are not clipped
 
@@ -315,6 +320,7 @@ class LearningRateDetector(Detector):
             - Lower the learning rate by 2x to 5x, or decay it earlier
             - Clip: ``Trainer(gradient_clip_val=1.0)``
             - For Adam, lower ``beta2`` to 0.95
+            - Look at the batches of those steps, and take a loss that forgives: ``F.huber_loss``
 
         When it is fine:
             Reinforcement learning and adversarial training, where the target moves.
@@ -349,9 +355,11 @@ class LearningRateDetector(Detector):
     def _is_frozen(self, pool: Line, steps: float) -> bool:
         """Whether not even a long run would get anywhere, though the gradient is alive.
 
-        Then it matters little what a longer step does to the next batch, which says nothing where
-        batches are tiny or have few weights in common; it is enough that it does no harm.
+        If far fewer of them would, it does not matter what a longer one does to the next batch. It
+        says nothing where batches are tiny, or have few weights in common.
         """
+        if pool.gain < self.gain:
+            steps *= _FAR
         is_harmless = pool.at(self.longer) <= 1 + self.gain
         is_alive = pool.pace >= _ALIVE * pool.stride
         return is_harmless and is_alive and self._falls_short(pool, steps)
