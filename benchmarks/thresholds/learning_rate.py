@@ -90,7 +90,7 @@ def line_search() -> None:
         end="",
     )
     print(
-        "(or best >= ten times that, and both below 0.5), "
+        "(or twice as much, if best is ten times that), "
         f"progress <= {one.settled}. Too high: best <= 0.5, kept < {one.kept}, progress < {one.progress}."
     )
 

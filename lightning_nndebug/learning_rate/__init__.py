@@ -30,8 +30,8 @@ _SOURCE = "benchmarks/thresholds#learning_rate"
 _SHORTER = 0.5  # a best multiple up to here means that a shorter step is better
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 _NEW = 0.7  # the loss of a net that knows nothing, as a share of that with its weights scrambled
-_SLOW = 0.5  # a run that will get no farther than this deserves a word, and a warning if
-_FAR = 10.0  # times the multiple that makes a rate too low is best
+_SLOW = 0.5  # a run that will get no farther than this deserves a word
+_FAR = 10.0  # times the multiple that makes a rate too low: evidence of another kind
 _THROWN = 0.1  # if so much shorter a first step would have been best, the weights are far off
 _RATHER = 0.6  # of the best multiple: a good rate more often than the best itself
 _STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usual in good ones
@@ -202,10 +202,10 @@ class LearningRateDetector(Detector):
         can_grow = pool.best >= self.longer and pool.gain >= self.gain
         is_sure = last[0]["step"] >= EARLY and not repeats(last)
         steps = max(run.steps, _TRIAL)
-        is_short = is_sure and can_grow and self._falls_short(pool, steps)
+        is_far = pool.best >= _FAR * self.longer
+        is_short = is_sure and can_grow and self._falls_short(pool, steps / (1 + is_far))
         is_frozen = _has_begun(run, probe.step) and self._is_frozen(pool, max(steps, _LONG))
         is_slow = is_sure and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
-        is_certain = is_short or is_frozen or pool.best >= _FAR * self.longer
         if not (is_short or is_frozen or is_slow):
             return
         self.verdict = "too low"
@@ -226,7 +226,7 @@ class LearningRateDetector(Detector):
             f"lower it by {run.steps * pool.pace:.2%}",
             fixes=(f"Raise lr to about {rate:.0e}", "Then watch for LRN101"),
             details=_details(probe),
-            severity=None if is_certain else Severity.INFO,
+            severity=None if is_short or is_frozen else Severity.INFO,
         )
 
     @rule("LRN103", severity=Severity.ERROR)
