@@ -11,7 +11,7 @@ _MEMORY = 1000  # steps after which a spike is forgotten
 _FIRST = 5  # losses whose median is the one that training began with
 _LASTS = 2  # steps above: one alone is a hard batch, not a state of the weights
 _GLARING = 3.0  # times as far above as need be, and
-_BEYOND = 10.0  # times the loss that training began with: no batch is as hard as that
+_BEYOND = 1000.0  # times the loss that training began with: no batch is as hard as that
 _CALM = 10  # steps between two spikes, or they are one
 _DECILE = 1.2816  # standard deviations from the median of a normal distribution
 
