@@ -20,6 +20,7 @@ SEEN = {
     "number_of_the_customer",
     "softmax_for_several_tags",
     "stage_whose_result_is_lost",
+    "stay_in_seconds",
     "the_end_is_not_the_end",
     "trust_in_a_row",
     "uncertainty_leaves_dropout_on",
