@@ -13,7 +13,6 @@ from ..core.measurements.schedules import LearningRates, Schedules
 from ..core.measurements.step_probe import StepProbe
 from .line_search import (
     EARLY,
-    Line,
     at_peak,
     bearable,
     blows_up,
@@ -202,9 +201,15 @@ class LearningRateDetector(Detector):
         can_grow = pool.best >= self.longer and pool.gain >= self.gain
         is_sure = last[0]["step"] >= EARLY and not repeats(last)
         steps = max(run.steps, _TRIAL)
+        limits = (self.reach, self.travel)
         is_far = pool.best >= _FAR * self.longer
-        is_short = is_sure and can_grow and self._falls_short(pool, steps / (1 + is_far))
-        is_frozen = _has_begun(run, probe.step) and self._is_frozen(pool, max(steps, _LONG))
+        is_short = is_sure and can_grow and pool.falls_short(steps / (1 + is_far), *limits)
+        # If not even a long run would get anywhere, it matters little what a longer step does to
+        # the next batch. It says nothing where batches are tiny, or have few weights in common.
+        far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
+        is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
+        is_frozen = is_harmless and pool.falls_short(far_more, *limits)
+        is_frozen = is_frozen and _has_begun(run, probe.step)
         is_slow = is_sure and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_slow):
             return
@@ -347,22 +352,6 @@ class LearningRateDetector(Detector):
         """The multiple of the step at which the loss of the next batch is least."""
         finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
         return min(finite, key=finite.__getitem__, default=0.0)
-
-    def _falls_short(self, pool: Line, steps: float) -> bool:
-        """Whether so many steps get the loss nowhere, and the weights neither."""
-        return steps * pool.pace < self.reach and steps * pool.stride < self.travel
-
-    def _is_frozen(self, pool: Line, steps: float) -> bool:
-        """Whether not even a long run would get anywhere, though the gradient is alive.
-
-        If far fewer of them would, it does not matter what a longer one does to the next batch. It
-        says nothing where batches are tiny, or have few weights in common.
-        """
-        if pool.gain < self.gain:
-            steps *= _FAR
-        is_harmless = pool.at(self.longer) <= 1 + self.gain
-        is_alive = pool.pace >= _ALIVE * pool.stride
-        return is_harmless and is_alive and self._falls_short(pool, steps)
 
     def _remember(self, probe: StepProbe) -> None:
         """Adds the probe to those that are judged together, unless the other rule has done so."""

@@ -54,6 +54,10 @@ class Line:
         """The loss at a multiple; where no search went, it was going up."""
         return _value(self.curve, multiple)
 
+    def falls_short(self, steps: float, reach: float, travel: float) -> bool:
+        """Whether so many steps get the loss nowhere, and the weights neither."""
+        return steps * self.pace < reach and steps * self.stride < travel
+
 
 def record(probe: StepProbe) -> Record:
     """Returns what is remembered of a probe, as builtins."""
