@@ -770,7 +770,7 @@ def controls() -> Iterator[Control]:
     yield control("batches of one, 30", "high", mlp_._replace(size=1), "adam", 30.0)
     whole = mlp_._replace(batch=everything)
     for make, task, good, low, high in (
-        (lbfgs, whole, 0.3, 1e-4, 1e3),
+        (lbfgs, whole, 0.3, 1e-6, 1e3),
         (muon, mlp_, 0.02, 1e-7, 300.0),
     ):
         name = make.__name__

@@ -108,13 +108,14 @@ def test_short_steps_are_fine(why: str, probes: list[StepProbe], run: Schedules)
     assert verdict(probes, run) == []
 
 
-def test_steps_that_get_somewhere_slowly_deserve_a_word() -> None:
-    """The loss will get a third of the way: no alarm, but a better rate is known."""
+@pytest.mark.parametrize(("bend", "severity"), [(5e-6, Severity.INFO), (5e-7, None)])
+def test_slow_steps_deserve_a_word(bend: float, severity: Severity | None) -> None:
+    """The loss gets a third of the way: an alarm only if a thousandfold step would be best."""
     detector = LearningRateDetector()
     for step in LATE:
-        found = list(detector.learning_rate_too_low(low(step, predicted=1e-3), RUN))
-    (evidence,) = found
-    assert evidence.severity is Severity.INFO
+        one = probe(step, 1e-3, bend, own=(1.001, 1.0))
+        found = list(detector.learning_rate_too_low(one, RUN))
+    assert [evidence.severity for evidence in found] == [severity]
 
 
 def frozen(step: int, **values: Any) -> StepProbe:
@@ -407,11 +408,20 @@ def test_spikes_that_last_are_counted() -> None:
         [*START, *noisy(60), -1.0, 5.0, 5.0, 5.0],  # no scale
         [*START, *noisy(60), math.nan, 5.0, 5.0],
         noisy(500, level=2.3, noise=1.0),
+        [*START, *noisy(60, level=0.01), 900.0, *noisy(30, level=0.01), 900.0],  # clipped
+        [*noisy(200, level=1e-4, noise=3.0), 1.0, *noisy(200, level=1e-4, noise=3.0)],  # of one
     ],
 )
 def test_other_jumps_are_no_spikes(losses: list[float]) -> None:
     """Hard batches, new levels, and noise."""
     assert spiky(losses) == []
+
+
+@pytest.mark.parametrize("level", [0.3, 2.3])
+def test_what_is_out_of_all_proportion_counts_at_once(level: float) -> None:
+    """No batch is a thousand times as hard as it was for a net that knew nothing."""
+    calm = noisy(33, level=level)
+    assert spiky([*START, *calm, *calm, 1e4, *calm, 1e4, *calm, 1e4, *calm]) == [71, 105, 139]
 
 
 def test_three_spikes_are_too_many() -> None:

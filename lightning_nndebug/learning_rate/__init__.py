@@ -13,7 +13,6 @@ from ..core.measurements.schedules import LearningRates, Schedules
 from ..core.measurements.step_probe import StepProbe
 from .line_search import (
     EARLY,
-    Line,
     at_peak,
     bearable,
     blows_up,
@@ -31,6 +30,7 @@ _SHORTER = 0.5  # a best multiple up to here means that a shorter step is better
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 _NEW = 0.7  # the loss of a net that knows nothing, as a share of that with its weights scrambled
 _SLOW = 0.5  # a run that will get no farther than this deserves a word
+_FAR = 10.0  # times the multiple that makes a rate too low: evidence of another kind
 _THROWN = 0.1  # if so much shorter a first step would have been best, the weights are far off
 _RATHER = 0.6  # of the best multiple: a good rate more often than the best itself
 _STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usual in good ones
@@ -157,6 +157,8 @@ class LearningRateDetector(Detector):
             "CLS103",
             "GRD102",
             "GRD103",
+            "GRD104",
+            "GRD105",
             "INP201",
             "LOS105",
             "LOS107",
@@ -199,8 +201,15 @@ class LearningRateDetector(Detector):
         can_grow = pool.best >= self.longer and pool.gain >= self.gain
         is_sure = last[0]["step"] >= EARLY and not repeats(last)
         steps = max(run.steps, _TRIAL)
-        is_short = is_sure and can_grow and self._falls_short(pool, steps)
-        is_frozen = _has_begun(run, probe.step) and self._is_frozen(pool, max(steps, _LONG))
+        limits = (self.reach, self.travel)
+        is_far = pool.best >= _FAR * self.longer
+        is_short = is_sure and can_grow and pool.falls_short(steps / (1 + is_far), *limits)
+        # If not even a long run would get anywhere, it matters little what a longer step does to
+        # the next batch. It says nothing where batches are tiny, or have few weights in common.
+        far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
+        is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
+        is_frozen = is_harmless and pool.falls_short(far_more, *limits)
+        is_frozen = is_frozen and _has_begun(run, probe.step)
         is_slow = is_sure and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_slow):
             return
@@ -307,7 +316,8 @@ class LearningRateDetector(Detector):
             that the optimizer lives beyond the edge of stability.
 
         Likely causes:
-            - The learning rate is slightly too high for this stage of training
+            - The learning rate is slightly too high for this stage of training, or its cycles are
+            - A few samples have inputs or targets of another scale, or wrong ones
             - Adam's ``beta2`` forgets too slowly after rare large gradients, or ``eps`` is tiny
             - Gradients are not clipped
 
@@ -315,6 +325,7 @@ class LearningRateDetector(Detector):
             - Lower the learning rate by 2x to 5x, or decay it earlier
             - Clip: ``Trainer(gradient_clip_val=1.0)``
             - For Adam, lower ``beta2`` to 0.95
+            - Look at the batches of those steps, and take a loss that forgives: ``F.huber_loss``
 
         When it is fine:
             Reinforcement learning and adversarial training, where the target moves.
@@ -341,20 +352,6 @@ class LearningRateDetector(Detector):
         """The multiple of the step at which the loss of the next batch is least."""
         finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
         return min(finite, key=finite.__getitem__, default=0.0)
-
-    def _falls_short(self, pool: Line, steps: float) -> bool:
-        """Whether so many steps get the loss nowhere, and the weights neither."""
-        return steps * pool.pace < self.reach and steps * pool.stride < self.travel
-
-    def _is_frozen(self, pool: Line, steps: float) -> bool:
-        """Whether not even a long run would get anywhere, though the gradient is alive.
-
-        Then it matters little what a longer step does to the next batch, which says nothing where
-        batches are tiny or have few weights in common; it is enough that it does no harm.
-        """
-        is_harmless = pool.at(self.longer) <= 1 + self.gain
-        is_alive = pool.pace >= _ALIVE * pool.stride
-        return is_harmless and is_alive and self._falls_short(pool, steps)
 
     def _remember(self, probe: StepProbe) -> None:
         """Adds the probe to those that are judged together, unless the other rule has done so."""

@@ -54,18 +54,25 @@ class Line:
         """The loss at a multiple; where no search went, it was going up."""
         return _value(self.curve, multiple)
 
+    def falls_short(self, steps: float, reach: float, travel: float) -> bool:
+        """Whether so many steps get the loss nowhere, and the weights neither."""
+        return steps * self.pace < reach and steps * self.stride < travel
+
 
 def record(probe: StepProbe) -> Record:
     """Returns what is remembered of a probe, as builtins."""
     before, after = probe.own
-    kept = (before - after) / probe.predicted if probe.predicted > 0 else 0.0
+    kept = None
+    if probe.predicted > 0:  # else momentum led uphill, as it may
+        kept = max(-2.0, min(2.0, (before - after) / probe.predicted))
+        kept = kept if math.isfinite(after) else -2.0
     return {
         "step": probe.step,
         "rate": probe.rate,
         "share": probe.share,
         "curve": dict(probe.curve),
         "loss": before,
-        "kept": max(-2.0, min(2.0, kept)) if math.isfinite(after) else -2.0,
+        "kept": kept,
         "pace": probe.predicted / (before or math.inf),
         "stride": probe.stride,
         "level": statistics.median(probe.losses[-20:] or (before,)),
@@ -82,7 +89,7 @@ def line(records: Sequence[Record], first: float) -> Line | None:
         return None
     return Line(
         curve={multiple: loss / total[0.0] for multiple, loss in total.items()},
-        kept=statistics.median(one["kept"] for one in records),
+        kept=statistics.median([one["kept"] for one in records if one["kept"] is not None] or [0]),
         pace=statistics.median(one["pace"] for one in records),
         stride=statistics.median(one["stride"] for one in records),
         progress=1 - records[-1]["level"] / first,
@@ -151,7 +158,7 @@ def blows_up(probe: Record, start: float) -> bool:
     if not then < _EXPLODED * max(now, start):  # or it is NaN
         return True
     far_off = min(now, probe["loss"]) > _FAR_OFF * start
-    return bool(far_off and max(now, shorter) < then and probe["kept"] < _WARM)
+    return bool(far_off and max(now, shorter) < then and (probe["kept"] or 0.0) < _WARM)
 
 
 def _total(records: Sequence[Record]) -> dict[float, float]:

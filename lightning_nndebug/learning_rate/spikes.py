@@ -10,13 +10,23 @@ BASELINE = 50  # losses that a spike is held against
 _MEMORY = 1000  # steps after which a spike is forgotten
 _FIRST = 5  # losses whose median is the one that training began with
 _LASTS = 2  # steps above: one alone is a hard batch, not a state of the weights
+_GLARING = 3.0  # times as far above as need be, and
+_BEYOND = 1000.0  # times the loss that training began with: no batch is as hard as that
 _CALM = 10  # steps between two spikes, or they are one
 _DECILE = 1.2816  # standard deviations from the median of a normal distribution
 
 
 def new_history() -> dict[str, Any]:
     """Returns the memory of one optimizer's losses."""
-    return {"first": [], "recent": [], "spikes": [], "above": 0, "last": -_CALM, "calm": 0}
+    return {
+        "first": [],
+        "recent": [],
+        "spikes": [],
+        "above": 0,
+        "last": -_CALM,
+        "calm": 0,
+        "lasts": 0,
+    }
 
 
 def spikes(
@@ -25,7 +35,7 @@ def spikes(
     """Takes one more loss into the history; returns the spikes that count if this completes one.
 
     The scale is that of the noise below the median, where no spike can hide. Losses that change
-    sign have none, and are not judged.
+    sign have none, and are not judged. A spike lasts for some steps, or is out of all proportion.
     """
     first, recent, found = history["first"], history["recent"], history["spikes"]
     if not (loss > 0 and math.isfinite(loss)):
@@ -39,16 +49,19 @@ def spikes(
         ordered = sorted(recent)
         low, median = ordered[BASELINE // 10], ordered[BASELINE // 2]
         level = math.exp(median)
-        is_far = value > median + scales * (median - low) / _DECILE
-        if is_far and loss - level > height * (statistics.median(first) - level) > 0:
+        limit, start = scales * (median - low) / _DECILE, statistics.median(first)
+        is_glaring = value > median + _GLARING * limit and loss > _BEYOND * start
+        is_high = value > median + limit and loss - level > height * (start - level) > 0
+        if is_high or is_glaring:
             if not history["above"]:
                 history["calm"] = step - history["last"]
+                history["lasts"] = 1 if is_glaring else _LASTS
             history["above"] += 1
             history["last"] = step
             if history["above"] == BASELINE:  # no spike, but a new level
                 recent.clear()
                 del found[-1:]
-            if history["above"] == _LASTS and history["calm"] > _CALM:
+            if history["above"] == history["lasts"] and history["calm"] > _CALM:
                 found[:] = [*(one for one in found if step - one <= _MEMORY), step]
                 return list(found)
             return []

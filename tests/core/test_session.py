@@ -103,6 +103,15 @@ class OtherDetector(Detector):
         yield from ()
 
 
+class DoubtfulDetector(Detector):
+    """Is less sure than its rule."""
+
+    @rule("TSV101", severity=Severity.WARNING)
+    def planted_doubt(self, clock: Clock) -> Iterator[Evidence]:
+        """A planted doubt."""
+        yield Evidence("doubt", float(clock.step), severity=Severity.INFO)
+
+
 class Net(pl.LightningModule):
     """A linear regression."""
 
@@ -131,6 +140,13 @@ def test_a_place_is_reported_once_with_the_step_in_which_it_began() -> None:
     detector = PlantedDetector()
     fit(program(), detector)
     assert places(detector) == [("TST101", 3), ("TST102", 3)]
+
+
+def test_evidence_may_be_weaker_than_usual() -> None:
+    """Its own severity goes before the rule's."""
+    detector = DoubtfulDetector()
+    fit(program(), detector)
+    assert [one.severity for one in detector.findings] == ["info"]
 
 
 def test_a_hint_that_goes_away_is_not_reported() -> None:
