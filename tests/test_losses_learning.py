@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import LossDetector
-from lightning_nndebug.core.measurements.fits import Fit, Fits, constant
+from lightning_nndebug.core.measurements.fits import Fit, Fits, _is_opposed, constant
 from lightning_nndebug.core.measurements.fits import fit as fit_of
 from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import Listener
@@ -111,6 +111,33 @@ def test_a_loss_may_follow_targets_that_wander_off(pace: float, diverges: bool) 
         loss = 0.1 if step < 6 else step**2 / 2
         take_up(histories, of_quantities(step, loss, mean=pace * step))
     assert bool(has_diverged(histories["ce"], 1.5)) is diverges
+
+
+class Reversed(torch.autograd.Function):
+    """The same forward, the opposite backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return -gradient
+
+
+@pytest.mark.parametrize("opposed", [False, True])
+def test_a_loss_may_rise_because_half_of_the_net_wants_it_to(opposed: bool) -> None:
+    """The features of an adversary come through a function of the user's own."""
+    net, head, y = nn.Linear(4, 8), nn.Linear(8, 4), torch.arange(16) % 4
+    features = net(torch.randn(16, 4)).relu()
+    with Listener((y,)) as mode:
+        F.cross_entropy(head(Reversed.apply(features) if opposed else features), y)
+    (call,) = mode.heard()[0]
+    assert _is_opposed(call.input.grad_fn) is opposed
+    detector = LossDetector()
+    looks = [at(step, 0.5 if step < 6 else 5.0, opposed=opposed) for step in range(12)]
+    said = [list(detector.diverging_loss(one)) for one in looks]
+    assert any(said) is not opposed
 
 
 # -- LOS104

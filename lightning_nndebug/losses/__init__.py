@@ -487,8 +487,10 @@ class LossDetector(Detector):
             - Check the sign and the weight of each term
 
         When it is fine:
-            The task has become another one. Where the learning rate is too high, LRN101 tells it;
-            tasks that become harder without the net becoming worse than none are not reported.
+            The task has become another one, or an adversary reverses the gradient: by an
+            ``autograd.Function``, nothing is reported. Where the learning rate is too high, LRN101
+            tells it; tasks that become harder without the net becoming worse than none are not
+            reported.
 
         References:
             cohen2021edge
@@ -497,6 +499,8 @@ class LossDetector(Detector):
         if self._is_explained() or self.held_up == TOO_LONG:
             return
         for one in fits.fits:
+            if one.opposed:
+                continue
             found = has_diverged(self.histories[one.where], self.rise)
             if found is not None:
                 best, now = found
