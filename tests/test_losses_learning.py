@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import LossDetector
-from lightning_nndebug.core.measurements.fits import Fit, Fits, constant
+from lightning_nndebug.core.measurements.fits import Fit, Fits, _is_opposed, constant
 from lightning_nndebug.core.measurements.fits import fit as fit_of
-from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
@@ -28,7 +27,6 @@ from lightning_nndebug.losses.progress import has_diverged, take_up, verdict
 BALANCED = torch.tensor([[10.0] * 4 + [40.0]])  # forty labels of four classes
 CHANCE = math.log(4)
 DDP = {"strategy": "ddp_fork", "devices": 2}
-SHUFFLED, IN_ORDER = TrainLoader("RandomSampler", True), TrainLoader("SequentialSampler", False)
 
 
 def at(step: int, loss: float, relation: float = 0.0, **options: Any) -> Fits:
@@ -68,24 +66,13 @@ def test_the_first_loss_is_held_against_chance(
 ) -> None:
     """Far above it is an illness, unless a temperature or a margin means it."""
     looks = [at(step, loss, **options) for step, loss in enumerate(losses)]
-    assert bool(told(LossDetector(), looks, "initial_loss_off_chance", SHUFFLED)) is fires
+    assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
 
 
 def test_a_run_that_is_resumed_has_no_first_loss() -> None:
     """Nobody knows what it was."""
     looks = [at(step, 8.0) for step in (500, 501, 502)]
-    assert not told(LossDetector(), looks, "initial_loss_off_chance", SHUFFLED)
-
-
-def test_a_guess_at_quantities_is_their_mean() -> None:
-    """A squared error ten times the variance is too much, and three times is not."""
-    totals = torch.tensor([[40.0], [400.0], [40.0 * 101]]).double()  # mean 10, variance 1
-    assert constant("quantities", totals) == pytest.approx(40 / 39)
-    for loss, fires in ((101.0, True), (3.0, False)):
-        looks = [
-            at(step, loss, totals=totals, kind="quantities", chance=math.nan) for step in range(3)
-        ]
-        assert bool(told(LossDetector(), looks, "initial_loss_off_chance", SHUFFLED)) is fires
+    assert not told(LossDetector(), looks, "initial_loss_off_chance")
 
 
 def of_quantities(step: int, loss: float, mean: float) -> Fits:
@@ -94,13 +81,29 @@ def of_quantities(step: int, loss: float, mean: float) -> Fits:
     return at(step, loss, totals=totals, kind="quantities", chance=math.nan)
 
 
-def test_the_first_targets_of_a_series_do_not_tell_how_far_targets_vary() -> None:
-    """They are near each other: of data that may come in order, more are awaited."""
-    looks = [of_quantities(step, 20.0, mean=4.0 - 1.5 * step) for step in range(6)]
-    assert not told(LossDetector(), looks, "initial_loss_off_chance", IN_ORDER)
-    looks = [of_quantities(step, 20.0, mean=4.0) for step in range(6)]
-    assert told(LossDetector(), looks, "initial_loss_off_chance", IN_ORDER)
-    assert told(LossDetector(), looks[:3], "initial_loss_off_chance", SHUFFLED)
+@pytest.mark.parametrize(
+    ("first", "last", "mean", "fires"),
+    [
+        (101.0, 90.0, lambda _: 10.0, True),
+        (101.0, 5.0, lambda _: 10.0, False),
+        (3.0, 3.0, lambda _: 10.0, False),
+        (20.0, 20.0, lambda step: 4.0 - step / 2, False),
+    ],
+    ids=["far off", "soon learned", "near", "in order"],
+)
+def test_a_guess_at_quantities_is_their_mean(
+    first: float, last: float, mean: Any, fires: bool
+) -> None:
+    """A squared error ten times the variance is too much, if it takes time to unlearn.
+
+    The first targets of a series are near each other: how far all vary is not known at once.
+    """
+    totals = of_quantities(0, 1.0, 10.0).fits[0].totals
+    assert constant("quantities", totals) == pytest.approx(40 / 39)
+    looks = [of_quantities(step, first, mean(step)) for step in (0, 1, 2, 8)]
+    looks.append(of_quantities(16, last, mean(16)))
+    assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
+    assert not told(LossDetector(), looks[:-1], "initial_loss_off_chance")
 
 
 @pytest.mark.parametrize(("pace", "diverges"), [(0.0, True), (1.0, False)])
@@ -111,6 +114,33 @@ def test_a_loss_may_follow_targets_that_wander_off(pace: float, diverges: bool) 
         loss = 0.1 if step < 6 else step**2 / 2
         take_up(histories, of_quantities(step, loss, mean=pace * step))
     assert bool(has_diverged(histories["ce"], 1.5)) is diverges
+
+
+class Reversed(torch.autograd.Function):
+    """The same forward, the opposite backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return -gradient
+
+
+@pytest.mark.parametrize("opposed", [False, True])
+def test_a_loss_may_rise_because_half_of_the_net_wants_it_to(opposed: bool) -> None:
+    """The features of an adversary come through a function of the user's own."""
+    net, head, y = nn.Linear(4, 8), nn.Linear(8, 4), torch.arange(16) % 4
+    features = net(torch.randn(16, 4)).relu()
+    with Listener((y,)) as mode:
+        F.cross_entropy(head(Reversed.apply(features) if opposed else features), y)
+    (call,) = mode.heard()[0]
+    assert _is_opposed(call.input.grad_fn) is opposed
+    detector = LossDetector()
+    looks = [at(step, 0.5 if step < 6 else 5.0, opposed=opposed) for step in range(12)]
+    said = [list(detector.diverging_loss(one)) for one in looks]
+    assert any(said) is not opposed
 
 
 # -- LOS104
@@ -190,7 +220,7 @@ def test_the_learning_rate_is_acquitted_or_not(
 def test_a_term_is_drowned_by_a_hundred_times_another() -> None:
     """Unless it is solved, has no targets, or weight 0."""
     detector = LossDetector()
-    list(detector.initial_loss_off_chance(at(0, CHANCE), SHUFFLED))
+    list(detector.initial_loss_off_chance(at(0, CHANCE)))
 
     def found(small: float, name: str = "ce") -> list[Any]:
         other = Term("mse", None, norm=500.0, shared=500.0)
@@ -203,7 +233,7 @@ def test_a_term_is_drowned_by_a_hundred_times_another() -> None:
     assert not found(0.0)
     assert not found(1.0, name="")
     for step in (1, 2, 3):
-        list(detector.initial_loss_off_chance(at(step, 0.1), SHUFFLED))
+        list(detector.initial_loss_off_chance(at(step, 0.1)))
     assert not found(1.0)
 
 
@@ -216,7 +246,6 @@ def test_regularization_dominates_only_where_nothing_is_learned() -> None:
             detector,
             [at(s, loss) for s in (0, 10, 20, 30, 40, 50)],
             "initial_loss_off_chance",
-            SHUFFLED,
         )
         for ratio in ratios:
             pulls = Regularization(ratio, "Adam", 3.0, math.nan, step=50)

@@ -10,7 +10,6 @@ from ..core.detector import Detector, rule, state, threshold, vital
 from ..core.findings import Evidence, Severity
 from ..core.measurements.fits import Fits, where
 from ..core.measurements.graphs import LostGraph
-from ..core.measurements.loaders import TrainLoader
 from ..core.measurements.loss_inputs import LossInputs
 from ..core.measurements.loss_terms import LossTerms, Regularization
 from ..core.measurements.schedules import Schedules
@@ -27,6 +26,7 @@ from .progress import (
     has_diverged,
     has_stalled,
     is_late,
+    is_soon,
     recent,
     step_record,
     take_up,
@@ -45,8 +45,7 @@ _SOURCE = "benchmarks/thresholds#losses"
 _PROBES = 9
 _SOLVED = 0.3  # of the loss of a constant prediction
 _STILL = 0.1  # what dominated at the start still is so much of what the data are
-_LOOKS = 3  # the first ones, which show what the targets are like,
-_LOOKS_IN_ORDER = 6  # unless they may come in order
+_LOOKS = 3  # the first ones, which show what the classes are like
 # What explains that nothing comes of the training: one finding is enough.
 _CAUSES = {"LOS102", "LOS103", "LOS106", "LOS107", "LOS109"}
 
@@ -111,7 +110,7 @@ class LossDetector(Detector):
             "UPD104",
         ],
     )
-    def initial_loss_off_chance(self, fits: Fits, loader: TrainLoader) -> Iterator[Evidence]:
+    def initial_loss_off_chance(self, fits: Fits) -> Iterator[Evidence]:
         """The untrained net is not ignorant but wrong, and sure of it.
 
         Why it matters:
@@ -131,7 +130,8 @@ class LossDetector(Detector):
 
         When it is fine:
             The net was trained before, on something else. A first loss below chance, sums, weighted
-            classes, smoothed labels and rare classes are understood.
+            classes, smoothed labels and rare classes are understood; and a mean that is learned in
+            the first 15 steps does no harm.
 
         References:
             karpathy2019recipe, glorot2010understanding
@@ -142,21 +142,24 @@ class LossDetector(Detector):
         for name, history in self.histories.items():
             looks = history["looks"]
             quantities = history["kind"] == "quantities"
-            # The first targets of a series are near each other, and far from what is to come.
-            enough = _LOOKS if loader.shuffles or not quantities else _LOOKS_IN_ORDER
-            found = first_ratio(history) if len(looks) == enough and looks[0][STEP] == 0 else None
+            if looks[0][STEP] or not (is_soon(looks) if quantities else len(looks) == _LOOKS):
+                continue
+            found = first_ratio(history)
             limit = self.variance_ratio if quantities else self.chance_ratio
             if found is None or found[0] <= limit:
                 continue
             ratio, guess = found
+            if quantities and looks[-1][LOSS] <= limit * guess:
+                continue  # a mean that is learned in a few steps does no harm
             value = "squared error" if quantities else "loss"
             of = "the variance of the targets" if quantities else "that of a guess"
+            still = f", and after {looks[-1][STEP]} steps {looks[-1][LOSS] / guess:.1f} times"
             yield Evidence(
                 where=name,
                 measured=looks[0][LOSS],
                 limit=limit * guess,
                 message=f"the first {value} is {looks[0][LOSS]:.3g}, {ratio:.1f} times {of} "
-                f"({guess:.3g}); the limit is {limit:g} times, at {history['line']}",
+                f"({guess:.3g}){still}; the limit is {limit:g} times, at {history['line']}",
             )
 
     @rule("LOS102", severity=Severity.ERROR)
@@ -487,8 +490,10 @@ class LossDetector(Detector):
             - Check the sign and the weight of each term
 
         When it is fine:
-            The task has become another one. Where the learning rate is too high, LRN101 tells it;
-            tasks that become harder without the net becoming worse than none are not reported.
+            The task has become another one, or an adversary reverses the gradient: by an
+            ``autograd.Function``, nothing is reported. Where the learning rate is too high, LRN101
+            tells it; tasks that become harder without the net becoming worse than none are not
+            reported.
 
         References:
             cohen2021edge
@@ -497,6 +502,8 @@ class LossDetector(Detector):
         if self._is_explained() or self.held_up == TOO_LONG:
             return
         for one in fits.fits:
+            if one.opposed:
+                continue
             found = has_diverged(self.histories[one.where], self.rise)
             if found is not None:
                 best, now = found

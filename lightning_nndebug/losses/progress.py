@@ -23,6 +23,7 @@ STEP, LOSS, FLOOR, CHANCE, RELATION = range(5)  # what is kept of a look
 
 _MEANS = ("loss", "floor", "chance")
 _FIRST, _LAST = 3, 60  # looks that are kept
+_SOON = 15  # steps
 _WINDOW = 4  # probes that are judged together
 _FEW = 3  # looks that are judged together, at least
 _LATE = 0.75  # of a run: other findings say why, and need their time
@@ -87,6 +88,14 @@ def first_ratio(history: History) -> tuple[float, float] | None:
     if not quantities and (history["scaled"] or lost > more / 2):
         return None
     return (first[LOSS] - first[FLOOR]) / max(guess - first[FLOOR], 1e-9), guess
+
+
+def is_soon(looks: Sequence[Sequence[float]]) -> bool:
+    """Whether the last look is the first one after a few steps.
+
+    By then targets are known that come in order, and are near each other at first.
+    """
+    return looks[-1][STEP] >= _SOON > looks[-2][STEP] if len(looks) >= _FIRST else False
 
 
 def recent(history: History) -> list[list[float]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.nn import functional
 
 from ..source import Line
@@ -21,6 +22,7 @@ _COLUMNS = 1024  # of the quantities that each sample has, at most
 _ROWS, _ENTRIES = 64, 2**21  # enough labels of a vocabulary, and no more than fit into memory
 _FORMS = ("squared", "absolute")
 _PARTNERS = 8  # samples that are told from each other, at least
+_NEAR = 256  # nodes of the graph before a loss, in which a reversed gradient is looked for
 _TINY = 1e-9
 _VARIED = 0.05  # the least entropy of targets that predictions can be related to
 
@@ -45,6 +47,8 @@ class Fit:
         kind: ``classes``, ``answers`` or ``quantities``.
         scaled: Whether predictions may have a temperature: they were multiplied or divided by
             something, or tell the samples of a batch from each other.
+        opposed: Whether a gradient of the user's own making is on its way back to the net, such as
+            the reversed one of an adversary: then part of the net wants the loss to rise.
     """
 
     where: str
@@ -57,6 +61,7 @@ class Fit:
     totals: Tensor = field(repr=False)
     kind: str
     scaled: bool = False
+    opposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,12 @@ class Fits(Measurement):
         asked = Counter((one.function, one.input.data_ptr()) for one in calls)
         once = [one for one in calls if asked[one.function, one.input.data_ptr()] == 1]
         # What does not count may be anything.
-        found = [fit(one) for one in once if not one.is_masked]
-        fits = tuple(one for one in found if one is not None and math.isfinite(one.loss))
+        found = [(one, fit(one)) for one in once if not one.is_masked]
+        fits = tuple(
+            replace(one, opposed=_is_opposed(call.input.grad_fn))
+            for call, one in found
+            if one is not None and math.isfinite(one.loss)
+        )
         return cls(fits, len(calls) - len(fits), moment.step)
 
 
@@ -129,6 +138,21 @@ def fit(call: LossCall) -> Fit | None:
     if call.place is None and not _is_matching(call, target):
         return None
     return judge(call, call.input.detach().float(), target.detach())
+
+
+def _is_opposed(root: Any) -> bool:
+    nodes, seen = [root], {None}
+    for node in nodes:  # which grows
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            kind = getattr(node, "_forward_cls", None)
+            if not getattr(kind, "__module__", "torch").startswith("torch."):
+                return True
+        if len(nodes) < _NEAR:
+            nodes += [one for one, _ in node.next_functions]
+    return False
 
 
 def _is_matching(call: LossCall, target: Tensor) -> bool:
