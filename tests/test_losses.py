@@ -100,6 +100,8 @@ def found(loss: Any, **options: Any) -> list[Any]:
         (lambda s, y: torch.tensor(F.cross_entropy(s, y).item()), "item"),
         (lambda s, y: F.cross_entropy(s.data, y), "data"),
         (lambda s, y: F.mse_loss(s.argmax(1).float(), y.float()).requires_grad_(), "argmax"),
+        (lambda s, y: F.cross_entropy(s.detach().requires_grad_(), y), "detach"),
+        (lambda s, y: F.cross_entropy(torch.tensor(s.tolist(), requires_grad=True), y), "tolist"),
         (lambda s, y: 1 - (s.argmax(1) == y).float().mean(), "argmax"),
         (lambda s, y: torch.tensor((s.detach().numpy() ** 2).mean()), "detach"),
     ],

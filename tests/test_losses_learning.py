@@ -338,6 +338,37 @@ def test_answers_and_quantities() -> None:
     assert fit.relation > 0.1
 
 
+def test_targets_that_the_step_has_scaled_are_those_of_the_batch() -> None:
+    """By one factor and one offset; numbers that are not made of them are others."""
+    quantity = torch.randn(400, 1) * 3 + 100
+    fit = measured(lambda x, y: F.mse_loss(LAYER(x)[:, :1], (y - 100) / 3), X, quantity)
+    assert fit is not None
+    assert fit.where == "mse_loss(batch[1])"
+    assert constant(fit.kind, fit.totals) == pytest.approx(1.0, abs=0.2)
+    assert measured(lambda x, y: F.mse_loss(LAYER(x)[:, :1], y.log()), X, quantity) is None
+    assert measured(lambda x, y: F.mse_loss(LAYER(x)[:, :1], y.roll(1) / 3), X, quantity) is None
+
+
+def test_quantities_that_are_far_away_teach_nothing() -> None:
+    """Worse than their mean by half all along, and no nearer: however the predictions turn."""
+    totals = torch.tensor([[400.0], [0.0], [400.0]]).double()
+    steps = (0, 1, 2, 10, 20, 30, 40, 50)
+    for losses, fires in (
+        ([3.0] * 8, True),
+        ([1.2] * 8, False),
+        ([3, 3, 3, 3, 3, 2, 1, 0.5], False),
+    ):
+        looks = [
+            at(step, float(loss), 0.4, totals=totals, kind="quantities", chance=math.nan)
+            for step, loss in zip(steps, losses, strict=True)
+        ]
+        detector = LossDetector()
+        detector.held_up = "steps are too short"
+        found = told(detector, looks, "nothing_learned", planned(60))
+        assert bool(found) is fires
+        assert all("scale of the targets" in one.causes[0] for one in found)
+
+
 def test_what_is_no_loss_on_targets_of_the_batch_is_not_judged() -> None:
     """Targets made in the step, shapes that broadcast, predictions of the future."""
     assert measured(lambda x: F.mse_loss(LAYER(x), torch.randn(400, 4)), X) is None

@@ -25,6 +25,7 @@ from .progress import (
     first_ratio,
     has_diverged,
     has_stalled,
+    is_far,
     is_late,
     recent,
     step_record,
@@ -318,11 +319,12 @@ class LossDetector(Detector):
         judged = [one.where for one in fits.fits]
         if not judged or not is_late(fits.step, run.steps) or self._is_explained():
             return
-        if self.held_up.startswith("steps are"):  # the learning rate: LRN101 and LRN102 tell it
-            return
         if self._pulling():  # LOS106 tells it
             return
         histories = [self.histories[one] for one in judged]
+        is_slow = self.held_up.startswith("steps are too short") and all(map(is_far, histories))
+        if self.held_up.startswith("steps are") and not is_slow:
+            return  # the learning rate: LRN101 and LRN102 tell it
         if all(has_stalled(one, self.stalled, self.relation, run.steps) for one in histories):
             for name, one in zip(judged, histories, strict=True):
                 constant = baseline(one)
@@ -334,6 +336,12 @@ class LossDetector(Detector):
                     limit=self.stalled,
                     message=f"after {fits.step} steps the loss is {level:.2f} times that of the "
                     f"best constant prediction ({constant:.3g}); {told}",
+                    causes=("The scale of the targets: no step is as long as they are far",)
+                    if is_slow
+                    else (),
+                    fixes=("Scale the targets to mean 0 and standard deviation 1",)
+                    if is_slow
+                    else (),
                 )
 
     @rule("LOS105", severity=Severity.WARNING, patience=3)

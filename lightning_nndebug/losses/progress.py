@@ -28,6 +28,7 @@ _LATE = 0.75  # of a run: other findings say why, and need their time
 _LEAST = 50  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
 _SLIGHTLY = 1e-3  # what predictions have to do with targets by rounding, or a single sample
+_FAR = 1.5  # times the variance: what is known of the targets is not even their mean
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
@@ -111,7 +112,8 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
     looks = recent(history)
     if not looks or excess(history, looks) < limit:
         return False
-    if statistics.fmean(one[RELATION] for one in looks) > relation or _is_leaving(history):
+    related = statistics.fmean(one[RELATION] for one in looks) > relation
+    if (related or _is_leaving(history)) and not is_far(history):
         return False
     middle = len(looks) // 2
     before, after = excess(history, looks[:middle]), excess(history, looks[middle:])
@@ -119,6 +121,13 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
     pace = (before - after) / max(1.0, (last - looks[0][STEP]) / 2)
     left = max(min(planned - last, last), last / 2)  # some runs are the first part of a longer one
     return bool(after - pace * left >= limit - _PROMISING)
+
+
+def is_far(history: History) -> bool:
+    """Whether quantities were predicted far worse than by their mean, in the whole second half."""
+    looks = recent(history)
+    is_worse = bool(looks) and min(excess(history, [one]) for one in looks) > _FAR
+    return history["kind"] == "quantities" and is_worse
 
 
 def _is_leaving(history: History) -> bool:

@@ -43,6 +43,9 @@ _MOVES = re.compile(
     r"ToCopy|Expand|^T\d|MT|Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|"
     r"Cat|Repeat|Gather)"
 )
+_VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference")
+_FEW = 8  # entries; of fewer, anything is a multiple
+_ROUNDING = 1e-4  # of the range of what was scaled
 _FLOORS = ("ClampMin", "Clamp", "Relu")
 _PARTS = re.compile(r"(Index|MaskedSelect|Gather|Slice|Select|Narrow)")  # take some of the entries
 
@@ -414,7 +417,7 @@ class Listener(TorchFunctionMode):
         return replace(call, place=place, whole=whole, is_integer=is_integer, line=line)
 
     def _origin(self, call: LossCall, target: Tensor) -> tuple[Place | None, bool]:
-        """Finds the tensor of the batch that the target is a view of, or else a copy of."""
+        """Finds the tensor that the target is a view of, or a copy of; values may be scaled."""
         views = [(place, one) for place, one in self._leaves if _is_view(target, one)]
         # Several tensors of a batch may be views of one: then only the very same will do.
         views = [one for one in views if len(views) == 1 or one[1].data_ptr() == target.data_ptr()]
@@ -427,6 +430,10 @@ class Listener(TorchFunctionMode):
             # A constant equals many a thing by chance.
             if (varied or place == self._convention) and _same_values(one, target):
                 return place, True
+        if call.function in _VALUES and varied:
+            for place, one in self._leaves:
+                if _is_scaled(one, target):
+                    return place, True
         return None, False
 
     def _padding(self, place: Place | None, call: LossCall, target: Tensor) -> int | None:
@@ -704,6 +711,22 @@ def _same_values(leaf: Tensor, target: Tensor) -> bool:
     if bool(((index < 0) | (index >= target.shape[1])).any()):
         return False
     return torch.equal(one_hot.scatter_(1, index, 1), target)
+
+
+def _is_scaled(leaf: Tensor, target: Tensor) -> bool:
+    """Whether the step has made targets of a tensor by a factor and an offset, to standardize."""
+    if leaf.device != target.device or leaf.numel() != target.numel() or leaf.numel() < _FEW:
+        return False
+    if not _is_float(target) or leaf.is_complex() or leaf.squeeze().shape != target.squeeze().shape:
+        return False
+    given, made = leaf.flatten().double(), target.flatten().double()
+    ends = torch.stack([given.argmin(), given.argmax()])
+    (low, high), (least, most) = given[ends], made[ends]
+    factor = (most - least) / (high - low)
+    is_same = (made - least - factor * (given - low)).abs().max() <= _ROUNDING * (
+        most - least
+    ).abs()
+    return bool(is_same & (high > low))
 
 
 def _range(call: LossCall) -> dict[str, Any]:
