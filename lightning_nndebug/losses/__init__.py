@@ -325,6 +325,8 @@ class LossDetector(Detector):
         is_slow = self.held_up.startswith("steps are too short") and all(map(is_far, histories))
         if self.held_up.startswith("steps are") and not is_slow:
             return  # the learning rate: LRN101 and LRN102 tell it
+        if is_slow and any(one.code == "LOS101" for one in self._findings):
+            return
         if all(has_stalled(one, self.stalled, self.relation, run.steps) for one in histories):
             for name, one in zip(judged, histories, strict=True):
                 constant = baseline(one)
