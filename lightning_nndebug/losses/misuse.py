@@ -117,9 +117,13 @@ def _axis(one: LossInput) -> Found | None:
 def _ambiguous(call: LossCall) -> Found | None:
     """A linear layer leaves its outputs in the last axis; a square hides that from every check."""
     shape = call.shape
-    square = len(shape) == 3 and shape[1] == shape[2] == call.features  # noqa: PLR2004
-    if not square or call.made_by not in _LINEAR - {"Convolution", "Add"}:
+    if len(shape) != 3 or shape[1] != call.features or math.prod(shape[2:]) == 1:  # noqa: PLR2004
         return None
+    if call.made_by not in _LINEAR - {"Convolution", "Add"}:
+        return None
+    if shape[2] != shape[1]:
+        told = f"scores of {shape[1]} classes, the last axis of a layer, were viewed as {shape}"
+        return told, "A view moves no axis: logits.movedim(-1, 1)"
     told = "the classes are in the last axis, as the layer left them; cross_entropy takes axis 1"
     return told, "Move the classes to axis 1: logits.movedim(-1, 1)"
 

@@ -47,6 +47,7 @@ _VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference")
 _FEW = 8  # entries; of fewer, anything is a multiple
 _ROUNDING = 1e-4  # of the range of what was scaled
 _FLOORS = ("ClampMin", "Clamp", "Relu")
+_TAKES = ("Expand", "Select", "Index", "Slice", "Gather", "Repeat", "MaskedSelect")
 _PARTS = re.compile(r"(Index|MaskedSelect|Gather|Slice|Select|Narrow)")  # take some of the entries
 
 
@@ -72,7 +73,8 @@ class LossCall:
         made_by: The operation that made the predictions, such as ``Softmax``: as autograd calls it,
             and whatever has been reshaped, cast or clamped since. Nothing if it left no graph.
         is_dropped: Whether dropout has made them.
-        features: How many features were last in what it made; None if axes were exchanged since.
+        features: How many features were last in what it made; None if axes were exchanged since, or
+            entries taken or repeated.
         factor: With which factor the result goes into the loss, means and other rising functions
             aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
         is_weighed: Whether it was not reduced, and its entries then count unalike in the loss, or
@@ -539,7 +541,7 @@ def _making(made: Tensor) -> dict[str, Any]:
             shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
             known = shapes and len(shapes[0]) and not moved
             return {"made_by": name, "features": int(shapes[0][-1]) if known else None}
-        moved = moved or name.startswith(("Transpose", "Permute", "MT", "T"))
+        moved = moved or name.startswith(("Permute", "MT", "T", *_TAKES))
         if len({op(one) for one in parents}) > 1:
             break
         node = parents[0]
