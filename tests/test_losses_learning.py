@@ -278,7 +278,7 @@ def measured(step: Any, *batch: Any) -> Fit | None:
     """The fit of the only call that a step makes."""
     with Listener(batch) as listener:
         step(*batch)
-    calls, _, _, differences, _ = listener.heard()
+    calls, _, _, differences, *_ = listener.heard()
     return fit_of([*calls, *differences][0])
 
 

@@ -187,7 +187,7 @@ class LossDetector(Detector):
                 yield Evidence(
                     where=where(one.call),
                     measured=told[0],
-                    message=f"{told[0]}, at {one.call.line}",
+                    message=f"{told[0]}, at {one.call.line}" if one.call.line else told[0],
                     causes=(f"{one.call.line.text}" if one.call.line else "",)[
                         : bool(one.call.line)
                     ],

@@ -203,6 +203,14 @@ def _poisson(one: LossInput) -> Found | None:
     return None
 
 
+def _overlap(one: LossInput) -> Found | None:
+    """Dice, Jaccard and the like, whose fraction has no bounds where scores have none."""
+    if one.call.made_by not in _LINEAR - {"Add"} or len(one.labels) != 2 or not all(one.labels):  # noqa: PLR2004
+        return None
+    told = "an overlap of raw scores and targets is divided by a sum of raw scores"
+    return f"{told}: it wants probabilities", "Apply a sigmoid or softmax to the scores first"
+
+
 def _is_zero(axis: Axis) -> bool:
     return max(map(abs, axis.masses)) < 0.02  # noqa: PLR2004 -- half precision
 
@@ -223,4 +231,5 @@ _JUDGES: dict[str, Callable[[LossInput], Found | None]] = {
     "binary_cross_entropy": _binary,
     "kl_div": _kl_div,
     "poisson_nll_loss": _poisson,
+    "overlap": _overlap,
 }

@@ -46,6 +46,7 @@ _MOVES = re.compile(
 _VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference")
 _FEW = 8  # entries; of fewer, anything is a multiple
 _ROUNDING = 1e-4  # of the range of what was scaled
+_SUMS = ("Sum", "Mean", "Add", "Sub", "Mul", "View", "UnsafeView", "ClampMin", "Clamp")
 _FLOORS = ("ClampMin", "Clamp", "Relu")
 _TAKES = ("Expand", "Select", "Index", "Slice", "Gather", "Repeat", "MaskedSelect")
 _PARTS = re.compile(r"(Index|MaskedSelect|Gather|Slice|Select|Narrow)")  # take some of the entries
@@ -179,6 +180,8 @@ class LossCalls(Measurement):
             that requires a gradient and one that does not.
         hinges: Margins written by hand: what does not fall below zero of 1 minus target times
             prediction.
+        overlaps: Overlaps written by hand, as those of Dice and Jaccard: a sum of predictions times
+            targets, divided by one of predictions.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
@@ -190,6 +193,7 @@ class LossCalls(Measurement):
     vocabularies: frozenset[int] = frozenset()
     differences: tuple[LossCall, ...] = ()
     hinges: tuple[LossCall, ...] = ()
+    overlaps: tuple[LossCall, ...] = ()
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -295,15 +299,16 @@ class Listener(TorchFunctionMode):
         self._calls: list[LossCall] = []
         self._differences: list[LossCall] = []
         self._hinges: list[LossCall] = []
+        self._overlaps: list[LossCall] = []
         self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
         self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
         self._vocabularies: set[int] = set()
 
     def heard(self) -> tuple[Any, ...]:
-        """Returns the calls, what was embedded, and the hand-written differences and hinges."""
+        """Returns the calls, what was embedded, and what was written by hand."""
         embedded, vocabularies = frozenset(self._embedded), frozenset(self._vocabularies)
-        written = tuple(self._differences), tuple(self._hinges)
+        written = tuple(self._differences), tuple(self._hinges), tuple(self._overlaps)
         return tuple(self._calls), embedded, vocabularies, *written
 
     def made(self) -> dict[Any, LossCall]:
@@ -315,6 +320,7 @@ class Listener(TorchFunctionMode):
         try:
             found, meets = _factors(loss.grad_fn, set(self._nodes))
             self._hinges += self._margins(loss.grad_fn)
+            self._overlaps += self._shares(loss.grad_fn)
         except Exception:  # graphs of extensions may hold anything
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
             return
@@ -339,6 +345,16 @@ class Listener(TorchFunctionMode):
             place, whole = self._origin(call, target)
             if place is not None and whole:
                 found.append(replace(call, place=place, **_range(call)))
+        return found
+
+    def _shares(self, root: Any) -> list[LossCall]:
+        """Finds overlaps, likewise."""
+        found = []
+        for target, made_by in _overlapping(root):
+            call = LossCall("overlap", target, target, tuple(target.shape), made_by=made_by)
+            place, _ = self._origin(call, target)
+            if place is not None:
+                found.append(replace(call, place=place))
         return found
 
     def __torch_function__(
@@ -628,6 +644,51 @@ def _factors_of_hinges(root: Any) -> list[Tensor]:
             given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
             found += [one.detach() for one in given if one.numel() > 1]
     return found
+
+
+def _overlapping(root: Any) -> list[tuple[Tensor, str]]:
+    """Returns the targets of each overlap that is divided, and what has made the predictions."""
+    found, nodes = [], [root]
+    for node in nodes:  # which grows
+        if node is None or op(node) not in (*_SUMS, "Div", "Neg", "Rsub", "Log", "Stack"):
+            continue
+        if len(nodes) < _NEAR:
+            nodes += [one for one, _ in node.next_functions]
+        if op(node) != "Div" or len(node.next_functions) < 2:  # noqa: PLR2004
+            continue
+        numerator, whole = (_summands(one) for one, _ in node.next_functions[:2])
+        for product in numerator:
+            saved = (getattr(product, f"_saved_{name}", None) for name in ("self", "other"))
+            given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
+            made = [one for one, _ in product.next_functions if one is not None]
+            if op(product) == "Mul" and len(given) == len(made) == 1 and given[0].numel() > 1:
+                made_by = _maker(made[0])
+                if made_by is not None and made_by in map(_maker, whole):
+                    found.append((given[0].detach(), op(made_by)))
+    return found
+
+
+def _summands(root: Any) -> list[Any]:
+    """Returns the nodes that a sum is made of, and what they are views of."""
+    nodes = [root]
+    for node in nodes:  # which grows
+        if node is None or len(nodes) > _NEAR:
+            continue
+        is_scaled = op(node) == "Mul" and any(
+            isinstance(getattr(node, f"_saved_{name}", None), Tensor)
+            and getattr(node, f"_saved_{name}").numel() > 1
+            for name in ("self", "other")
+        )
+        if op(node) in _SUMS and not is_scaled:
+            nodes += [one for one, _ in node.next_functions]
+    return [one for one in nodes if one is not None]
+
+
+def _maker(node: Any) -> Any:
+    """Returns what has made a tensor, above those that only move its values about."""
+    while node is not None and _MOVES.match(op(node)) and not op(node).startswith("Clamp"):
+        node = node.next_functions[0][0] if node.next_functions else None
+    return node
 
 
 def _meeting(node: Any, index: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
