@@ -20,6 +20,7 @@ from lightning_nndebug import LossDetector
 from lightning_nndebug.core.measurements.fits import Fit, Fits, constant
 from lightning_nndebug.core.measurements.fits import fit as fit_of
 from lightning_nndebug.core.measurements.loss_calls import Listener
+from lightning_nndebug.core.measurements.loss_curve import LossCurve
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
 from lightning_nndebug.losses.progress import verdict
@@ -269,6 +270,28 @@ def test_diverging(losses: list[float], fires: bool) -> None:
     """Above its own best and above a constant, to stay."""
     looks = [at(10 * step, loss) for step, loss in enumerate(losses)]
     assert bool(told(LossDetector(), looks, "diverging_loss")) is fires
+
+
+@pytest.mark.parametrize(
+    ("loss", "fires"),
+    [
+        (lambda t: 0.5 - 0.01 * t**2, True),
+        (lambda t: 0.5 - math.exp(t / 30), True),
+        (lambda t: 0.5 - 0.1 * t, False),
+        (lambda t: 90 - 40 * math.log(1 + t), False),
+        (lambda t: 0.01 * t**2, False),
+        (lambda t: 2.0 - 0.0001 * t**2, False),
+        (lambda t: 0.5 - min(0.01 * t**2, 20), False),
+    ],
+    ids=["square", "ever faster", "line", "density", "rises", "above 0", "critic with a bound"],
+)
+def test_a_loss_without_a_floor_runs_away(loss: Any, fires: bool) -> None:
+    """Below 0, and over twice the steps more than twice as far, at two looks in a row."""
+    detector = LossDetector()
+    for steps in (64, 128):
+        detector.growth(LossCurve(tuple(loss(t) for t in range(steps)), 1, steps))
+        found = told(detector, [at(steps, 1.0)], "diverging_loss")
+        assert [one.where for one in found] == ["loss"] * (fires and steps == 128)
 
 
 # -- what is measured

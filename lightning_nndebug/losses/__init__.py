@@ -10,6 +10,7 @@ from ..core.detector import Detector, rule, state, threshold, vital
 from ..core.findings import Evidence, Severity
 from ..core.measurements.fits import Fits, where
 from ..core.measurements.graphs import LostGraph
+from ..core.measurements.loss_curve import LossCurve
 from ..core.measurements.loss_inputs import LossInputs
 from ..core.measurements.loss_terms import LossTerms, Regularization
 from ..core.measurements.schedules import Schedules
@@ -22,6 +23,7 @@ from .progress import (
     Histories,
     baseline,
     excess,
+    fall,
     first_ratio,
     has_diverged,
     has_stalled,
@@ -70,10 +72,13 @@ class LossDetector(Detector):
             the start or now, and nothing is learned.
         rise: The loss diverges if it stays so many times above its own best, and above that of the
             best constant prediction.
+        runaway: A loss below 0 has no floor if twice the steps gain more than so many times as
+            much, again and again.
 
     Logged:
         nndebug/losses/against_constant: The loss as a share of that of the best constant
             prediction, in the last few looks.
+        nndebug/losses/growth: How the fall of a loss below 0 grows from one doubling to the next.
         nndebug/losses/kept: What the last probed step kept of what the gradient promised.
     """
 
@@ -84,12 +89,14 @@ class LossDetector(Detector):
     dominance: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
     regularization: float = threshold(default=1.0, source=_SOURCE)
     rise: float = threshold(default=1.5, source=_SOURCE, minimum=1.0)
+    runaway: float = threshold(default=2.5, source=_SOURCE, minimum=2.0)
 
     labels: Labels = state(dict)
     histories: Histories = state(dict)
     probes: list[dict[str, Any]] = state(list)
     held_up: str = state(str)
     pulls: dict[str, list[float]] = state(dict)
+    falls: list[tuple[float, float]] = state(list)
 
     @rule(
         "LOS101",
@@ -468,6 +475,7 @@ class LossDetector(Detector):
             "GRD106",
             "INP103",
             "INP201",
+            "LOS106",
             "LOS109",
             "LRN101",
             "LRN104",
@@ -477,10 +485,11 @@ class LossDetector(Detector):
         ],
     )
     def diverging_loss(self, fits: Fits) -> Iterator[Evidence]:
-        """The loss has risen above its own best, and above that of a constant prediction, to stay.
+        """The loss runs away: above that of a constant prediction, to stay, or ever deeper below 0.
 
         Why it matters:
-            What had been learned is gone, and the net is worse than none.
+            What had been learned is gone, and the net is worse than none. Where there is no floor,
+            one term grows until nothing else counts.
 
         Likely causes:
             - The loss is maximized, or a term without a lower bound takes over
@@ -491,6 +500,7 @@ class LossDetector(Detector):
             - Go back to the best checkpoint, and lower the learning rate from there
             - Clip: ``Trainer(gradient_clip_val=1.0)``
             - Check the sign and the weight of each term
+            - Bound what grows: a gradient penalty for a critic, a norm for embeddings
 
         When it is fine:
             The task has become another one. Where the learning rate is too high, LRN101 tells it;
@@ -502,6 +512,16 @@ class LossDetector(Detector):
         take_up(self.histories, fits)
         if self._is_explained() or self.held_up == TOO_LONG:
             return
+        if len(self.falls) > 1 and min(growth for _, growth in self.falls) > self.runaway:
+            level, growth = self.falls[-1]
+            yield Evidence(
+                where="loss",
+                measured=growth,
+                limit=self.runaway,
+                message=f"the loss has come down to {level:.3g} and has no floor: from one "
+                f"doubling of the steps to the next it falls {growth:.1f} times as far; the limit "
+                f"is {self.runaway:g} times",
+            )
         for one in fits.fits:
             found = has_diverged(self.histories[one.where], self.rise)
             if found is not None:
@@ -556,6 +576,12 @@ class LossDetector(Detector):
             return None
         history = self.histories[fits.fits[0].where]
         return excess(history, history["looks"][-_LOOKS:])
+
+    @vital
+    def growth(self, curve: LossCurve) -> float:
+        """How the fall of a loss below 0 grows from one doubling of the steps to the next."""
+        self.falls = [*self.falls, fall(curve)][-2:]
+        return self.falls[-1][1]
 
     @vital
     def kept(self, probe: StepProbe) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.measurements.fits import Fit, Fits, constant
+from ..core.measurements.loss_curve import LossCurve
 from ..core.measurements.step_probe import StepProbe
 
 History = dict[str, Any]  # of one loss: its kind, the totals of its targets, and the looks at it
@@ -31,6 +32,8 @@ _SLIGHTLY = 1e-3  # what predictions have to do with targets by rounding, or a s
 _FAR = 1.5  # times the variance: what is known of the targets is not even their mean
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
+# The beginning of a run, an eighth, a quarter, a half, and all of it.
+_DOUBLINGS = ((0.0, 0.04), (0.1, 0.13), (0.22, 0.25), (0.46, 0.5), (0.95, 1.0))
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 
 
@@ -165,6 +168,19 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     beyond = best + max(_NOISES * noise, passed)
     rises = worst > max(1.0, rise * best, beyond) and not falling
     return (best, last[-1]) if rises else None
+
+
+def fall(curve: LossCurve) -> tuple[float, float]:
+    """Returns where the loss is now, and how a fall below 0 grows from one doubling to the next.
+
+    What has a floor falls ever more slowly: over twice the steps it gains no more than twice as
+    much. What has none gains four times as much where weights grow by steps of one length.
+    """
+    start, *levels = (statistics.fmean(curve.part(*one)) for one in _DOUBLINGS)
+    gains = [before - after for before, after in itertools.pairwise(levels)]
+    is_below = levels[-1] < -2 * abs(start) and min(gains) > 0
+    growth = min(after / before for before, after in itertools.pairwise(gains)) if is_below else 0.0
+    return levels[-1], growth
 
 
 def step_record(probe: StepProbe) -> dict[str, Any]:
