@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -197,6 +198,20 @@ def test_regularization_dominates_only_where_nothing_is_learned() -> None:
     assert not found(CHANCE, [0.1] * 6)
     assert not found(CHANCE, [9, 8, 7, 0.01, 0.01, 0.01])
     assert not found(CHANCE, [9, 8])
+
+
+def test_regularization_is_told_at_once_where_the_loss_has_run_away() -> None:
+    """There is nothing to wait for."""
+    losses = [1.4, 0.7, 0.4, 0.3, 0.3, 0.3, 1.6, 2.0, 2.5, 3.0, 4.0]
+    for runaway in (False, True):
+        detector = LossDetector()
+        if runaway:
+            detector._findings.append(SimpleNamespace(code="LOS108"))  # type: ignore[arg-type]
+        told(detector, [at(10 * i, one) for i, one in enumerate(losses)], "diverging_loss")
+        for _ in range(3):
+            pulls = Regularization(0.0, "Adam", 0.0, 50.0, step=60)
+            found = list(detector.regularization_dominates(pulls, planned(1000)))
+        assert bool(found) is runaway
 
 
 def test_a_sum_is_taken_apart() -> None:

@@ -422,7 +422,8 @@ class LossDetector(Detector):
             krogh1991weight, loshchilov2019decoupled
         """
         self._remember(pulls)
-        if is_late(pulls.step, run.steps) and self._has_stalled(run.steps):
+        is_lost = any(one.code == "LOS108" for one in self._findings)
+        if is_lost or (is_late(pulls.step, run.steps) and self._has_stalled(run.steps)):
             for name, ratio, told in self._pulling():
                 yield Evidence(
                     where=name,
