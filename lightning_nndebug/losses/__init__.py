@@ -423,8 +423,10 @@ class LossDetector(Detector):
         """
         self._remember(pulls)
         is_lost = any(one.code == "LOS108" for one in self._findings)
-        if is_lost or (is_late(pulls.step, run.steps) and self._has_stalled(run.steps)):
-            for name, ratio, told in self._pulling():
+        is_stuck = is_late(pulls.step, run.steps) and self._has_stalled(run.steps)
+        for name, ratio, told in self._pulling() if is_lost or is_stuck else ():
+            # What was small in the beginning has run away with the loss: LOS108 tells it.
+            if statistics.median(self.pulls[name][:_LOOKS]) >= self.regularization or not is_lost:
                 yield Evidence(
                     where=name,
                     measured=ratio,
