@@ -362,7 +362,7 @@ class GeneralizationDetector(Detector):
                 fixes=("log R2 or the mean absolute error",),
             )  # fmt: skip
 
-    @rule("GEN107", severity=Severity.WARNING, patience=3, caused_by=["CLS104", "INP203"])
+    @rule("GEN107", severity=Severity.WARNING, caused_by=["CLS104", "INP203"])
     def too_good_validation(self, skill: Skill) -> Iterator[Evidence]:
         """Validation goes far better than training, and nothing disturbs training.
 
@@ -386,9 +386,11 @@ class GeneralizationDetector(Detector):
         References:
             - benchmarks/thresholds#generalization
         """
-        look = skill.looks[-1]
-        share = hidden(look)
-        if share > self.hidden and _is_suspicious(skill) and not _is_closing(skill.looks):
+        look, late = skill.looks[-1], skill.looks[-_SUSTAINED:]
+        if len(late) < _SUSTAINED or min(one.validation.skill for one in late) < _GOOD:
+            return
+        share = statistics.median(map(hidden, late))
+        if share > self.hidden and _is_suspicious(skill) and not _is_closing(late):
             message = f"{_shown(look.validation)} in validation, {_shown(look.train)} in training"
             yield Evidence("validation", look.validation.skill, _GOOD, message)
 

@@ -26,6 +26,15 @@ ONE_LINERS: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "nll_of_log_softmax": lambda net, b: F.nll_loss(net.classes(b["x"]).log_softmax(1), b["y"]),
     "classes_moved": lambda net, b: F.cross_entropy(net.classes(b["s"]).transpose(1, 2), b["tags"]),
+    "one_answer_for_all_steps": lambda net, b: F.cross_entropy(
+        net.classes(b["s"])[:, 0, :, None].expand(-1, -1, 7), b["tags"]
+    ),
+    "classes_of_a_square_moved_by_a_view": lambda net, b: F.cross_entropy(
+        net.square(b["s"]).view(4, 7, 5, 5).flatten(0, 1)[:, 0], b["tags"].flatten()
+    ),
+    "one_head_for_all_steps": lambda net, b: F.cross_entropy(
+        net.square(b["x"])[:4].view(4, 5, 5), b["square_tags"]
+    ),
     "with_logits": lambda net, b: F.binary_cross_entropy_with_logits(
         net.one(b["x"]), b["yes_column"]
     ),

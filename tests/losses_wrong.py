@@ -119,6 +119,12 @@ def as_many_steps_as_classes(net, batch):
     return F.cross_entropy(logits, batch["square_tags"])  # here
 
 
+@wrong("LOS102", "were viewed")
+def classes_moved_by_a_view(net, batch):
+    logits = net.classes(batch["s"])
+    return F.cross_entropy(logits.reshape(len(logits), 5, -1), batch["tags"])  # here
+
+
 @wrong("LOS102", "over the batch")
 def log_softmax_over_the_batch(net, batch):
     return F.nll_loss(F.log_softmax(net.classes(batch["x"]), 0), batch["y"])  # here

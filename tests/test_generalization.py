@@ -322,9 +322,11 @@ def test_mild_differences_between_training_and_validation_are_normal(looks) -> N
 def test_undisturbed_training_far_behind_validation_is_suspicious() -> None:
     """With noise in the inputs it is not: then training is harder."""
     detector = GeneralizationDetector()
-    assert list(detector.too_good_validation(skill((0.7, 0.1), (0.65, 0.1))))
+    assert list(detector.too_good_validation(skill((0.7, 0.1), (0.55, 0.1), (0.65, 0.1))))
+    assert not list(detector.too_good_validation(skill((0.7, 0.1), (0.65, 0.1))))
+    assert not list(detector.too_good_validation(skill((0.4, 0.1), (0.35, 0.1), (0.65, 0.1))))
     assert not list(detector.training_harder(skill((0.7, 0.1), (0.65, 0.1))))
-    noisy = skill((0.7, 0.1), (0.65, 0.1), shift=0.5)
+    noisy = skill((0.7, 0.1), (0.65, 0.1), (0.65, 0.1), shift=0.5)
     assert not list(detector.too_good_validation(noisy))
     assert list(detector.training_harder(noisy))
 

@@ -34,9 +34,9 @@ def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
     # Some loss functions refuse what they are given.
     with Listener(given) as mode, contextlib.suppress(RuntimeError):
         mode.trace(step(Net(), given))
-    calls, _, _, differences, _ = mode.heard()
+    calls, _, _, differences, _, overlaps = mode.heard()
     used = [one for one in (*calls, *differences) if one.failed or _is_used(one)]
-    found = LossInputs(tuple(read(one) for one in used), way)
+    found = LossInputs(tuple(read(one) for one in (*used, *overlaps)), way)
     for one in detector.rules:
         if one.kinds == (LossInputs,):
             evidence += [(one.code, item.sentence()) for item in one.method(detector, found)]
@@ -55,6 +55,33 @@ def test_a_misuse_is_named_with_its_line(name: str) -> None:
         number = int(message.partition("losses_wrong.py:")[2].partition(" ")[0])
         assert first <= number < first + len(lines)
         assert "# here" in linecache.getline(inspect.getsourcefile(step), number)
+
+
+def dice(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return 1 - ((2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1))
+
+
+def jaccard(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    both = (y * p.flatten(1)).sum(1)
+    return -(both / (p.sum(1) + y.sum(1) - both).clamp(min=1)).mean()
+
+
+@pytest.mark.parametrize(
+    ("step", "fires"),
+    [
+        (lambda net, b: dice(net.classes(b["x"]), b["many"]), True),
+        (lambda net, b: jaccard(net.classes(b["x"]), b["many"]), True),
+        (lambda net, b: dice(net.classes(b["x"]).sigmoid(), b["many"]), False),
+        (lambda net, b: dice(net.classes(b["x"]).softmax(1), b["many"]), False),
+        (lambda net, b: dice(net.classes(b["x"]).clamp(0, 1), b["many"]), False),
+        (lambda net, b: (net.classes(b["x"]) * b["many"]).sum() / b["many"].sum(), False),
+        (lambda net, b: dice(net.classes(b["x"]), b["soft"]), False),
+    ],
+    ids=["dice", "jaccard", "sigmoid", "softmax", "clamped", "masked mean", "other targets"],
+)
+def test_an_overlap_of_raw_scores_is_told(step: Any, fires: bool) -> None:
+    """Its fraction has no bounds."""
+    assert [code for code, _ in judged(step)] == ["LOS102"] * fires
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -100,6 +127,8 @@ def found(loss: Any, **options: Any) -> list[Any]:
         (lambda s, y: torch.tensor(F.cross_entropy(s, y).item()), "item"),
         (lambda s, y: F.cross_entropy(s.data, y), "data"),
         (lambda s, y: F.mse_loss(s.argmax(1).float(), y.float()).requires_grad_(), "argmax"),
+        (lambda s, y: F.cross_entropy(s.detach().requires_grad_(), y), "detach"),
+        (lambda s, y: F.cross_entropy(torch.tensor(s.tolist(), requires_grad=True), y), "tolist"),
         (lambda s, y: 1 - (s.argmax(1) == y).float().mean(), "argmax"),
         (lambda s, y: torch.tensor((s.detach().numpy() ** 2).mean()), "detach"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,6 +21,7 @@ from lightning_nndebug import LossDetector
 from lightning_nndebug.core.measurements.fits import Fit, Fits, _is_opposed, constant
 from lightning_nndebug.core.measurements.fits import fit as fit_of
 from lightning_nndebug.core.measurements.loss_calls import Listener
+from lightning_nndebug.core.measurements.loss_curve import LossCurve
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
 from lightning_nndebug.losses.progress import has_diverged, take_up, verdict
@@ -259,6 +261,20 @@ def test_regularization_dominates_only_where_nothing_is_learned() -> None:
     assert not found(CHANCE, [9, 8])
 
 
+def test_regularization_is_told_at_once_where_the_loss_has_run_away() -> None:
+    """There is nothing to wait for."""
+    losses = [1.4, 0.7, 0.4, 0.3, 0.3, 0.3, 1.6, 2.0, 2.5, 3.0, 4.0]
+    for runaway in (False, True):
+        detector = LossDetector()
+        if runaway:
+            detector._findings.append(SimpleNamespace(code="LOS108"))  # type: ignore[arg-type]
+        told(detector, [at(10 * i, one) for i, one in enumerate(losses)], "diverging_loss")
+        for _ in range(3):
+            pulls = Regularization(0.0, "Adam", 0.0, 50.0, step=60)
+            found = list(detector.regularization_dominates(pulls, planned(1000)))
+        assert bool(found) is runaway
+
+
 def test_a_sum_is_taken_apart() -> None:
     """Sums, means of lists, and constant factors; not what is inside of a net."""
     w = torch.randn(4, requires_grad=True)
@@ -332,6 +348,28 @@ def test_diverging(losses: list[float], fires: bool) -> None:
     assert bool(told(LossDetector(), looks, "diverging_loss")) is fires
 
 
+@pytest.mark.parametrize(
+    ("loss", "fires"),
+    [
+        (lambda t: 0.5 - 0.01 * t**2, True),
+        (lambda t: 0.5 - math.exp(t / 30), True),
+        (lambda t: 0.5 - 0.1 * t, False),
+        (lambda t: 90 - 40 * math.log(1 + t), False),
+        (lambda t: 0.01 * t**2, False),
+        (lambda t: 2.0 - 0.0001 * t**2, False),
+        (lambda t: 0.5 - min(0.01 * t**2, 20), False),
+    ],
+    ids=["square", "ever faster", "line", "density", "rises", "above 0", "critic with a bound"],
+)
+def test_a_loss_without_a_floor_runs_away(loss: Any, fires: bool) -> None:
+    """Below 0, and over twice the steps more than twice as far, at two looks in a row."""
+    detector = LossDetector()
+    for steps in (64, 128):
+        detector.growth(LossCurve(tuple(loss(t) for t in range(steps)), 1, steps))
+        found = told(detector, [at(steps, 1.0)], "diverging_loss")
+        assert [one.where for one in found] == ["loss"] * (fires and steps == 128)
+
+
 # -- what is measured
 
 
@@ -339,7 +377,7 @@ def measured(step: Any, *batch: Any) -> Fit | None:
     """The fit of the only call that a step makes."""
     with Listener(batch) as listener:
         step(*batch)
-    calls, _, _, differences, _ = listener.heard()
+    calls, _, _, differences, *_ = listener.heard()
     return fit_of([*calls, *differences][0])
 
 
@@ -397,6 +435,37 @@ def test_answers_and_quantities() -> None:
     assert fit is not None
     assert fit.loss == pytest.approx(1.0, abs=0.2)
     assert fit.relation > 0.1
+
+
+def test_targets_that_the_step_has_scaled_are_those_of_the_batch() -> None:
+    """By one factor and one offset; numbers that are not made of them are others."""
+    quantity = torch.randn(400, 1) * 3 + 100
+    fit = measured(lambda x, y: F.mse_loss(LAYER(x)[:, :1], (y - 100) / 3), X, quantity)
+    assert fit is not None
+    assert fit.where == "mse_loss(batch[1])"
+    assert constant(fit.kind, fit.totals) == pytest.approx(1.0, abs=0.2)
+    assert measured(lambda x, y: F.mse_loss(LAYER(x)[:, :1], y.log()), X, quantity) is None
+    assert measured(lambda x, y: F.mse_loss(LAYER(x)[:, :1], y.roll(1) / 3), X, quantity) is None
+
+
+def test_quantities_that_are_far_away_teach_nothing() -> None:
+    """Worse than their mean by half all along, and no nearer: however the predictions turn."""
+    totals = torch.tensor([[400.0], [0.0], [400.0]]).double()
+    steps = (0, 1, 2, 10, 20, 30, 40, 50)
+    for losses, fires in (
+        ([3.0] * 8, True),
+        ([1.2] * 8, False),
+        ([3, 3, 3, 3, 3, 2, 1, 0.5], False),
+    ):
+        looks = [
+            at(step, float(loss), 0.4, totals=totals, kind="quantities", chance=math.nan)
+            for step, loss in zip(steps, losses, strict=True)
+        ]
+        detector = LossDetector()
+        detector.held_up = "steps are too short"
+        found = told(detector, looks, "nothing_learned", planned(60))
+        assert bool(found) is fires
+        assert all("scale of the targets" in one.causes[0] for one in found)
 
 
 def test_what_is_no_loss_on_targets_of_the_batch_is_not_judged() -> None:

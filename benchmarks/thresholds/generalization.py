@@ -25,7 +25,7 @@ from lightning_nndebug.core.measurements.baselines import Baselines
 from lightning_nndebug.core.measurements.loss_curve import LossCurve
 from lightning_nndebug.core.measurements.scores import Scores
 from lightning_nndebug.core.measurements.skill import Skill
-from lightning_nndebug.generalization import GeneralizationDetector, _turn, hidden
+from lightning_nndebug.generalization import GeneralizationDetector, _by_heart, _turn, hidden
 
 SEEDS = (0, 1)
 
@@ -56,6 +56,7 @@ class Table(Detector):
         """Notes how much worse than its best the validation loss is."""
         turn = _turn(scores, "val_loss", "min")
         rows["rise"].append(0.0 if turn is None else (turn[2] - turn[1]) / turn[1])
+        rows["gap"].append(_by_heart(scores.looks))
         yield from ()
 
 
@@ -116,7 +117,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
             lambda lr=lr: Scored(wide(), lr=lr), 3000 // (size // 32) // 10, size, noise
         )
         for size in (128, 512, 1344)
-        for noise in (0.0, 0.2)
+        for noise in (0.0, 0.2, 0.6)
         for lr in (1e-3, 1e-2)
     },
     **{f"{epochs} epochs": digits(Scored, epochs) for epochs in (1, 2, 4, 16)},
@@ -129,7 +130,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, program in PROGRAMS.items():
         for value in SEEDS:
-            rows.update({key: [] for key in ("hidden", "behind", "rise", "still_falling")})
+            rows.update({key: [] for key in ("hidden", "behind", "rise", "gap", "still_falling")})
             seed(value)
             detector = GeneralizationDetector()
             fit(program(), detector, Table())
@@ -137,7 +138,7 @@ def main() -> None:
             hidden_, rise = shown["hidden"][-44:], f"{rows['rise'][-1] if rows['rise'] else 0:.2f}"
             print(
                 f"{name:36} {value}  hidden {hidden_:44} behind {shown['behind'][-14:]:14} "
-                f"rise {rise} gain {shown['still_falling'][-4:]}  "
+                f"rise {rise} gap {shown['gap'][-5:]} gain {shown['still_falling'][-4:]}  "
                 f"{' '.join(one.code for one in detector.findings)}",
                 flush=True,
             )

@@ -10,6 +10,7 @@ from ..core.detector import Detector, rule, state, threshold, vital
 from ..core.findings import Evidence, Severity
 from ..core.measurements.fits import Fits, where
 from ..core.measurements.graphs import LostGraph
+from ..core.measurements.loss_curve import LossCurve
 from ..core.measurements.loss_inputs import LossInputs
 from ..core.measurements.loss_terms import LossTerms, Regularization
 from ..core.measurements.schedules import Schedules
@@ -22,9 +23,11 @@ from .progress import (
     Histories,
     baseline,
     excess,
+    fall,
     first_ratio,
     has_diverged,
     has_stalled,
+    is_far,
     is_late,
     is_soon,
     recent,
@@ -70,10 +73,13 @@ class LossDetector(Detector):
             the start or now, and nothing is learned.
         rise: The loss diverges if it stays so many times above its own best, and above that of the
             best constant prediction.
+        runaway: A loss below 0 has no floor if twice the steps gain more than so many times as
+            much, again and again.
 
     Logged:
         nndebug/losses/against_constant: The loss as a share of that of the best constant
             prediction, in the last few looks.
+        nndebug/losses/growth: How the fall of a loss below 0 grows from one doubling to the next.
         nndebug/losses/kept: What the last probed step kept of what the gradient promised.
     """
 
@@ -84,12 +90,14 @@ class LossDetector(Detector):
     dominance: float = threshold(default=100.0, source=_SOURCE, minimum=1.0)
     regularization: float = threshold(default=1.0, source=_SOURCE)
     rise: float = threshold(default=1.5, source=_SOURCE, minimum=1.0)
+    runaway: float = threshold(default=2.5, source=_SOURCE, minimum=2.0)
 
     labels: Labels = state(dict)
     histories: Histories = state(dict)
     probes: list[dict[str, Any]] = state(list)
     held_up: str = state(str)
     pulls: dict[str, list[float]] = state(dict)
+    falls: list[tuple[float, float]] = state(list)
 
     @rule(
         "LOS101",
@@ -193,7 +201,7 @@ class LossDetector(Detector):
                 yield Evidence(
                     where=where(one.call),
                     measured=told[0],
-                    message=f"{told[0]}, at {one.call.line}",
+                    message=f"{told[0]}, at {one.call.line}" if one.call.line else told[0],
                     causes=(f"{one.call.line.text}" if one.call.line else "",)[
                         : bool(one.call.line)
                     ],
@@ -325,11 +333,14 @@ class LossDetector(Detector):
         judged = [one.where for one in fits.fits]
         if not judged or not is_late(fits.step, run.steps) or self._is_explained():
             return
-        if self.held_up.startswith("steps are"):  # the learning rate: LRN101 and LRN102 tell it
-            return
         if self._pulling():  # LOS106 tells it
             return
         histories = [self.histories[one] for one in judged]
+        is_slow = self.held_up.startswith("steps are too short") and all(map(is_far, histories))
+        if self.held_up.startswith("steps are") and not is_slow:
+            return  # the learning rate: LRN101 and LRN102 tell it
+        if is_slow and any(one.code == "LOS101" for one in self._findings):
+            return
         if all(has_stalled(one, self.stalled, self.relation, run.steps) for one in histories):
             for name, one in zip(judged, histories, strict=True):
                 constant = baseline(one)
@@ -341,6 +352,12 @@ class LossDetector(Detector):
                     limit=self.stalled,
                     message=f"after {fits.step} steps the loss is {level:.2f} times that of the "
                     f"best constant prediction ({constant:.3g}); {told}",
+                    causes=("The scale of the targets: no step is as long as they are far",)
+                    if is_slow
+                    else (),
+                    fixes=("Scale the targets to mean 0 and standard deviation 1",)
+                    if is_slow
+                    else (),
                 )
 
     @rule("LOS105", severity=Severity.WARNING, patience=3)
@@ -412,8 +429,11 @@ class LossDetector(Detector):
             krogh1991weight, loshchilov2019decoupled
         """
         self._remember(pulls)
-        if is_late(pulls.step, run.steps) and self._has_stalled(run.steps):
-            for name, ratio, told in self._pulling():
+        is_lost = any(one.code == "LOS108" for one in self._findings)
+        is_stuck = is_late(pulls.step, run.steps) and self._has_stalled(run.steps)
+        for name, ratio, told in self._pulling() if is_lost or is_stuck else ():
+            # What was small in the beginning has run away with the loss: LOS108 tells it.
+            if statistics.median(self.pulls[name][:_LOOKS]) >= self.regularization or not is_lost:
                 yield Evidence(
                     where=name,
                     measured=ratio,
@@ -465,6 +485,7 @@ class LossDetector(Detector):
             "GRD106",
             "INP103",
             "INP201",
+            "LOS106",
             "LOS109",
             "LRN101",
             "LRN104",
@@ -474,10 +495,11 @@ class LossDetector(Detector):
         ],
     )
     def diverging_loss(self, fits: Fits) -> Iterator[Evidence]:
-        """The loss has risen above its own best, and above that of a constant prediction, to stay.
+        """The loss runs away: above that of a constant prediction, to stay, or ever deeper below 0.
 
         Why it matters:
-            What had been learned is gone, and the net is worse than none.
+            What had been learned is gone, and the net is worse than none. Where there is no floor,
+            one term grows until nothing else counts.
 
         Likely causes:
             - The loss is maximized, or a term without a lower bound takes over
@@ -488,6 +510,7 @@ class LossDetector(Detector):
             - Go back to the best checkpoint, and lower the learning rate from there
             - Clip: ``Trainer(gradient_clip_val=1.0)``
             - Check the sign and the weight of each term
+            - Bound what grows: a gradient penalty for a critic, a norm for embeddings
 
         When it is fine:
             The task has become another one, or an adversary reverses the gradient: by an
@@ -501,6 +524,16 @@ class LossDetector(Detector):
         take_up(self.histories, fits)
         if self._is_explained() or self.held_up == TOO_LONG:
             return
+        if len(self.falls) > 1 and min(growth for _, growth in self.falls) > self.runaway:
+            level, growth = self.falls[-1]
+            yield Evidence(
+                where="loss",
+                measured=growth,
+                limit=self.runaway,
+                message=f"the loss has come down to {level:.3g} and has no floor: from one "
+                f"doubling of the steps to the next it falls {growth:.1f} times as far; the limit "
+                f"is {self.runaway:g} times",
+            )
         for one in fits.fits:
             if one.opposed:
                 continue
@@ -557,6 +590,12 @@ class LossDetector(Detector):
             return None
         history = self.histories[fits.fits[0].where]
         return excess(history, history["looks"][-_LOOKS:])
+
+    @vital
+    def growth(self, curve: LossCurve) -> float:
+        """How the fall of a loss below 0 grows from one doubling of the steps to the next."""
+        self.falls = [*self.falls, fall(curve)][-2:]
+        return self.falls[-1][1]
 
     @vital
     def kept(self, probe: StepProbe) -> float:

@@ -117,9 +117,13 @@ def _axis(one: LossInput) -> Found | None:
 def _ambiguous(call: LossCall) -> Found | None:
     """A linear layer leaves its outputs in the last axis; a square hides that from every check."""
     shape = call.shape
-    square = len(shape) == 3 and shape[1] == shape[2] == call.features  # noqa: PLR2004
-    if not square or call.made_by not in _LINEAR - {"Convolution", "Add"}:
+    if len(shape) != 3 or shape[1] != call.features or math.prod(shape[2:]) == 1:  # noqa: PLR2004
         return None
+    if call.made_by not in _LINEAR - {"Convolution", "Add"}:
+        return None
+    if shape[2] != shape[1]:
+        told = f"scores of {shape[1]} classes, the last axis of a layer, were viewed as {shape}"
+        return told, "A view moves no axis: logits.movedim(-1, 1)"
     told = "the classes are in the last axis, as the layer left them; cross_entropy takes axis 1"
     return told, "Move the classes to axis 1: logits.movedim(-1, 1)"
 
@@ -199,6 +203,14 @@ def _poisson(one: LossInput) -> Found | None:
     return None
 
 
+def _overlap(one: LossInput) -> Found | None:
+    """Dice, Jaccard and the like, whose fraction has no bounds where scores have none."""
+    if one.call.made_by not in _LINEAR - {"Add"} or len(one.labels) != 2 or not all(one.labels):  # noqa: PLR2004
+        return None
+    told = "an overlap of raw scores and targets is divided by a sum of raw scores"
+    return f"{told}: it wants probabilities", "Apply a sigmoid or softmax to the scores first"
+
+
 def _is_zero(axis: Axis) -> bool:
     return max(map(abs, axis.masses)) < 0.02  # noqa: PLR2004 -- half precision
 
@@ -219,4 +231,5 @@ _JUDGES: dict[str, Callable[[LossInput], Found | None]] = {
     "binary_cross_entropy": _binary,
     "kl_div": _kl_div,
     "poisson_nll_loss": _poisson,
+    "overlap": _overlap,
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.measurements.fits import Fit, Fits, constant
+from ..core.measurements.loss_curve import LossCurve
 from ..core.measurements.step_probe import StepProbe
 
 History = dict[str, Any]  # of one loss: its kind, the totals of its targets, and the looks at it
@@ -30,8 +31,11 @@ _LATE = 0.75  # of a run: other findings say why, and need their time
 _LEAST = 50  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
 _SLIGHTLY = 1e-3  # what predictions have to do with targets by rounding, or a single sample
+_FAR = 1.5  # times the variance: what is known of the targets is not even their mean
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
+# The beginning of a run, an eighth, a quarter, a half, and all of it.
+_DOUBLINGS = ((0.0, 0.04), (0.1, 0.13), (0.22, 0.25), (0.46, 0.5), (0.95, 1.0))
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 
 
@@ -123,7 +127,8 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
     looks = recent(history)
     if not looks or excess(history, looks) < limit:
         return False
-    if statistics.fmean(one[RELATION] for one in looks) > relation or _is_leaving(history):
+    related = statistics.fmean(one[RELATION] for one in looks) > relation
+    if (related or _is_leaving(history)) and not is_far(history):
         return False
     middle = len(looks) // 2
     before, after = excess(history, looks[:middle]), excess(history, looks[middle:])
@@ -131,6 +136,13 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
     pace = (before - after) / max(1.0, (last - looks[0][STEP]) / 2)
     left = max(min(planned - last, last), last / 2)  # some runs are the first part of a longer one
     return bool(after - pace * left >= limit - _PROMISING)
+
+
+def is_far(history: History) -> bool:
+    """Whether quantities were predicted far worse than by their mean, in the whole second half."""
+    looks = recent(history)
+    is_worse = bool(looks) and min(excess(history, [one]) for one in looks) > _FAR
+    return history["kind"] == "quantities" and is_worse
 
 
 def _is_leaving(history: History) -> bool:
@@ -171,6 +183,19 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     beyond = best + max(_NOISES * noise, passed)
     rises = worst > max(1.0, rise * best, beyond) and not falling
     return (best, last[-1]) if rises else None
+
+
+def fall(curve: LossCurve) -> tuple[float, float]:
+    """Returns where the loss is now, and how a fall below 0 grows from one doubling to the next.
+
+    What has a floor falls ever more slowly: over twice the steps it gains no more than twice as
+    much. What has none gains four times as much where weights grow by steps of one length.
+    """
+    start, *levels = (statistics.fmean(curve.part(*one)) for one in _DOUBLINGS)
+    gains = [before - after for before, after in itertools.pairwise(levels)]
+    is_below = levels[-1] < -2 * abs(start) and min(gains) > 0
+    growth = min(after / before for before, after in itertools.pairwise(gains)) if is_below else 0.0
+    return levels[-1], growth
 
 
 def step_record(probe: StepProbe) -> dict[str, Any]:

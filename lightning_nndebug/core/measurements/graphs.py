@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from ..sandbox import Sandbox
@@ -28,11 +27,10 @@ _CUTTERS = {"detach", "detach_", "item", "tolist", "numpy", "argmax", "argmin", 
 _DATA = {Tensor.data.__get__}  # type: ignore[attr-defined]
 # So many losses in a row that require a gradient by themselves are no batches that are left out.
 _LEFT_OUT = 3
-_DEEP = 20_000  # nodes of a graph that are looked at for a parameter; mostly it takes a few
 # What a penalty on the weights is made of; where numbers are added, they may be data.
 _PENALTIES = {"AccumulateGrad", "Mul", "Div", "Pow", "Abs", "Sum", "Mean", "Sqrt", "Stack", "Norm",
               "LinalgVectorNorm", "View", "Add"}  # fmt: skip
-_NODES = 2000  # of a penalty
+_NODES = 2000  # of a graph that is looked at
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,9 @@ class LostGraph(Measurement):
                 cls.release(memory)
             return None
         penalty = _is_penalty(moment.loss.grad_fn)
-        # In manual optimization, somebody may learn by copies of the parameters.
-        deep = moment.module.automatic_optimization and vars(memory).get("seen", 0) < _LEFT_OUT
-        memory.seen = vars(memory).get("seen", 0) + 1
-        if not penalty and _has_graph(moment.loss) and not (deep and _misses(moment.loss)):
+        if not hasattr(memory, "held"):
+            memory.held = _held(moment.trainer)
+        if not penalty and _has_graph(moment.loss, memory.held):
             memory.lost = 0
             return None
         memory.lost = getattr(memory, "lost", 0) + 1
@@ -103,7 +100,7 @@ class LostGraph(Measurement):
                 replay = sandbox.training_step(*memory.batch)
             # In manual optimization the backward has been run, and has not raised.
             by_hand = not moment.module.automatic_optimization
-            redone = replay.loss is not None and _has_graph(replay.loss)
+            redone = replay.loss is not None and _has_graph(replay.loss, memory.held)
             inside = listener.off and not listener.on
             outside = not (penalty or inside) and (by_hand or redone)
         except Exception as error:  # what the user is about to see too
@@ -192,37 +189,35 @@ def _is_penalty(root: Any) -> bool:
     return True
 
 
-def _misses(loss: Tensor) -> bool:
-    """Returns whether a whole graph has no parameter at its ends, nor anything unknown."""
-    root: Any = loss.grad_fn
-    nodes, known = [root], {root}
-    for node in nodes:  # which grows
-        if node is None or len(nodes) > _DEEP or isinstance(node, BackwardCFunction):
-            return False
-        is_end = node.name().endswith("AccumulateGrad")
-        if isinstance(node.variable, nn.Parameter) if is_end else "Backward" not in node.name():
-            return False
-        new = {one for one, _ in node.next_functions if one is not None} - known
-        known |= new
-        nodes += new
-    return True
-
-
 def _is_data(saved: Any) -> bool:
     return isinstance(saved, Tensor) and saved.numel() > 1 and not saved.requires_grad
 
 
-def _has_graph(loss: Tensor) -> bool:
-    """Returns whether more than the loss itself is in its graph.
+def _has_graph(loss: Tensor, trained: frozenset[int]) -> bool:
+    """Returns whether a parameter is in the graph of a loss; also if that cannot be known.
 
-    A leaf that was told to require a gradient, ``loss.requires_grad_()``, satisfies the backward
-    and trains nothing. Lightning divides and scales it.
+    A leaf that was told to require a gradient, as by ``loss.requires_grad_()``, satisfies the
+    backward and trains nothing.
+
+    Args:
+        loss: The loss.
+        trained: The addresses of whatever an optimizer holds, which need not be a parameter.
     """
-    node: Any = loss.grad_fn
-    while node is not None and node.name() in ("DivBackward0", "MulBackward0"):
-        parents = [parent for parent, _ in node.next_functions if parent is not None]
-        if len(parents) != 1:
+    nodes, known = [loss.grad_fn], {loss.grad_fn}
+    while nodes:
+        node: Any = nodes.pop()
+        leaf = getattr(node, "variable", loss if node is None else None)
+        if leaf is not None and (isinstance(leaf, nn.Parameter) or id(leaf) in trained):
             return True
-        node = parents[0]
-    leaf = getattr(node, "variable", loss if node is None else None)
-    return leaf is None or isinstance(leaf, nn.Parameter)
+        # A function of the user's, or a checkpoint, may hide what it was computed from.
+        if hasattr(node, "_forward_cls") or len(known) > _NODES:
+            return True
+        new = {one for one, _ in getattr(node, "next_functions", ()) if one is not None} - known
+        known |= new
+        nodes += new
+    return False
+
+
+def _held(trainer: Any) -> frozenset[int]:
+    groups = (group for one in trainer.optimizers for group in one.param_groups)
+    return frozenset(id(p) for group in groups for p in group["params"])

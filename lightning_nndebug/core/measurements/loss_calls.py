@@ -44,11 +44,16 @@ _MOVES = re.compile(
     r"ToCopy|Expand|^T\d|MT|Alias|Unbind|Split|Narrow|Flatten|Contiguous|MaskedSelect|Clamp|Stack|"
     r"Cat|Repeat|Gather)"
 )
+_VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference")
+_FEW = 8  # entries; of fewer, anything is a multiple
+_ROUNDING = 1e-4  # of the range of what was scaled
+_SUMS = ("Sum", "Mean", "Add", "Sub", "Mul", "View", "UnsafeView", "ClampMin", "Clamp")
 _FLOORS = ("ClampMin", "Clamp", "Relu")
 # What takes some of the entries, and leaves others.
 _PARTS = re.compile(
     r"(Index|Masked|Gather|Slice|Select|Narrow|Where|Min|Max|Amin|Amax|Topk|Sort|Median|Kthvalue)"
 )
+_TAKES = ("Expand", "Select", "Index", "Slice", "Gather", "Repeat", "MaskedSelect")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ class LossCall:
         made_by: The operation that made the predictions, such as ``Softmax``: as autograd calls it,
             and whatever has been reshaped, cast or clamped since. Nothing if it left no graph.
         is_dropped: Whether dropout has made them.
-        features: How many features were last in what it made; None if axes were exchanged since.
+        features: How many features were last in what it made; None if axes were exchanged since, or
+            entries taken or repeated.
         factor: With which factor the result goes into the loss, means and other rising functions
             aside: 0 if it does not, NaN if by more than a factor, None if nobody knows.
         is_weighed: Whether it was not reduced, and its entries then count unalike in the loss, or
@@ -180,6 +186,8 @@ class LossCalls(Measurement):
             that requires a gradient and one that does not.
         hinges: Margins written by hand: what does not fall below zero of 1 minus target times
             prediction.
+        overlaps: Overlaps written by hand, as those of Dice and Jaccard: a sum of predictions times
+            targets, divided by one of predictions.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
@@ -191,6 +199,7 @@ class LossCalls(Measurement):
     vocabularies: frozenset[int] = frozenset()
     differences: tuple[LossCall, ...] = ()
     hinges: tuple[LossCall, ...] = ()
+    overlaps: tuple[LossCall, ...] = ()
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -296,15 +305,16 @@ class Listener(TorchFunctionMode):
         self._calls: list[LossCall] = []
         self._differences: list[LossCall] = []
         self._hinges: list[LossCall] = []
+        self._overlaps: list[LossCall] = []
         self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
         self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
         self._vocabularies: set[int] = set()
 
     def heard(self) -> tuple[Any, ...]:
-        """Returns the calls, what was embedded, and the hand-written differences and hinges."""
+        """Returns the calls, what was embedded, and what was written by hand."""
         embedded, vocabularies = frozenset(self._embedded), frozenset(self._vocabularies)
-        written = tuple(self._differences), tuple(self._hinges)
+        written = tuple(self._differences), tuple(self._hinges), tuple(self._overlaps)
         return tuple(self._calls), embedded, vocabularies, *written
 
     def made(self) -> dict[Any, LossCall]:
@@ -316,6 +326,7 @@ class Listener(TorchFunctionMode):
         try:
             found, meets = _factors(loss.grad_fn, set(self._nodes))
             self._hinges += self._margins(loss.grad_fn)
+            self._overlaps += self._shares(loss.grad_fn)
         except Exception:  # graphs of extensions may hold anything
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
             return
@@ -342,6 +353,16 @@ class Listener(TorchFunctionMode):
             place, whole = self._origin(call, target)
             if place is not None and whole:
                 found.append(replace(call, place=place, **_range(call)))
+        return found
+
+    def _shares(self, root: Any) -> list[LossCall]:
+        """Finds overlaps, likewise."""
+        found = []
+        for target, made_by in _overlapping(root):
+            call = LossCall("overlap", target, target, tuple(target.shape), made_by=made_by)
+            place, _ = self._origin(call, target)
+            if place is not None:
+                found.append(replace(call, place=place))
         return found
 
     def __torch_function__(
@@ -422,7 +443,7 @@ class Listener(TorchFunctionMode):
         return replace(call, place=place, whole=whole, is_integer=is_integer, line=line)
 
     def _origin(self, call: LossCall, target: Tensor) -> tuple[Place | None, bool]:
-        """Finds the tensor of the batch that the target is a view of, or else a copy of."""
+        """Finds the tensor that the target is a view of, or a copy of; values may be scaled."""
         views = [(place, one) for place, one in self._leaves if _is_view(target, one)]
         # Several tensors of a batch may be views of one: then only the very same will do.
         views = [one for one in views if len(views) == 1 or one[1].data_ptr() == target.data_ptr()]
@@ -435,6 +456,10 @@ class Listener(TorchFunctionMode):
             # A constant equals many a thing by chance.
             if (varied or place == self._convention) and _same_values(one, target):
                 return place, True
+        if call.function in _VALUES and varied:
+            for place, one in self._leaves:
+                if _is_scaled(one, target):
+                    return place, True
         return None, False
 
     def _padding(self, place: Place | None, call: LossCall, target: Tensor) -> int | None:
@@ -540,7 +565,7 @@ def _making(made: Tensor) -> dict[str, Any]:
             shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
             known = shapes and len(shapes[0]) and not moved
             return {"made_by": name, "features": int(shapes[0][-1]) if known else None}
-        moved = moved or name.startswith(("Transpose", "Permute", "MT", "T"))
+        moved = moved or name.startswith(("Permute", "MT", "T", *_TAKES))
         if len({op(one) for one in parents}) > 1:
             break
         node = parents[0]
@@ -635,6 +660,51 @@ def _factors_of_hinges(root: Any) -> list[Tensor]:
     return found
 
 
+def _overlapping(root: Any) -> list[tuple[Tensor, str]]:
+    """Returns the targets of each overlap that is divided, and what has made the predictions."""
+    found, nodes = [], [root]
+    for node in nodes:  # which grows
+        if node is None or op(node) not in (*_SUMS, "Div", "Neg", "Rsub", "Log", "Stack"):
+            continue
+        if len(nodes) < _NEAR:
+            nodes += [one for one, _ in node.next_functions]
+        if op(node) != "Div" or len(node.next_functions) < 2:  # noqa: PLR2004
+            continue
+        numerator, whole = (_summands(one) for one, _ in node.next_functions[:2])
+        for product in numerator:
+            saved = (getattr(product, f"_saved_{name}", None) for name in ("self", "other"))
+            given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
+            made = [one for one, _ in product.next_functions if one is not None]
+            if op(product) == "Mul" and len(given) == len(made) == 1 and given[0].numel() > 1:
+                made_by = _maker(made[0])
+                if made_by is not None and made_by in map(_maker, whole):
+                    found.append((given[0].detach(), op(made_by)))
+    return found
+
+
+def _summands(root: Any) -> list[Any]:
+    """Returns the nodes that a sum is made of, and what they are views of."""
+    nodes = [root]
+    for node in nodes:  # which grows
+        if node is None or len(nodes) > _NEAR:
+            continue
+        is_scaled = op(node) == "Mul" and any(
+            isinstance(getattr(node, f"_saved_{name}", None), Tensor)
+            and getattr(node, f"_saved_{name}").numel() > 1
+            for name in ("self", "other")
+        )
+        if op(node) in _SUMS and not is_scaled:
+            nodes += [one for one, _ in node.next_functions]
+    return [one for one in nodes if one is not None]
+
+
+def _maker(node: Any) -> Any:
+    """Returns what has made a tensor, above those that only move its values about."""
+    while node is not None and _MOVES.match(op(node)) and not op(node).startswith("Clamp"):
+        node = node.next_functions[0][0] if node.next_functions else None
+    return node
+
+
 def _meeting(node: Any, index: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Returns the shapes of what a product is made of, the one at an index first."""
     if op(node) != "Mul" and (op(node), index) != ("Div", 0):
@@ -718,6 +788,22 @@ def _same_values(leaf: Tensor, target: Tensor) -> bool:
     if bool(((index < 0) | (index >= target.shape[1])).any()):
         return False
     return torch.equal(one_hot.scatter_(1, index, 1), target)
+
+
+def _is_scaled(leaf: Tensor, target: Tensor) -> bool:
+    """Whether the step has made targets of a tensor by a factor and an offset, to standardize."""
+    if leaf.device != target.device or leaf.numel() != target.numel() or leaf.numel() < _FEW:
+        return False
+    if not _is_float(target) or leaf.is_complex() or leaf.squeeze().shape != target.squeeze().shape:
+        return False
+    given, made = leaf.flatten().double(), target.flatten().double()
+    ends = torch.stack([given.argmin(), given.argmax()])
+    (low, high), (least, most) = given[ends], made[ends]
+    factor = (most - least) / (high - low)
+    is_same = (made - least - factor * (given - low)).abs().max() <= _ROUNDING * (
+        most - least
+    ).abs()
+    return bool(is_same & (high > low))
 
 
 def _range(call: LossCall) -> dict[str, Any]:

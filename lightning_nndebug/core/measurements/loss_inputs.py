@@ -114,7 +114,7 @@ class LossInputs(Measurement):
             return None
         used = [one for one in (*heard.calls, *heard.differences) if one.failed or _is_used(one)]
         return cls(
-            tuple(read(one) for one in used),
+            tuple(read(one) for one in (*used, *heard.overlaps)),
             _way(moment.trainer.optimizers),
             tuple(map(str, moment.trainer.callback_metrics)),
             moment.take(Doubt) or Doubt(),

@@ -60,7 +60,8 @@ class LossTerms(Measurement):
     """The terms that the loss is the sum of, told apart by running the step again.
 
     In manual optimization these are the terms of the first loss that goes backward and is such a
-    sum. Each process tells its own batch apart. Not known where steps cannot be run again.
+    sum. Each process tells its own batch apart. Not known where steps cannot be run again, and
+    where several optimizers play against each other.
 
     Attributes:
         terms: At least two.
@@ -88,7 +89,8 @@ class LossTerms(Measurement):
         if moment.step < due:
             return None
         memory.last = moment.step
-        wanted = known.get("several", False) and is_repeatable(moment)
+        alone = len(moment.trainer.optimizers) == 1
+        wanted = alone and known.get("several", False) and is_repeatable(moment)
         if not (wanted if moment.trainer.world_size == 1 else _is_wanted_by_all(moment, wanted)):
             return None
         optimizers = moment.trainer.optimizers

@@ -134,6 +134,7 @@ class Skill(Measurement):
         if not hasattr(memory, "looks"):
             memory.looks, memory.train, memory.validation, memory.odd = (), [], [], False
             memory.inputs, memory.shapes, memory.is_single = [[], []], [set(), set()], True
+            memory.trained = set()
         if memory.odd:
             return None
         if moment.hook == "on_validation_end":
@@ -142,13 +143,13 @@ class Skill(Measurement):
         heard: Any = moment.take(ValidationLossCalls if validates else LossCalls)
         if heard is None or moment.dataloader_idx:
             return None
-        functions = {function for function, _ in memory.train} if validates else set()
-        call = only(logged_apart(heard.calls, functions))
+        call = only(logged_apart(heard.calls, memory.trained if validates else set()))
         sums = None if call is None or call.is_weighed else sums_of(call)
         if call is None or sums is None:
             memory.odd = bool(heard.calls) or not validates
             return None
         (memory.validation if validates else memory.train).append((call.function, sums))
+        memory.trained |= set() if validates else {call.function}
         memory.shapes[validates] |= _shapes(moment.batch, call)
         memory.is_single &= _is_single(moment.batch, call)
         if (texture := _texture(moment.batch, call)) is not None:
