@@ -31,6 +31,7 @@ from lightning_nndebug.core.findings import Misconfiguration
 from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.doubles import Doubles
+from lightning_nndebug.core.measurements.features import Features, Likeness
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
     FirstLayers,
@@ -791,7 +792,61 @@ def test_unrelated_labels(shuffled: bool, learned: Learned, sick: bool) -> None:
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
     labels = (y[order] if shuffled else y).double()
     rows = Rows("batch[0]", "batch[1]", x, labels, is_class=True)
-    assert fired(InputDetector().unrelated_labels, rows, learned) == sick
+    assert fired(InputDetector().unrelated_labels, Likeness(rows), learned) == sick
+
+
+@pytest.mark.parametrize(("by", "sick"), [("features", False), ("tokens", False), ("", True)])
+def test_labels_are_related_if_any_likeness_says_so(by: str, sick: bool) -> None:
+    """That of raw values may say nothing, and that of tokens has none."""
+    x, y = digits(400)
+    noise = torch_rand(400, 64)
+    features = Features(
+        target="batch[1]",
+        rows=tuple((x if by == "features" else noise).split(32)),
+        tokens=tuple((x if by == "tokens" else noise).split(32)),
+        labels=tuple(y.double().split(32)),
+        is_class=True,
+    )
+    rows = Rows("batch[0]", "batch[1]", noise, y.double(), is_class=True)
+    learned = Learned(z=0.3, samples=400, target="batch[1]")
+    for one in (Likeness(rows, features), Likeness(None, features)):
+        assert fired(InputDetector().unrelated_labels, one, learned) == sick
+
+
+def test_what_is_not_finite_is_like_nothing() -> None:
+    """There is nothing to be said of it."""
+    x, y = digits(400)
+    x[7, 20] = float("nan")
+    rows = Rows("batch[0]", "batch[1]", x, y.double(), is_class=True)
+    learned = Learned(z=0.3, samples=400, target="batch[1]")
+    assert not fired(InputDetector().unrelated_labels, Likeness(rows), learned)
+
+
+class Reader(nn.Module):
+    """Reads a sentence word by word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(60, 16), nn.GRU(16, 16, batch_first=True)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, tokens):
+        return self.out(self.rnn(self.embed(tokens))[1][0])
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_labels_of_sentences_are_judged(shuffled: bool) -> None:
+    """Tokens have no values, and a run may be too short to learn anything from them."""
+    seed()
+    y = torch.randint(4, (800,))
+    x = torch.where(torch.rand(800, 10) < 0.2, torch.randint(5, (800, 10)) + 5 * y[:, None], 40)
+    y = y[torch.randperm(800)] if shuffled else y
+    train = DataLoader(TensorDataset(x[:640], y[:640]), 32, shuffle=True)
+    val = DataLoader(TensorDataset(x[640:], y[640:]), 32)
+    detector = InputDetector()
+    module = Classifier(Reader(), lr=1e-5)
+    fit(Program(module, train, val, trainer={"max_epochs": 2}), detector)
+    assert ("INP204" in [one.code for one in detector.findings]) == shuffled
 
 
 def test_agreement_has_the_variance_that_it_says() -> None:

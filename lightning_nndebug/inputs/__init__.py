@@ -11,6 +11,7 @@ from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
 from ..core.measurements.axes import Axes
 from ..core.measurements.doubles import Doubles
+from ..core.measurements.features import Likeness
 from ..core.measurements.first_layers import FirstLayer, FirstLayers
 from ..core.measurements.leaks import Leaks
 from ..core.measurements.learned import Learned
@@ -22,7 +23,7 @@ from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
 from .axes import exchanged_sides, scrambled_images, scrambled_sequences
 from .pretrained import unnormalized
-from .relatedness import are_distinct, largest_class, leak, relation
+from .relatedness import are_distinct, leak, relations
 from .skew import is_chance, skew
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
@@ -42,7 +43,8 @@ _CHANCE = 1e-6  # of an order, or of repetitions, as clear as that in random dat
 _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
 _OTHERS = 64  # samples that are not of the largest class, likewise
-_UNRELATED = 2.0  # standard deviations of what random labels give
+_UNRELATED = 2.5  # standard deviations of what random labels give, by each likeness of samples,
+_UNLEARNED = 2.0  # and by predictions
 _WEAK = 0.28  # the correlation that predictions may have all the same: two deviations above theirs
 _GAP = 10.0  # interquartile ranges between the medians of a column
 _WIDTH = 30.0  # times as wide
@@ -496,7 +498,7 @@ class InputDetector(Detector):
         severity=Severity.WARNING,
         caused_by=["CLS105", "INP101", "INP102", "INP104", "LRN101", "MOD101"],
     )
-    def unrelated_labels(self, rows: Rows, learned: Learned) -> Iterator[Evidence]:
+    def unrelated_labels(self, likeness: Likeness, learned: Learned) -> Iterator[Evidence]:
         """The labels seem to have nothing to do with the inputs.
 
         Why it matters:
@@ -513,27 +515,26 @@ class InputDetector(Detector):
 
         When it is fine:
             The task is hard: in a parity, near neighbours differ too, and it is learned late.
-            Self-supervised tasks, where the loss does not use the labels, are not reported.
+            Labels that have anything to do with the raw values, with the words of a text, with what
+            the untrained net makes of them, or with its later predictions are never reported.
 
         References:
             cover1967nearest, zhang2017understanding
         """
-        if rows.labels is None or len(rows.train) < _RELATED or learned.target != rows.target:
+        if abs(learned.z) > min(_UNLEARNED, _WEAK * math.sqrt(learned.samples) - _UNLEARNED):
             return
-        if abs(learned.z) > min(_UNRELATED, _WEAK * math.sqrt(learned.samples) - _UNRELATED):
-            return
-        if rows.is_class and len(rows.train) - largest_class(rows.labels) < _OTHERS:
-            return  # hardly any neighbour of a rare class could be of that class
-        z = relation(rows.train, rows.labels, is_class=rows.is_class)
-        if abs(z) < _UNRELATED:
+        found = relations(likeness, learned.target, least=_RELATED, others=_OTHERS)
+        z = max(map(abs, found.values()), default=math.inf)
+        if z < _UNRELATED:
             yield Evidence(
-                where=rows.target,
+                where=learned.target,
                 measured=z,
                 limit=_UNRELATED,
-                message=f"near neighbours have like labels no more often than others (z = {z:.2g} "
-                f"for {len(rows.train)} samples), and predictions hit them no more often than "
-                f"chance (z = {learned.z:.2g} for {learned.samples} samples new to the net)",
-                details={"neighbours": z, "predictions": learned.z},
+                message=f"samples that are alike by {' or '.join(found)} have like labels no more "
+                f"often than others (z = {z:.2g} at most, the limit is {_UNRELATED:g}), and "
+                f"predictions hit them no more often than chance (z = {learned.z:.2g} for "
+                f"{learned.samples} samples new to the net)",
+                details={"neighbours": found, "predictions": learned.z},
             )
 
     @rule("INP205", severity=Severity.INFO)
