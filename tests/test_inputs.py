@@ -392,6 +392,29 @@ def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) ->
 
 
 @pytest.mark.parametrize(
+    ("share", "told_by_label", "options", "sick"),
+    [
+        (0.5, False, {}, True),
+        (0.5, True, {}, False),  # nothing is to be seen, and the label says so
+        (0.1, False, {}, False),
+        (1.0, False, {}, False),  # a matter of INP101
+        (0.5, False, {"is_class": False}, False),
+        (0.5, False, {"labels": None}, False),
+        (0.5, False, {"blank": None}, False),  # other inputs may tell them apart
+        (0.5, False, {"train": (torch_rand(400, 3) > 0.5).float()}, False),
+    ],
+)
+def test_blank_samples_are_copies(share: float, told_by_label: bool, options, sick: bool) -> None:
+    """Unless their labels tell that there is nothing to be seen."""
+    blank = torch.arange(400) * 7 % 400 < share * 400
+    labels = torch.arange(400.0).remainder(5)
+    labels = labels.masked_fill(blank, 9) if told_by_label else labels
+    rows = Rows("batch[0]", "batch[1]", torch_rand(400, 5), labels, is_class=True, blank=blank)
+    loads = InputDetector().duplicate_samples(JOINED, LOADER, Doubles(replace(rows, **options)))
+    assert any("blank" in one.message for one in loads) == sick
+
+
+@pytest.mark.parametrize(
     ("rows", "distinct"),
     [
         (torch_rand(300, 3), True),
@@ -595,6 +618,26 @@ def test_sequences_with_samples_for_time(batch_first: bool, shape, sick: bool) -
     """Where the samples are, and where the module takes them."""
     one = Recurrent("net.lstm", "LSTM", batch_first, shape)
     assert fired(InputDetector().swapped_axes, Axes("x", first(recurrent=(one,)), None)) == sick
+
+
+@pytest.mark.parametrize(
+    ("origin", "shape", "sick"),
+    [
+        ((32, 20, 6), (32, 6, 20), True),
+        ((32, 20, 6), (20, 32, 6), True),
+        ((32, 12), (12, 32), True),
+        ((32, 20, 6), (32, 120), False),
+        ((32, 20, 1), (32, 1, 20), False),  # which is the same as a transposition
+        ((32, 20, 20), (32, 20, 20), False),
+        ((32, 4, 8, 6), (32, 8, 4, 6), False),  # heads, perhaps
+    ],
+)
+def test_a_view_is_no_transposition(origin, shape, sick: bool) -> None:
+    """The same sizes in another order, while the numbers lie as they were."""
+    one = layer(U, kind="Conv1d", shape=shape, origin=origin, is_reinterpreted=True)
+    for made, expected in ((one, sick), (replace(one, is_reinterpreted=False), False)):
+        axes = Axes("x", first(made), None)
+        assert fired(InputDetector().swapped_axes, axes) == expected
 
 
 @pytest.mark.parametrize(

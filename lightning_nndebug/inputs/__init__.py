@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
 from ..core.measurements.axes import Axes
@@ -21,7 +23,8 @@ from ..core.measurements.processors import Processor
 from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
-from .axes import exchanged_sides, scrambled_images, scrambled_sequences
+from ..core.statistics import homogeneity
+from .axes import exchanged_sides, recut, scrambled_images, scrambled_sequences
 from .pretrained import unnormalized
 from .relatedness import are_distinct, leak, relations
 from .skew import is_chance, skew
@@ -35,6 +38,8 @@ _FEWER = 2  # of which there are at least so many times less than validation has
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
 _SEEN = 64  # samples, before copies are counted
+_BLANKS = 32  # samples without content, and as many with,
+_ALIKE_LABELS = 0.01  # whose labels are the same, but for chance
 _SINGLE = 0.9  # of them come once, where those of other processes are compared
 _UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
 _ONCE = 0.1  # and at least so many more
@@ -128,7 +133,7 @@ class InputDetector(Detector):
             return
         what = f"in {samples.alike} batches in a row, all {samples.size} samples are the same"
         if samples.blank >= _BATCHES:
-            value = "one value" if math.isnan(samples.value) else f"{samples.value:g}"
+            value = "one value" if math.isnan(samples.value) else f"{samples.value + 0.0:g}"
             what = f"in {samples.blank} batches in a row, every value is {value}"
         yield Evidence(where=samples.name, measured=what, message=what)
 
@@ -242,6 +247,7 @@ class InputDetector(Detector):
             - ``__getitem__`` maps several indices to one sample
             - An ``IterableDataset`` gives every worker all the data
             - Several processes go through the same data, for want of a ``DistributedSampler``
+            - Files that cannot be read become blank samples
 
         How to fix:
             - Remove the copies: ``torch.unique(dim=0)``, ``DataFrame.drop_duplicates()``
@@ -249,9 +255,9 @@ class InputDetector(Detector):
             - Split a stream between the workers: ``torch.utils.data.get_worker_info()``
 
         When it is fine:
-            Samplers that draw with replacement, data sets that are concatenated with themselves,
-            copies of rare classes, and rows of a few categories, which repeat by nature, are never
-            reported.
+            Blank samples that have labels of their own, samplers that draw with replacement, data
+            sets that are concatenated with themselves, copies of rare classes, and rows of a few
+            categories, which repeat by nature, are never reported.
 
         References:
             lee2022deduplicating
@@ -263,6 +269,8 @@ class InputDetector(Detector):
         if is_told and samples.distinct > _SINGLE * samples.seen:
             yield _told_of_all(samples, loader, doubles.ranks)
             return
+        if doubles.rows is not None:
+            yield from _blanks(doubles.rows, self.copies_limit)
         if not samples.is_whole or doubles.rows is None:
             return
         if samples.same > _SAME * samples.pairs or samples.alike >= _BATCHES:
@@ -336,7 +344,7 @@ class InputDetector(Detector):
             details={"batches": succession.batches, "p": chance},
         )
 
-    @rule("INP202", severity=Severity.WARNING, caused_by=["CLS106", "INP104", "INP203"])
+    @rule("INP202", severity=Severity.WARNING, caused_by=["CLS106", "INP104", "INP106", "INP203"])
     def train_val_skew(self, rows: Rows) -> Iterator[Evidence]:
         """The inputs of validation have other values than those of training.
 
@@ -432,6 +440,7 @@ class InputDetector(Detector):
             - Images come as (N, H, W, C), and ``view`` made (N, C, H, W) of them
             - ``batch_first=False``, the default of ``nn.LSTM`` and ``nn.TransformerEncoder``, and
               samples come first
+            - ``view`` or ``reshape`` where two dimensions are to be exchanged
             - Height and width are exchanged where images are resized, in training or validation
 
         How to fix:
@@ -448,6 +457,7 @@ class InputDetector(Detector):
         if axes.first is not None:
             yield from scrambled_images(axes.first)
             yield from scrambled_sequences(axes.first)
+            yield from recut(axes.first)
         yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
@@ -619,6 +629,30 @@ class InputDetector(Detector):
                 f"of training ({share:.1%}), the limit is {self.overlap_limit:.1%}",
                 details={"known": overlap.known, "seen": overlap.seen, "trained": overlap.trained},
             )
+
+
+def _blanks(rows: Rows, limit: float) -> Iterator[Evidence]:
+    """Samples without content, whose labels are as varied as those of all others.
+
+    Where nothing is to be seen by nature, as at the end of a scan, the label says so.
+    """
+    if rows.blank is None or rows.labels is None or not rows.is_class:
+        return
+    share, others = float(rows.blank.double().mean()), rows.train[~rows.blank]
+    if share <= limit or min(int(rows.blank.sum()), len(others)) < _BLANKS:
+        return
+    known = torch.unique(rows.labels)
+    counts = [(rows.labels[one].unsqueeze(1) == known).sum(0) for one in (rows.blank, ~rows.blank)]
+    if homogeneity(*counts) > _ALIKE_LABELS and len(counts[0]) > 1 and are_distinct(others):
+        yield Evidence(
+            where=rows.name,
+            measured=share,
+            limit=limit,
+            message=f"{share:.0%} of {len(rows.train)} samples are blank, the limit is {limit:.0%};"
+            " they have the same labels as the others do: there is nothing to tell them by",
+            causes=("Files that could not be read or decoded, and a blank stands in for them",),
+            fixes=("Let the data set raise where a file cannot be read, and count such files",),
+        )
 
 
 def _told_of_all(samples: Samples, loader: TrainLoader, ranks: int) -> Evidence:

@@ -14,6 +14,7 @@ SEEN = {
     "dropout_before_each_norm",
     "forty_rows_and_two_hundred_units",
     "gradients_for_evaluation_only",
+    "head_of_a_thousand",
     "hinge_without_a_minus",
     "ink_and_paper_exchanged",
     "messages_dropped_for_ever",

@@ -33,6 +33,8 @@ class Rows(Measurement):
         is_class: Whether these are class numbers, or answers of yes and no.
         validation: Rows of validation; None unless one is just over.
         is_image: Whether the values of a row are in a grid.
+        blank: Which of the samples of training have the same value throughout, in all that is read;
+            None where inputs beside this one may tell them apart.
         step: Of which only every so many-th is in the row.
         look: How often this was read, counted from 1.
     """
@@ -48,6 +50,7 @@ class Rows(Measurement):
     is_class: bool = False
     validation: Tensor | None = None
     is_image: bool = False
+    blank: Tensor | None = None
     step: int = 1
     look: int = 1
 
@@ -75,6 +78,7 @@ class _Pool:
         self.inputs = inputs
         self.train: list[Tensor] = []
         self.labels: list[Tensor] = []
+        self.blank: list[Tensor] = []
         self.validation: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
@@ -90,6 +94,8 @@ class _Pool:
         if rows is None or chosen is None:
             return False
         self.train.append(_values(rows[chosen]))
+        flat = rows[chosen].flatten(1) if rows.dim() > 1 else rows[chosen].unsqueeze(1)
+        self.blank.append((flat == flat[:, :1]).all(1))
         place = self.inputs.target
         labels = None if place is None else place.read(moment.batch)
         if labels is not None and labels.numel() == len(labels) == len(rows):
@@ -138,6 +144,7 @@ class _Pool:
             is_class=self.is_class or are_answers,
             validation=validation,
             is_image=len(shape) > 1,
+            blank=torch.cat(self.blank).cpu() if len(self.inputs.places) == 1 else None,
             step=stride(math.prod(shape), _FEATURES),
             look=self.looks,
         )
