@@ -856,6 +856,35 @@ def test_labels_are_related_if_any_likeness_says_so(by: str, sick: bool) -> None
         assert fired(InputDetector().unrelated_labels, one, learned) == sick
 
 
+@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, F.mse_loss])
+def test_several_answers_to_a_sample_are_judged(loss, shuffled: bool) -> None:
+    """Tags, or values."""
+    seed()
+    x = torch.randn(800, 12)
+    y = x @ torch.randn(12, 5)
+    y = (y > 0).float() if loss is not F.mse_loss else y / 4
+    y = y[torch.randperm(800)] if shuffled else y
+
+    class Several(Classifier):
+        def loss(self, x, y):
+            return loss(self(x), y)
+
+    train = DataLoader(TensorDataset(x[:640], y[:640]), 32, shuffle=True)
+    val = DataLoader(TensorDataset(x[640:], y[640:]), 32)
+    detector = InputDetector()
+    module = Several(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 5)), lr=1e-5)
+    fit(Program(module, train, val, trainer={"max_epochs": 2}), detector)
+    assert ("INP204" in [one.code for one in detector.findings]) == shuffled
+
+
+def test_labels_that_are_all_the_same_are_not_called_unrelated() -> None:
+    """There is nothing that they could have to do with anything."""
+    rows = Rows("batch[0]", "batch[1]", digits(400)[0], torch.full((400,), 2.5).double())
+    learned = Learned(z=0.0, samples=400, target="batch[1]")
+    assert not fired(InputDetector().unrelated_labels, Likeness(rows), learned)
+
+
 def test_what_is_not_finite_is_like_nothing() -> None:
     """There is nothing to be said of it."""
     x, y = digits(400)

@@ -16,7 +16,7 @@ from ..trainer import eagerly
 from . import Cadence, Measurement, Moment
 from .first_layers import computes
 from .inputs import Inputs, sampled
-from .rows import Rows
+from .rows import Rows, answers_of
 
 _BATCHES = 32  # the first ones of the run: what comes later may have been learned by heart
 _ROWS = 512  # samples,
@@ -35,7 +35,7 @@ class Features(Measurement):
         target: Where the labels are.
         rows: What the last layer was given, one row for each sample, batch by batch.
         tokens: How often each token occurs, likewise; empty if there are none.
-        labels: A class number or value for each.
+        labels: A class number or value for each, or several answers or values.
         is_class: Whether these are class numbers, or answers of yes and no.
     """
 
@@ -84,11 +84,12 @@ class Features(Measurement):
         main, labels = inputs.read_main(moment.batch), inputs.target.read(moment.batch)
         if main is None or labels is None or not given.dim():
             return None
-        if not len(given) == len(main) == len(labels) == labels.numel() >= _BATCH:
+        answers = answers_of(labels)
+        if answers is None or not len(given) == len(main) == len(answers) >= _BATCH:
             return None
         rows, tokens, known = memory.known
         rows.append(_standardized(_flat(given)))
-        known.append(labels.detach().flatten().double())
+        known.append(answers)
         if inputs.tokens and not main.is_floating_point():
             tokens.append(_counted(main))
         is_class = not labels.is_floating_point()

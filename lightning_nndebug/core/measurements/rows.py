@@ -15,6 +15,7 @@ from .inputs import Inputs, sampled, stride
 
 _ROWS = 512  # samples of training, and as many of validation,
 _FEATURES = 512  # and so many values of each: 1 MB each
+_ANSWERS = 64  # to a sample, at most
 _VALIDATIONS = 3  # that are looked at
 
 
@@ -30,6 +31,7 @@ class Rows(Measurement):
         target: Where the labels are; empty if there are none.
         train: Rows of training, on the host.
         labels: A class number or value for each; None if there is none.
+        answers: Several answers or values for each, instead.
         is_class: Whether these are class numbers, or answers of yes and no.
         validation: Rows of validation; None unless one is just over.
         is_image: Whether the values of a row are in a grid.
@@ -49,6 +51,7 @@ class Rows(Measurement):
     labels: Tensor | None = None
     is_class: bool = False
     validation: Tensor | None = None
+    answers: Tensor | None = None
     is_image: bool = False
     blank: Tensor | None = None
     step: int = 1
@@ -79,6 +82,7 @@ class _Pool:
         self.train: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.blank: list[Tensor] = []
+        self.answers: list[Tensor] = []
         self.validation: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
@@ -98,9 +102,10 @@ class _Pool:
         self.blank.append((flat == flat[:, :1]).all(1))
         place = self.inputs.target
         labels = None if place is None else place.read(moment.batch)
-        if labels is not None and labels.numel() == len(labels) == len(rows):
+        answers = None if labels is None else answers_of(labels)
+        if labels is not None and answers is not None and len(answers) == len(rows):
             self.is_class = not labels.is_floating_point()
-            self.labels.append(labels.detach().flatten()[chosen].double())
+            (self.labels if answers.dim() == 1 else self.answers).append(answers[chosen])
         self.count += len(self.train[-1])
         return self.count >= _ROWS
 
@@ -135,12 +140,14 @@ class _Pool:
         shape = self.shape or ()
         is_labelled = len(self.labels) == len(self.train)
         labels = torch.cat(self.labels).cpu() if is_labelled else None
+        several = torch.cat(self.answers).cpu() if len(self.answers) == len(self.train) else None
         are_answers = labels is not None and bool(((labels == 0) | (labels == 1)).all())
         return Rows(
             name=str(self.inputs.main),
             target=str(self.inputs.target or ""),
             train=torch.cat(self.train).cpu(),
             labels=labels,
+            answers=several,
             is_class=self.is_class or are_answers,
             validation=validation,
             is_image=len(shape) > 1,
@@ -157,6 +164,16 @@ class _Pool:
         count = math.ceil(_ROWS / batches) if batches and math.isfinite(batches) else 16
         step = max(1, len(rows) // count)
         return torch.arange(0, len(rows), step, device=rows.device)[:count]
+
+
+def answers_of(targets: Tensor) -> Tensor | None:
+    """Returns the answers for each sample: one, or a few; None of masks and the like."""
+    if not targets.dim() or targets.is_complex() or not targets.numel():
+        return None
+    if targets.numel() == len(targets):
+        return targets.detach().flatten().double()
+    is_table = targets.dim() == 2 and targets.shape[1] <= _ANSWERS  # noqa: PLR2004
+    return targets.detach().double() if is_table else None
 
 
 def _values(rows: Tensor) -> Tensor:
