@@ -130,7 +130,12 @@ class ClassBalanceDetector(Detector):
         ratios = _ratios(progress["shown"], target.weight)
         lost = neglected(progress, target)
         if counts.is_last:  # nothing more will come
-            lost = sorted({*lost, *neglected(progress, target, looks=1, stalls=1)})
+            lost = sorted(
+                {
+                    *neglected(progress, target, looks=1, stalls=1),
+                    *neglected(progress, target, looks=2),
+                }
+            )
         rare = [c for c in lost if ratios[c] >= self.imbalance_ratio]
         if rare and (counts.is_last or counts.batches >= SETTLED * progress["since"]):
             worst = max(rare, key=lambda c: float(ratios[c]))
