@@ -177,6 +177,36 @@ def test_many_identities_of_their_own_are_no_shift() -> None:
     assert compared(counts(train, validation, validation_table=table + 1)) == ["CLS106"]
 
 
+@pytest.mark.parametrize(
+    ("classes", "told"), [(1000, ["CLS104"]), (80, ["CLS104"]), (40, []), (0, [])]
+)
+def test_outputs_that_no_label_uses_are_those_of_another_task(
+    classes: int, told: list[str]
+) -> None:
+    """A few are left over for later, or are those of rare classes."""
+    nothing = [0.0] * max(classes - 4, 996)
+    seen = counts([100.0] * 4 + nothing, [20.0] * 4 + nothing)
+    assert compared(replace(seen, target=target(classes))) == told
+
+
+@pytest.mark.parametrize(
+    ("draws", "told"),
+    [
+        (((40, 1.0), (80, 2.0), (160, 4.0), (320, 8.0)), True),
+        (((40, 8.0), (80, 4.0), (160, 2.0), (320, 1.0)), False),
+        (((40, 1.0), (80, 4.0), (160, 2.0), (320, 8.0)), False),
+        (((40, 1.0), (320, 8.0)), False),  # two sources of data
+        (((4, 1.0), (8, 2.0), (16, 4.0), (32, 8.0)), False),
+        (((40, 0.0), (80, 2.0), (160, 4.0), (320, 8.0)), False),
+        ((), False),
+    ],
+)
+def test_a_sampler_may_prefer_what_is_frequent(draws: Any, told: bool) -> None:
+    """The larger each of several groups, the heavier its samples: that is the wrong way round."""
+    seen = counts(TAIL, TAIL, resampled=True, draws=draws)
+    assert bool(list(ClassBalanceDetector().imbalanced_classes(seen))) == told
+
+
 def test_passes_over_the_same_data_are_evidence_once() -> None:
     """After ten epochs, a class that is missing by chance is still missing by chance."""
     once, often = [400.0, 200, 100, 0], [4000.0, 2000, 1000, 0]
@@ -432,6 +462,27 @@ def test_the_mean_recall_is_logged() -> None:
     (seen,) = looks(EVEN, [LOST])
     assert ClassBalanceDetector().mean_recall(seen) == pytest.approx(0.65)
     assert ClassBalanceDetector().mean_recall(counts([1.0, 1.0], [0.0, 0.0])) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "trusts", "number", "told"),
+    [
+        (RARE, FALLING, 2, [("CLS101", 2)]),
+        (RARE, FALLING, 1, []),  # nothing had been learned before
+        (RARE, [[0.9, 0.8, 0.9, 0.02 * i] for i in (1, 2, 3)], 2, []),  # on its way
+        (EVEN, FALLING, 3, [("CLS107", 3)]),
+        (EVEN, FALLING, 2, []),
+        (EVEN, [[0.9, 0.8, 0.9, 0.2]] * 3, 3, []),  # as chance would have it
+    ],
+)
+def test_at_the_end_of_a_run_there_is_nothing_to_wait_for(
+    sizes: list[float], trusts: list[list[float]], number: int, told: list[tuple[str, int]]
+) -> None:
+    """Fewer looks are enough then, if no class is on its way."""
+    seen = looks(sizes, [LOST] * number, trusts)
+    assert neglected(ClassBalanceDetector(), seen) == []
+    seen[-1] = replace(seen[-1], is_last=True)
+    assert neglected(ClassBalanceDetector(), seen) == told
 
 
 def test_memory_goes_through_a_checkpoint(tmp_path: Any) -> None:

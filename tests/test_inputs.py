@@ -31,6 +31,7 @@ from lightning_nndebug.core.findings import Misconfiguration
 from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.doubles import Doubles
+from lightning_nndebug.core.measurements.features import Features, Likeness
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
     FirstLayers,
@@ -397,6 +398,29 @@ def test_duplicate_samples(samples: Samples, loader: TrainLoader, sick: bool) ->
 
 
 @pytest.mark.parametrize(
+    ("share", "told_by_label", "options", "sick"),
+    [
+        (0.5, False, {}, True),
+        (0.5, True, {}, False),  # nothing is to be seen, and the label says so
+        (0.1, False, {}, False),
+        (1.0, False, {}, False),  # a matter of INP101
+        (0.5, False, {"is_class": False}, False),
+        (0.5, False, {"labels": None}, False),
+        (0.5, False, {"blank": None}, False),  # other inputs may tell them apart
+        (0.5, False, {"train": (torch_rand(400, 3) > 0.5).float()}, False),
+    ],
+)
+def test_blank_samples_are_copies(share: float, told_by_label: bool, options, sick: bool) -> None:
+    """Unless their labels tell that there is nothing to be seen."""
+    blank = torch.arange(400) * 7 % 400 < share * 400
+    labels = torch.arange(400.0).remainder(5)
+    labels = labels.masked_fill(blank, 9) if told_by_label else labels
+    rows = Rows("batch[0]", "batch[1]", torch_rand(400, 5), labels, is_class=True, blank=blank)
+    loads = InputDetector().duplicate_samples(JOINED, LOADER, Doubles(replace(rows, **options)))
+    assert any("blank" in one.message for one in loads) == sick
+
+
+@pytest.mark.parametrize(
     ("rows", "distinct"),
     [
         (torch_rand(300, 3), True),
@@ -600,6 +624,26 @@ def test_sequences_with_samples_for_time(batch_first: bool, shape, sick: bool) -
     """Where the samples are, and where the module takes them."""
     one = Recurrent("net.lstm", "LSTM", batch_first, shape)
     assert fired(InputDetector().swapped_axes, Axes("x", first(recurrent=(one,)), None)) == sick
+
+
+@pytest.mark.parametrize(
+    ("origin", "shape", "sick"),
+    [
+        ((32, 20, 6), (32, 6, 20), True),
+        ((32, 20, 6), (20, 32, 6), True),
+        ((32, 12), (12, 32), True),
+        ((32, 20, 6), (32, 120), False),
+        ((32, 20, 1), (32, 1, 20), False),  # which is the same as a transposition
+        ((32, 20, 20), (32, 20, 20), False),
+        ((32, 4, 8, 6), (32, 8, 4, 6), False),  # heads, perhaps
+    ],
+)
+def test_a_view_is_no_transposition(origin, shape, sick: bool) -> None:
+    """The same sizes in another order, while the numbers lie as they were."""
+    one = layer(U, kind="Conv1d", shape=shape, origin=origin, is_reinterpreted=True)
+    for made, expected in ((one, sick), (replace(one, is_reinterpreted=False), False)):
+        axes = Axes("x", first(made), None)
+        assert fired(InputDetector().swapped_axes, axes) == expected
 
 
 @pytest.mark.parametrize(
@@ -809,7 +853,90 @@ def test_unrelated_labels(shuffled: bool, learned: Learned, sick: bool) -> None:
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
     labels = (y[order] if shuffled else y).double()
     rows = Rows("batch[0]", "batch[1]", x, labels, is_class=True)
-    assert fired(InputDetector().unrelated_labels, rows, learned) == sick
+    assert fired(InputDetector().unrelated_labels, Likeness(rows), learned) == sick
+
+
+@pytest.mark.parametrize(("by", "sick"), [("features", False), ("tokens", False), ("", True)])
+def test_labels_are_related_if_any_likeness_says_so(by: str, sick: bool) -> None:
+    """That of raw values may say nothing, and that of tokens has none."""
+    x, y = digits(400)
+    noise = torch_rand(400, 64)
+    features = Features(
+        target="batch[1]",
+        rows=tuple((x if by == "features" else noise).split(32)),
+        tokens=tuple((x if by == "tokens" else noise).split(32)),
+        labels=tuple(y.double().split(32)),
+        is_class=True,
+    )
+    rows = Rows("batch[0]", "batch[1]", noise, y.double(), is_class=True)
+    learned = Learned(z=0.3, samples=400, target="batch[1]")
+    for one in (Likeness(rows, features), Likeness(None, features)):
+        assert fired(InputDetector().unrelated_labels, one, learned) == sick
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, F.mse_loss])
+def test_several_answers_to_a_sample_are_judged(loss, shuffled: bool) -> None:
+    """Tags, or values."""
+    seed()
+    x = torch.randn(800, 12)
+    y = x @ torch.randn(12, 5)
+    y = (y > 0).float() if loss is not F.mse_loss else y / 4
+    y = y[torch.randperm(800)] if shuffled else y
+
+    class Several(Classifier):
+        def loss(self, x, y):
+            return loss(self(x), y)
+
+    train = DataLoader(TensorDataset(x[:640], y[:640]), 32, shuffle=True)
+    val = DataLoader(TensorDataset(x[640:], y[640:]), 32)
+    detector = InputDetector()
+    module = Several(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 5)), lr=1e-5)
+    fit(Program(module, train, val, trainer={"max_epochs": 2}), detector)
+    assert ("INP204" in [one.code for one in detector.findings]) == shuffled
+
+
+def test_labels_that_are_all_the_same_are_not_called_unrelated() -> None:
+    """There is nothing that they could have to do with anything."""
+    rows = Rows("batch[0]", "batch[1]", digits(400)[0], torch.full((400,), 2.5).double())
+    learned = Learned(z=0.0, samples=400, target="batch[1]")
+    assert not fired(InputDetector().unrelated_labels, Likeness(rows), learned)
+
+
+def test_what_is_not_finite_is_like_nothing() -> None:
+    """There is nothing to be said of it."""
+    x, y = digits(400)
+    x[7, 20] = float("nan")
+    rows = Rows("batch[0]", "batch[1]", x, y.double(), is_class=True)
+    learned = Learned(z=0.3, samples=400, target="batch[1]")
+    assert not fired(InputDetector().unrelated_labels, Likeness(rows), learned)
+
+
+class Reader(nn.Module):
+    """Reads a sentence word by word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(60, 16), nn.GRU(16, 16, batch_first=True)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, tokens):
+        return self.out(self.rnn(self.embed(tokens))[1][0])
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_labels_of_sentences_are_judged(shuffled: bool) -> None:
+    """Tokens have no values, and a run may be too short to learn anything from them."""
+    seed()
+    y = torch.randint(4, (800,))
+    x = torch.where(torch.rand(800, 10) < 0.2, torch.randint(5, (800, 10)) + 5 * y[:, None], 40)
+    y = y[torch.randperm(800)] if shuffled else y
+    train = DataLoader(TensorDataset(x[:640], y[:640]), 32, shuffle=True)
+    val = DataLoader(TensorDataset(x[640:], y[640:]), 32)
+    detector = InputDetector()
+    module = Classifier(Reader(), lr=1e-5)
+    fit(Program(module, train, val, trainer={"max_epochs": 2}), detector)
+    assert ("INP204" in [one.code for one in detector.findings]) == shuffled
 
 
 def test_agreement_has_the_variance_that_it_says() -> None:

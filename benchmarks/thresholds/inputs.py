@@ -35,6 +35,12 @@ from lightning_nndebug import ClassBalanceDetector, Detector, InputDetector
 from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.doubles import Doubles
+from lightning_nndebug.core.measurements.features import (
+    Features,
+    Likeness,
+    _counted,
+    _standardized,
+)
 from lightning_nndebug.core.measurements.first_layers import (
     FirstLayer,
     FirstLayers,
@@ -54,7 +60,7 @@ from lightning_nndebug.core.measurements.processors import Processor
 from lightning_nndebug.core.measurements.rows import Rows
 from lightning_nndebug.core.measurements.samples import Overlap, Samples, _pairs, _Roll
 from lightning_nndebug.core.measurements.succession import _judged, _moments, _values
-from lightning_nndebug.inputs.relatedness import relation
+from lightning_nndebug.inputs.relatedness import relation, relations
 from lightning_nndebug.inputs.skew import skew
 
 digits = cache(load_digits)
@@ -343,6 +349,105 @@ def parity() -> tuple:
     return pairs(x, x.round().sum(1).long() % 2, net=False)
 
 
+def gratings(count: int) -> tuple[Tensor, Tensor]:
+    """Stripes in one of four directions, wherever they begin."""
+    y = torch.randint(4, (count,))
+    turned = (y * torch.pi / 4)[:, None, None]
+    row, column = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
+    waves = 1.2 * (turned.cos() * row + turned.sin() * column)
+    x = (waves + 6.3 * torch.rand(count, 1, 1)).sin() + torch.randn(count, 12, 12)
+    return x[:, None], y
+
+
+def bars(count: int) -> tuple[Tensor, Tensor]:
+    """A bar that lies or stands, anywhere in a noisy image."""
+    y, row, column = (torch.randint(n, (count,)) for n in (2, 10, 10))
+    cells = torch.arange(16)
+    high, wide = torch.where(y == 1, 6, 2), torch.where(y == 1, 2, 6)
+    rows = (cells >= row[:, None]) & (cells < (row + high)[:, None])
+    columns = (cells >= column[:, None]) & (cells < (column + wide)[:, None])
+    return (0.4 * torch.randn(count, 16, 16) + 2 * rows[:, :, None] * columns[:, None])[:, None], y
+
+
+def sentences(count: int) -> tuple[Tensor, Tensor]:
+    """One word in six is of the four words of a class, the others may be any of 200."""
+    y = torch.randint(4, (count,))
+    own = torch.randint(4, (count, 12)) + 4 * y[:, None]
+    return torch.where(torch.rand(count, 12) < 1 / 6, own, torch.randint(16, 216, (count, 12))), y
+
+
+class Convolutions(nn.Module):
+    """Two convolutions and a mean over all places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(16, 4)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x).mean((2, 3))
+
+
+class Recurrence(nn.Module):
+    """The last state of a recurrent net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.rnn = nn.Embedding(216, 24), nn.GRU(24, 32, batch_first=True)
+        self.head = nn.Linear(32, 4)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.rnn(self.words(x))[1][0]
+
+
+def told_by_features(
+    data: Callable[[int], tuple[Tensor, Tensor]],
+    net: type[Convolutions | Recurrence],
+    *,
+    wrong: float = 0.0,
+) -> Features:
+    """The first 16 batches of 32 samples, while the net learns from them."""
+    x, y = data(512)
+    true, learner = y, net()
+    y = torch.where(torch.rand(len(y)) < wrong, true[torch.randperm(len(y))], true)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
+    rows, tokens = [], []
+    for one, labels in zip(x.split(32), y.split(32), strict=True):
+        given = learner.features(one)
+        rows.append(_standardized(given.detach()))
+        if not one.is_floating_point():
+            tokens.append(_counted(one))
+        optimizer.zero_grad()
+        F.cross_entropy(learner.head(given), labels).backward()
+        optimizer.step()
+    known = tuple(y.double().split(32))
+    return Features("y", tuple(rows), tuple(tokens), known, is_class=True)
+
+
+LIKENESSES: Kinds = {
+    "stripes that begin anywhere": lambda: told_by_features(gratings, Convolutions),
+    "bars anywhere": lambda: told_by_features(bars, Convolutions),
+    "- bars, 70 % of the labels random": lambda: told_by_features(bars, Convolutions, wrong=0.7),
+    "sentences": lambda: told_by_features(sentences, Recurrence),
+    "- sentences, 70 % of the labels random": lambda: told_by_features(
+        sentences, Recurrence, wrong=0.7
+    ),
+    "- stripes, labels shuffled": lambda: told_by_features(gratings, Convolutions, wrong=1.0),
+    "- bars, labels shuffled": lambda: told_by_features(bars, Convolutions, wrong=1.0),
+    "- sentences, labels shuffled": lambda: told_by_features(sentences, Recurrence, wrong=1.0),
+}
+
+
+def alike(features: Features) -> tuple[float, str]:
+    """What a net makes of samples, and their words, where predictions say nothing."""
+    learned, likeness = Learned(0.0, 400, "y"), Likeness(None, features)
+    z = max(map(abs, relations(likeness, "y", least=200, others=64).values()))
+    return z, "INP204" * bool(list(RULES.unrelated_labels(likeness, learned)))
+
+
 RELATIONS: Kinds = {
     "digits": lambda: pairs(*digits(1797)),
     "digits, half of the labels random": lambda: noisy(0.5),
@@ -377,7 +482,7 @@ def related(data: tuple[Tensor, Tensor, bool, bool]) -> tuple[float, str]:
     learned = Learned(excess / math.sqrt(variance), int(samples), "y")
     rows = Rows("x", "y", x[:512], y[:512].double(), is_class=is_class)
     z = relation(rows.train, rows.labels, is_class=is_class)
-    return abs(z), "INP204" * bool(list(RULES.unrelated_labels(rows, learned)))
+    return abs(z), "INP204" * bool(list(RULES.unrelated_labels(Likeness(rows), learned)))
 
 
 # -- INP103: the scale of common inputs
@@ -697,7 +802,9 @@ def main() -> None:
     sheet.add("INP201", "share of the variance between batches", ORDERS, order, limit="0.25")
     sheet.add("INP202", "distance of the median column", SKEWS, skewed, limit="0.35")
     sheet.add("INP203", "share of validation in training", OVERLAPS, overlapping, limit="0.01")
-    sheet.add("INP204", "z of near neighbours", RELATIONS, related, limit="below 2")
+    sheet.add("INP204", "z of near neighbours", RELATIONS, related, limit="below 2.5")
+    title = "z of near neighbours among the features of an untrained net, and by words"
+    sheet.add("INP204", title, LIKENESSES, alike, limit="below 2.5")
     sheet.add("INP205", "samples of the smallest class", FEW, few, limit="below 5")
     sheet.add("INP206", "least share of padding in four batches", PADDED, padded, limit="0.5")
     sheet.write(*costs())

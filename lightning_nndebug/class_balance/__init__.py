@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,9 @@ _STEPS = 16  # optimizer steps before the order of labels is judged
 _IN_ORDER = 1e-3  # the chance below which pure steps are said to come in order, not at random
 _FEW = 100  # labels; fewer have no distribution to speak of
 _SEVERAL, _COUNTED, _CLEAR = 4, 30, 2.0  # classes, labels of each, and times from least to most
+_IDLE = 20  # times as many outputs as classes: they are those of something else
+_BEFORE = 2  # looks that are enough when the run is over, for a class of which
+_DOUBTED = 0.3  # of the probability that chance would give it is left
 _IDENTITIES = 20  # with more classes than that, validation may have others, on purpose
 _RANKS = re.compile(r"(^|[^a-z])(au(c|roc|prc?)|roc|pr|m?ap|average_?precision|ndcg|mrr)($|[^a-z])")
 
@@ -108,11 +112,32 @@ class ClassBalanceDetector(Detector):
                 fixes=("Invert them: weight = counts.sum() / counts",),
             )
             return
+        if (preferred := _preferred(counts.draws)) is not None:
+            size, weight = preferred
+            yield Evidence(
+                where=target.name,
+                measured=weight,
+                limit=1.0,
+                message=f"the sampler knows {len(counts.draws)} groups of samples; the largest is "
+                f"{size:.1f} times as large as the smallest, and each of its samples is drawn "
+                f"{weight:.1f} times as often: the rarer a group, the less",
+                causes=("The weights are the frequencies of the classes, not their inverse",),
+                fixes=("Invert them: weights = 1 / counts[labels]",),
+            )
+            return
         if target.reweighted or (target.classes == 2 and _ranks(counts.metrics)):  # noqa: PLR2004
             return
         ratios = _ratios(progress["shown"], target.weight)
-        rare = [c for c in neglected(progress, target) if ratios[c] >= self.imbalance_ratio]
-        if rare and counts.batches >= SETTLED * progress["since"]:
+        lost = neglected(progress, target)
+        if counts.is_last:  # nothing more will come
+            lost = sorted(
+                {
+                    *neglected(progress, target, looks=1, stalls=1),
+                    *neglected(progress, target, looks=2),
+                }
+            )
+        rare = [c for c in lost if ratios[c] >= self.imbalance_ratio]
+        if rare and (counts.is_last or counts.batches >= SETTLED * progress["since"]):
             worst = max(rare, key=lambda c: float(ratios[c]))
             yield Evidence(
                 where=target.name,
@@ -191,6 +216,7 @@ class ClassBalanceDetector(Detector):
             - The labels were spoilt on their way, as by a division or a comparison of other types
             - The data are sorted and were split without shuffling
             - The split is by group, and the class is in few groups
+            - The last layer was made for another task
             - Two class maps: names got other numbers in training than in validation
 
         How to fix:
@@ -214,6 +240,19 @@ class ClassBalanceDetector(Detector):
                 limit=2.0,
                 message=f"all {int(shown.sum()):,} training labels are of class "
                 f"{int(shown.argmax())}, of the {target.classes} that the loss tells apart",
+            )
+            return
+        used = int(((shown > 0) | (counts.validation > 0)).sum())
+        is_index = target.is_single and target.form == "index"
+        if is_all and is_index and _IDLE * used <= target.classes:  # 0 where that is not known
+            yield Evidence(
+                where=target.name,
+                measured=float(used),
+                limit=target.classes / _IDLE,
+                message=f"the loss tells {target.classes} classes apart, and only {used} of them "
+                "occur",
+                causes=("The last layer is that of another task, such as the classes of ImageNet",),
+                fixes=(f"Give the last layer {used} outputs",),
             )
             return
         if not _comparable(counts):
@@ -372,11 +411,21 @@ class ClassBalanceDetector(Detector):
         ratios = _ratios(progress["shown"], target.weight)
         lost = [
             c
-            for c in neglected(progress, target, stalled=LOOKS)
+            for c in neglected(progress, target, stalls=LOOKS)
             # The rarer a class, the longer it takes: one that is too rare is a matter of CLS101.
             if (target.reweighted or ratios[c] < self.imbalance_ratio)
             and counts.batches >= (1 + SETTLED) * float(sizes[c]) * progress["since"]
         ]
+        if counts.is_last and not lost:
+            # Its samples are trusted to be of it less than by somebody who does not look at them.
+            doubted = neglected(progress, target, _BEFORE, _BEFORE)
+            shares = progress["shown"] / progress["shown"].sum()
+            lost = [
+                c
+                for c in doubted
+                if (target.reweighted or ratios[c] < self.imbalance_ratio)
+                and progress["trust"][c] < _DOUBTED * float(shares[c])
+            ]
         if lost and progress["learned"] > 1:
             yield Evidence(
                 where=target.name,
@@ -448,6 +497,18 @@ def _turned(shown: Tensor, weight: tuple[float, ...] | None) -> tuple[float, flo
     size, heavier = (float(one[-1] / one[0].clamp_min(1e-9)) for one in (sizes, weights))
     grows = bool((weights.diff() >= 0).all()) and bool(weights[0] > 0)
     is_clear = sizes[0] >= _COUNTED and min(size, heavier) >= _CLEAR
+    return (size, heavier) if grows and is_clear else None
+
+
+def _preferred(draws: tuple[tuple[int, float], ...]) -> tuple[float, float] | None:
+    """Returns how much larger the largest group is, and how much more often its samples come."""
+    if len(draws) < _SEVERAL or min(one for pair in draws for one in pair) <= 0:
+        return None
+    grows = all(
+        few < many and light < heavy for (few, light), (many, heavy) in itertools.pairwise(draws)
+    )
+    size, heavier = draws[-1][0] / draws[0][0], draws[-1][1] / draws[0][1]
+    is_clear = draws[0][0] >= _COUNTED and min(size, heavier) >= _CLEAR
     return (size, heavier) if grows and is_clear else None
 
 

@@ -84,13 +84,13 @@ def take_up(progress: Progress, counts: ClassCounts) -> None:
         progress["pending"], progress["looked"] = nothing, counts.batches
 
 
-def neglected(progress: Progress, target: Target, stalled: int = 0) -> list[int]:
-    """Returns the classes that are neglected persistently, and stalled for so many looks."""
+def neglected(progress: Progress, target: Target, looks: int = LOOKS, stalls: int = 0) -> list[int]:
+    """Returns the classes that were neglected for so many looks, and stalled for so many."""
     return [
         c
-        for c, (looks, stalls) in sorted(progress.get("streaks", {}).items())
-        if looks >= LOOKS
-        and stalls >= stalled
+        for c, (neglects, rests) in sorted(progress.get("streaks", {}).items())
+        if neglects >= looks
+        and rests >= stalls
         and progress["train"][c] >= _SHOWN
         and not target.ignores(c)
     ]

@@ -7,10 +7,13 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 from ..core.detector import Detector, rule, threshold
 from ..core.findings import Evidence, Severity
 from ..core.measurements.axes import Axes
 from ..core.measurements.doubles import Doubles
+from ..core.measurements.features import Likeness
 from ..core.measurements.first_layers import FirstLayer, FirstLayers
 from ..core.measurements.leaks import Leaks
 from ..core.measurements.learned import Learned
@@ -20,9 +23,10 @@ from ..core.measurements.processors import Processor
 from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
-from .axes import exchanged_sides, scrambled_images, scrambled_sequences
+from ..core.statistics import homogeneity
+from .axes import exchanged_sides, recut, scrambled_images, scrambled_sequences
 from .pretrained import unnormalized
-from .relatedness import are_distinct, largest_class, leak, relation
+from .relatedness import are_distinct, leak, relations
 from .skew import is_chance, skew, steps
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
@@ -34,6 +38,8 @@ _FEWER = 2  # of which there are at least so many times less than validation has
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
 _SEEN = 64  # samples, before copies are counted
+_BLANKS = 32  # samples without content, and as many with,
+_ALIKE_LABELS = 0.01  # whose labels are the same, but for chance
 _SINGLE = 0.9  # of them come once, where those of other processes are compared
 _UNEVEN = 2.0  # times as many copies in one class as in another: somebody has chosen,
 _ONCE = 0.1  # and at least so many more
@@ -42,7 +48,8 @@ _CHANCE = 1e-6  # of an order, or of repetitions, as clear as that in random dat
 _BY_CLASS = 0.1  # of the variance of a class label lies between batches
 _RELATED = 200  # samples, before labels are called unrelated
 _OTHERS = 64  # samples that are not of the largest class, likewise
-_UNRELATED = 2.0  # standard deviations of what random labels give
+_UNRELATED = 2.5  # standard deviations of what random labels give, by each likeness of samples,
+_UNLEARNED = 2.0  # and by predictions
 _WEAK = 0.28  # the correlation that predictions may have all the same: two deviations above theirs
 _GAP = 10.0  # interquartile ranges between the medians of a column
 _WIDTH = 30.0  # times as wide
@@ -126,7 +133,7 @@ class InputDetector(Detector):
             return
         what = f"in {samples.alike} batches in a row, all {samples.size} samples are the same"
         if samples.blank >= _BATCHES:
-            value = "one value" if math.isnan(samples.value) else f"{samples.value:g}"
+            value = "one value" if math.isnan(samples.value) else f"{samples.value + 0.0:g}"
             what = f"in {samples.blank} batches in a row, every value is {value}"
         yield Evidence(where=samples.name, measured=what, message=what)
 
@@ -240,6 +247,7 @@ class InputDetector(Detector):
             - ``__getitem__`` maps several indices to one sample
             - An ``IterableDataset`` gives every worker all the data
             - Several processes go through the same data, for want of a ``DistributedSampler``
+            - Files that cannot be read become blank samples
 
         How to fix:
             - Remove the copies: ``torch.unique(dim=0)``, ``DataFrame.drop_duplicates()``
@@ -247,9 +255,9 @@ class InputDetector(Detector):
             - Split a stream between the workers: ``torch.utils.data.get_worker_info()``
 
         When it is fine:
-            Samplers that draw with replacement, data sets that are concatenated with themselves,
-            copies of rare classes, and rows of a few categories, which repeat by nature, are never
-            reported.
+            Blank samples that have labels of their own, samplers that draw with replacement, data
+            sets that are concatenated with themselves, copies of rare classes, and rows of a few
+            categories, which repeat by nature, are never reported.
 
         References:
             lee2022deduplicating
@@ -261,6 +269,8 @@ class InputDetector(Detector):
         if is_told and samples.distinct > _SINGLE * samples.seen:
             yield _told_of_all(samples, loader, doubles.ranks)
             return
+        if doubles.rows is not None:
+            yield from _blanks(doubles.rows, self.copies_limit)
         if not samples.is_whole or doubles.rows is None:
             return
         if samples.same > _SAME * samples.pairs or samples.alike >= _BATCHES:
@@ -334,7 +344,7 @@ class InputDetector(Detector):
             details={"batches": succession.batches, "p": chance},
         )
 
-    @rule("INP202", severity=Severity.WARNING, caused_by=["CLS106", "INP104", "INP203"])
+    @rule("INP202", severity=Severity.WARNING, caused_by=["CLS106", "INP104", "INP106", "INP203"])
     def train_val_skew(self, rows: Rows) -> Iterator[Evidence]:
         """The inputs of validation have other values than those of training.
 
@@ -432,6 +442,7 @@ class InputDetector(Detector):
             - Images come as (N, H, W, C), and ``view`` made (N, C, H, W) of them
             - ``batch_first=False``, the default of ``nn.LSTM`` and ``nn.TransformerEncoder``, and
               samples come first
+            - ``view`` or ``reshape`` where two dimensions are to be exchanged
             - Height and width are exchanged where images are resized, in training or validation
 
         How to fix:
@@ -448,6 +459,7 @@ class InputDetector(Detector):
         if axes.first is not None:
             yield from scrambled_images(axes.first)
             yield from scrambled_sequences(axes.first)
+            yield from recut(axes.first)
         yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
@@ -498,7 +510,7 @@ class InputDetector(Detector):
         severity=Severity.WARNING,
         caused_by=["CLS105", "INP101", "INP102", "INP104", "LRN101", "MOD101"],
     )
-    def unrelated_labels(self, rows: Rows, learned: Learned) -> Iterator[Evidence]:
+    def unrelated_labels(self, likeness: Likeness, learned: Learned) -> Iterator[Evidence]:
         """The labels seem to have nothing to do with the inputs.
 
         Why it matters:
@@ -515,27 +527,26 @@ class InputDetector(Detector):
 
         When it is fine:
             The task is hard: in a parity, near neighbours differ too, and it is learned late.
-            Self-supervised tasks, where the loss does not use the labels, are not reported.
+            Labels that have anything to do with the raw values, with the words of a text, with what
+            the untrained net makes of them, or with its later predictions are never reported.
 
         References:
             cover1967nearest, zhang2017understanding
         """
-        if rows.labels is None or len(rows.train) < _RELATED or learned.target != rows.target:
+        if abs(learned.z) > min(_UNLEARNED, _WEAK * math.sqrt(learned.samples) - _UNLEARNED):
             return
-        if abs(learned.z) > min(_UNRELATED, _WEAK * math.sqrt(learned.samples) - _UNRELATED):
-            return
-        if rows.is_class and len(rows.train) - largest_class(rows.labels) < _OTHERS:
-            return  # hardly any neighbour of a rare class could be of that class
-        z = relation(rows.train, rows.labels, is_class=rows.is_class)
-        if abs(z) < _UNRELATED:
+        found = relations(likeness, learned.target, least=_RELATED, others=_OTHERS)
+        z = max(map(abs, found.values()), default=math.inf)
+        if z < _UNRELATED:
             yield Evidence(
-                where=rows.target,
+                where=learned.target,
                 measured=z,
                 limit=_UNRELATED,
-                message=f"near neighbours have like labels no more often than others (z = {z:.2g} "
-                f"for {len(rows.train)} samples), and predictions hit them no more often than "
-                f"chance (z = {learned.z:.2g} for {learned.samples} samples new to the net)",
-                details={"neighbours": z, "predictions": learned.z},
+                message=f"samples that are alike by {' or '.join(found)} have like labels no more "
+                f"often than others (z = {z:.2g} at most, the limit is {_UNRELATED:g}), and "
+                f"predictions hit them no more often than chance (z = {learned.z:.2g} for "
+                f"{learned.samples} samples new to the net)",
+                details={"neighbours": found, "predictions": learned.z},
             )
 
     @rule("INP205", severity=Severity.INFO)
@@ -620,6 +631,30 @@ class InputDetector(Detector):
                 f"of training ({share:.1%}), the limit is {self.overlap_limit:.1%}",
                 details={"known": overlap.known, "seen": overlap.seen, "trained": overlap.trained},
             )
+
+
+def _blanks(rows: Rows, limit: float) -> Iterator[Evidence]:
+    """Samples without content, whose labels are as varied as those of all others.
+
+    Where nothing is to be seen by nature, as at the end of a scan, the label says so.
+    """
+    if rows.blank is None or rows.labels is None or not rows.is_class:
+        return
+    share, others = float(rows.blank.double().mean()), rows.train[~rows.blank]
+    if share <= limit or min(int(rows.blank.sum()), len(others)) < _BLANKS:
+        return
+    known = torch.unique(rows.labels)
+    counts = [(rows.labels[one].unsqueeze(1) == known).sum(0) for one in (rows.blank, ~rows.blank)]
+    if homogeneity(*counts) > _ALIKE_LABELS and len(counts[0]) > 1 and are_distinct(others):
+        yield Evidence(
+            where=rows.name,
+            measured=share,
+            limit=limit,
+            message=f"{share:.0%} of {len(rows.train)} samples are blank, the limit is {limit:.0%};"
+            " they have the same labels as the others do: there is nothing to tell them by",
+            causes=("Files that could not be read or decoded, and a blank stands in for them",),
+            fixes=("Let the data set raise where a file cannot be read, and count such files",),
+        )
 
 
 def _told_of_all(samples: Samples, loader: TrainLoader, ranks: int) -> Evidence:

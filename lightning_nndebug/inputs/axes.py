@@ -60,6 +60,26 @@ def scrambled_sequences(first: FirstLayers) -> Iterator[Evidence]:
         )
 
 
+def recut(first: FirstLayers) -> Iterator[Evidence]:
+    """Sequences and tables that ``view`` has made another order of, without moving anything."""
+    for layer in first.layers:
+        # A dimension of 1 may stand anywhere.
+        was, now = ([one for one in sizes if one > 1] for sizes in (layer.origin, layer.shape))
+        exchanged = was != now and sorted(was) == sorted(now)
+        if not layer.is_reinterpreted or not exchanged or len(was) not in (2, 3):
+            continue
+        told = f"{layer.place} is {_size(layer.origin)}, and ``view`` made {_size(layer.shape)} of "
+        told += f"it for {layer.name} ({layer.kind}), without moving anything"
+        yield Evidence(
+            where=layer.place,
+            measured=told,
+            message=told,
+            causes=("``view`` or ``reshape`` was taken for a transposition",),
+            fixes=("Exchange the dimensions: ``x.transpose(1, 2)``",),
+            details={"shape": list(layer.shape), "origin": list(layer.origin)},
+        )
+
+
 def exchanged_sides(axes: Axes) -> Iterator[Evidence]:
     """Images of validation that are as wide as those of training are high, and the reverse."""
     if axes.sizes is None:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..core.measurements.features import Likeness
+
 _NEIGHBOURS = 5
 _SHUFFLES = 200
 _EQUAL = 1e-6  # of the variance is left between a label and a column that is the label
@@ -17,18 +19,55 @@ _COMPARED = 256  # rows
 _CLASSES = 32  # whose columns are looked for, at most
 
 
-def relation(rows: Tensor, labels: Tensor, *, is_class: bool) -> float:
+def relations(likeness: Likeness, target: str, *, least: int, others: int) -> dict[str, float]:
+    """Returns how the labels of samples that are alike go together, by what they are alike in.
+
+    Args:
+        likeness: What is known of the samples.
+        target: Where their labels have to be.
+        least: How many samples it takes,
+        others: and how many that are not of the largest class: else hardly any neighbour of a rare
+            one could be of that class.
+    """
+    known: dict[str, tuple[Tensor, Tensor, bool]] = {}
+    rows, features = likeness.rows, likeness.features
+    if rows is not None and rows.target == target:
+        given = rows.labels if rows.labels is not None else rows.answers
+        if given is not None:
+            known["their values"] = rows.train, given, rows.is_class and given.dim() == 1
+    if features is not None and features.target == target:
+        labels = torch.cat(features.labels).cpu()
+        is_class = features.is_class or bool(((labels == 0) | (labels == 1)).all())
+        is_class = is_class and labels.dim() == 1
+        if len({one.shape[1] for one in features.rows}) == 1:
+            known["features"] = torch.cat(features.rows).cpu(), labels, is_class
+        if len(features.tokens) == len(features.rows):
+            known["words"] = torch.cat(features.tokens).cpu(), labels, is_class
+    return {
+        by: relation(given, labels, is_class=is_class, is_standardized=by != "words")
+        for by, (given, labels, is_class) in known.items()
+        if len(labels) >= least
+        and bool(given.isfinite().all() and labels.isfinite().all())
+        and bool((labels != labels[0]).any())
+        and not (is_class and len(labels) - largest_class(labels) < others)
+    }
+
+
+def relation(
+    rows: Tensor, labels: Tensor, *, is_class: bool, is_standardized: bool = True
+) -> float:
     """Returns how much more alike the labels of near neighbours are than those of any others.
 
     In standard deviations of what random labels would give, found by shuffling them; the share of
-    equal ones for classes, the product of ranks for values. Below 0 if they are less alike, which
-    is a relation too: that of a parity.
+    equal ones for classes, the product of ranks for values, that of deviations for several. Below
+    0 if they are less alike, which is a relation too: that of a parity.
     """
     x = rows.double()
-    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
+    if is_standardized:
+        x = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
     apart = torch.cdist(x, x).fill_diagonal_(math.inf)
     near = apart.topk(_NEIGHBOURS, largest=False).indices
-    y = labels if is_class else _ranks(labels)
+    y = labels if is_class else _ranks(labels) if labels.dim() == 1 else _directions(labels)
 
     def agreement(one: Tensor) -> Tensor:
         mine, theirs = one.unsqueeze(1), one[near]
@@ -85,6 +124,12 @@ def _same(rows: Tensor, labels: Tensor) -> list[int]:
     size = (x**2).sum(0)
     left = 1 - (y @ x) ** 2 / (size * (y @ y)).clamp_min(1e-300)
     return [int(one) for one in ((left < _EQUAL) & (size > 0)).nonzero().flatten()]
+
+
+def _directions(values: Tensor) -> Tensor:
+    apart = values - values.mean(0)
+    size = (apart**2).sum(0).sqrt()
+    return apart / size.clamp_min(1e-12)
 
 
 def _ranks(values: Tensor) -> Tensor:

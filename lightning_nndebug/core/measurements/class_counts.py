@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,10 +15,12 @@ from torchmetrics import Metric
 from . import Measurement, Moment
 from .labels import MOST_CLASSES, Labels, Target
 from .loss_calls import LossCall, LossCalls, ValidationLossCalls
+from .schedules import planned_steps
 
 _BINS = MOST_CLASSES + 1
 _FIRST = 16  # batches before the first look in training
 _TOGETHER = 16  # batches whose labels are counted at once, where each sample has one
+_GROUPS = 100  # of samples with weights of their own
 # What takes every sample as often as any other.
 _PLAIN = ("RandomSampler", "SequentialSampler", "SubsetRandomSampler", "DistributedSampler")
 _BATCHING = ("BatchSampler", "_BatchSamplerWrapper")
@@ -73,6 +76,9 @@ class ClassCounts(Measurement):
         metrics: Names of what the user logs.
         batches: How many training batches there were so far.
         look: How often this was taken, counted from 1.
+        is_last: Whether the run is over, as far as that is planned.
+        draws: For each group of samples that a sampler gives the same weight, their number and that
+            weight, the smallest group first; nothing if there is no such sampler.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -95,6 +101,8 @@ class ClassCounts(Measurement):
     metrics: tuple[str, ...]
     batches: int
     look: int
+    is_last: bool = False
+    draws: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> ClassCounts | None:
@@ -105,6 +113,7 @@ class ClassCounts(Measurement):
             memory.sums = torch.zeros(10, _BINS, dtype=precise, device=device)
             memory.metric, memory.batches, memory.look = _Sum(memory.sums), 0, 0
             memory.waiting = ([], [])
+            memory.draws = _draws(moment.trainer)
         if (labels := moment.take(Labels)) is not None and labels.is_new(moment):
             _note(labels, memory)
         if moment.hook.endswith("batch_start"):
@@ -116,7 +125,8 @@ class ClassCounts(Measurement):
             if moment.hook == "on_validation_batch_end":
                 return None
             memory.batches += 1
-            if memory.batches < _FIRST or memory.batches & (memory.batches - 1):
+            is_regular = memory.batches >= _FIRST and not memory.batches & (memory.batches - 1)
+            if not (is_regular or (_is_over(moment) and not moment.trainer.enable_validation)):
                 return None
         target = moment.take(Target)
         for validation in (0, 1):
@@ -130,7 +140,7 @@ class ClassCounts(Measurement):
         return cls(
             target, sums[0], sums[1], sums[2:6], sums[6:10], _passes(moment),
             _is_resampled(moment.trainer), tuple(moment.trainer.callback_metrics), memory.batches,
-            memory.look,
+            memory.look, _is_over(moment), memory.draws,
         )  # fmt: skip
 
     def snapshot(self) -> dict[str, Any]:
@@ -203,13 +213,33 @@ def _passes(moment: Moment) -> int:
     return int(trainer.current_epoch + trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
-def _is_resampled(trainer: Any) -> bool:
-    """Tells a sampler that prefers some samples from those that take every one as it comes."""
+def _is_over(moment: Moment) -> bool:
+    return moment.step >= planned_steps(moment.trainer) - 1  # which is counted afterwards
+
+
+def _draws(trainer: Any) -> tuple[tuple[int, float], ...]:
+    """Returns what samplers that draw by weight make of groups of samples with the same weight."""
+    weights = [getattr(one, "weights", None) for _, one in _samplers(trainer)]
+    if len(weights) != 1 or not isinstance(weights[0], Tensor) or weights[0].dim() != 1:
+        return ()
+    values, sizes = torch.unique(weights[0].detach().double().cpu(), return_counts=True)
+    if not 1 < len(values) <= _GROUPS:
+        return ()
+    return tuple(sorted(zip(sizes.tolist(), values.tolist(), strict=True)))
+
+
+def _samplers(trainer: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields what puts batches together, and what it takes the samples from."""
     for loader in getattr(getattr(trainer.fit_loop, "_combined_loader", None), "flattened", ()):
         batches = getattr(loader, "batch_sampler", None)
         sampler = getattr(batches, "sampler", None) or getattr(loader, "sampler", None)
         # In DDP, Lightning wraps a sampler in a data set in a sampler.
-        sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+        yield batches, getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+
+
+def _is_resampled(trainer: Any) -> bool:
+    """Tells a sampler that prefers some samples from those that take every one as it comes."""
+    for batches, sampler in _samplers(trainer):
         if type(sampler).__name__ not in _PLAIN:
             return True
         if batches is not None and type(batches).__name__ not in _BATCHING:

@@ -238,7 +238,7 @@ class _Watch:
             mean, variance = (one.detach().float() for one in (norm.running_mean, norm.running_var))
             self._before.setdefault(name, (mean.clone(), variance.clone()))
             self._norm = name, _against(*self._before[name], given)
-        if not _computes(module) or name in dict(self._called):
+        if not computes(module) or name in dict(self._called):
             return
         place, leaf = next(
             ((place, one) for place, one in self._leaves if _is_view(given, one)), (None, None)
@@ -272,7 +272,7 @@ class _Watch:
             self._recurrent.setdefault(name, Recurrent(name, kind, module.batch_first, shape))
 
 
-def _computes(module: nn.Module) -> bool:
+def computes(module: nn.Module) -> bool:
     """Tells whether a module works on its input by itself, rather than by its children."""
     if type(module).__module__.startswith("torch.nn.utils"):  # computes a weight
         return False

@@ -15,6 +15,7 @@ from .loss_calls import LossCall, LossCalls, ValidationLossCalls
 from .schedules import planned_steps
 
 _LATE = 0.9  # of the planned steps are over
+_ANSWERS = 64  # to a sample, at most
 _MANY = 64  # batches are added up together
 
 
@@ -99,10 +100,10 @@ def _pair(call: LossCall, target: Tensor) -> Tensor | None:
         classes = torch.arange(one.shape[1], device=one.device)
         a, b = (predicted.unsqueeze(1) == classes).float(), (true.unsqueeze(1) == classes).float()
         return _cross(a - a.mean(0), b - b.mean(0))
-    if one.numel() == count and target.numel() == count and not call.has_indices:
-        a, b = one.reshape(-1, 1), target.float().reshape(-1, 1)
-        a, b = a - a.mean(), b - b.mean()
-        scale = (a.norm() * b.norm()).clamp_min(1e-20) / count
+    several = one.dim() == 2 and one.shape == target.shape and one.shape[1] <= _ANSWERS  # noqa: PLR2004
+    if (several or one.numel() == target.numel() == count) and not call.has_indices:
+        a, b = (x.reshape(count, -1) - x.reshape(count, -1).mean(0) for x in (one, target.float()))
+        scale = (a.norm(dim=0) * b.norm(dim=0)).clamp_min(1e-20) / count
         return _cross(a / scale.sqrt(), b / scale.sqrt())
     return None
 

@@ -16,6 +16,7 @@ from .succession import lag
 
 _ROWS = 512  # samples of training, and as many of validation,
 _FEATURES = 512  # and so many values of each: 1 MB each
+_ANSWERS = 64  # to a sample, at most
 _VALIDATIONS = 3  # that are looked at
 
 
@@ -31,11 +32,14 @@ class Rows(Measurement):
         target: Where the labels are; empty if there are none.
         train: Rows of training, on the host.
         labels: A class number or value for each; None if there is none.
+        answers: Several answers or values for each, instead.
         is_class: Whether these are class numbers, or answers of yes and no.
         validation: Rows of validation; None unless one is just over.
         is_image: Whether the values of a row are in a grid.
         lag: How many columns later the next moment is, if validation has windows that slide over a
             series; else 0.
+        blank: Which of the samples of training have the same value throughout, in all that is read;
+            None where inputs beside this one may tell them apart.
         step: Of which only every so many-th is in the row.
         look: How often this was read, counted from 1.
     """
@@ -50,8 +54,10 @@ class Rows(Measurement):
     labels: Tensor | None = None
     is_class: bool = False
     validation: Tensor | None = None
+    answers: Tensor | None = None
     is_image: bool = False
     lag: int = 0
+    blank: Tensor | None = None
     step: int = 1
     look: int = 1
 
@@ -81,6 +87,8 @@ class _Pool:
         self.inputs = inputs
         self.train: list[Tensor] = []
         self.labels: list[Tensor] = []
+        self.blank: list[Tensor] = []
+        self.answers: list[Tensor] = []
         self.validation: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
@@ -96,11 +104,14 @@ class _Pool:
         if rows is None or chosen is None:
             return False
         self.train.append(_values(rows[chosen]))
+        flat = rows[chosen].flatten(1) if rows.dim() > 1 else rows[chosen].unsqueeze(1)
+        self.blank.append((flat == flat[:, :1]).all(1))
         place = self.inputs.target
         labels = None if place is None else place.read(moment.batch)
-        if labels is not None and labels.numel() == len(labels) == len(rows):
+        answers = None if labels is None else answers_of(labels)
+        if labels is not None and answers is not None and len(answers) == len(rows):
             self.is_class = not labels.is_floating_point()
-            self.labels.append(labels.detach().flatten()[chosen].double())
+            (self.labels if answers.dim() == 1 else self.answers).append(answers[chosen])
         self.count += len(self.train[-1])
         return self.count >= _ROWS
 
@@ -137,16 +148,19 @@ class _Pool:
         step = stride(math.prod(shape), _FEATURES)
         is_labelled = len(self.labels) == len(self.train)
         labels = torch.cat(self.labels).cpu() if is_labelled else None
+        several = torch.cat(self.answers).cpu() if len(self.answers) == len(self.train) else None
         are_answers = labels is not None and bool(((labels == 0) | (labels == 1)).all())
         return Rows(
             name=str(self.inputs.main),
             target=str(self.inputs.target or ""),
             train=torch.cat(self.train).cpu(),
             labels=labels,
+            answers=several,
             is_class=self.is_class or are_answers,
             validation=validation,
             is_image=len(shape) > 1,
             lag=math.lcm(self.lag, step) // step,
+            blank=torch.cat(self.blank).cpu() if len(self.inputs.places) == 1 else None,
             step=step,
             look=self.looks,
         )
@@ -159,6 +173,16 @@ class _Pool:
         count = math.ceil(_ROWS / batches) if batches and math.isfinite(batches) else 16
         step = max(1, len(rows) // count)
         return torch.arange(0, len(rows), step, device=rows.device)[:count]
+
+
+def answers_of(targets: Tensor) -> Tensor | None:
+    """Returns the answers for each sample: one, or a few; None of masks and the like."""
+    if not targets.dim() or targets.is_complex() or not targets.numel():
+        return None
+    if targets.numel() == len(targets):
+        return targets.detach().flatten().double()
+    is_table = targets.dim() == 2 and targets.shape[1] <= _ANSWERS  # noqa: PLR2004
+    return targets.detach().double() if is_table else None
 
 
 def _values(rows: Tensor) -> Tensor:
