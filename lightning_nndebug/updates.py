@@ -530,8 +530,10 @@ class UpdateDetector(Detector):
 
 
 def _falls_faster(descent: Sequence[Sequence[float]]) -> bool:
-    """Whether a loss below zero has fallen more in the last third of the steps than in the one
-    before: to a bound, a loss falls ever more slowly."""
+    """Whether a loss below zero falls ever faster; to a bound it would fall ever more slowly.
+
+    The last third of the steps is held against the one before.
+    """
     if len(descent) < _HISTORY[0]:
         return False
     began, now = descent[0][0], descent[-1][0]
