@@ -478,7 +478,7 @@ def falls(losses, growth: float = 4.0) -> bool:
 
 def test_a_loss_that_falls_faster_and_faster_has_no_minimum() -> None:
     """The larger the weights of a critic, the faster they grow."""
-    assert falls([-((i / 10) ** 2) for i in range(40)])
+    assert falls([-((i / 10) ** 3) for i in range(40)])
 
 
 @pytest.mark.parametrize(

@@ -114,19 +114,19 @@ def survey(
     judge: Callable[[], Detector],
     sick: Mapping[str, Programs],
 ) -> Iterator[Run]:
-    """Runs the healthy nets, and of the sick ones those that are named after a rule.
+    """Runs the healthy nets and the sick ones.
 
     Args:
         columns: The statistics.
         watch: Makes a detector that has ``looks``.
         judge: Makes the detector that has the rules.
-        sick: The programs that are sick, by the code of their rule.
+        sick: The programs that are sick, by the statistic that is to tell so.
     """
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     zoo = all_programs()
     jobs = [("healthy", name, zoo[name]) for name in HEALTHY]
-    jobs += [(code, name, make) for code in sick for name, make in sick[code].items()]
+    jobs += [(column, name, make) for column in sick for name, make in sick[column].items()]
     for kind, name, make in jobs:
         for value in range(SEEDS):
             seed(value)
@@ -139,7 +139,7 @@ def survey(
                 if (found := watching.looks.worst(column, moment)) is not None
             }
             codes = frozenset(one.code for one in judging.findings)
-            print(f"{kind:8}{name:36}{value}  {' '.join(sorted(codes))}", flush=True)
+            print(f"{kind:40}{name:36}{value}  {' '.join(sorted(codes))}", flush=True)
             yield Run(name, kind, values, codes)
 
 
@@ -166,7 +166,7 @@ def write(
             "such as for patience: the last two columns say how often it spoke."
         ),
         "",
-        "| rule | statistic | limit | worst healthy | mildest sick | healthy told | sick told |",
+        "| rule | statistic | limit | worst healthy, end | mildest sick | healthy told | sick told |",
         "|---|---|--:|--:|--:|--:|--:|",
         *(_summary(column, runs) for column in columns),
         "",
@@ -187,10 +187,10 @@ def draw(name: str, columns: Sequence[Column], runs: Sequence[Run]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    across = 2
+    across = 3 if len(columns) % 3 == 0 else 2
     down = math.ceil(len(columns) / across)
     figure, axes = plt.subplots(
-        down, across, figsize=(9.5, 2.5 * down), layout="constrained", squeeze=False
+        down, across, figsize=(11, 2.6 * down), layout="constrained", squeeze=False, sharey=True
     )
     rows = [(kind, moment) for kind in ("sick", "healthy") for moment in reversed(MOMENTS)]
     for axis, column in zip(axes.flat, columns, strict=False):
@@ -219,14 +219,14 @@ def draw(name: str, columns: Sequence[Column], runs: Sequence[Run]) -> None:
 
 
 def _values(column: Column, runs: Sequence[Run], kind: str, moment: str) -> list[float]:
-    wanted = "healthy" if kind == "healthy" else column.rule
+    wanted = "healthy" if kind == "healthy" else column.name
     found = (run.values.get((column.name, moment)) for run in runs if run.kind == wanted)
     return [one for one in found if one is not None]
 
 
 def _summary(column: Column, runs: Sequence[Run]) -> str:
     healthy = [run for run in runs if run.kind == "healthy"]
-    sick = [run for run in runs if run.kind == column.rule]
+    sick = [run for run in runs if run.kind == column.name]
     worst = column.worst(_values(column, runs, "healthy", "end") or [math.nan])
     lasting = [
         column.worst(found)
@@ -239,24 +239,28 @@ def _summary(column: Column, runs: Sequence[Run]) -> str:
         for group in (healthy, sick)
     ]
     return (
-        f"| {column.rule} | {column.name} | {column.limit:g} | {worst:.2g} | {mildest:.2g} "
+        f"| {column.rule} | {column.name} | {column.limit:g} | {_short(worst)} | {_short(mildest)} "
         f"| {reported[0]} | {reported[1]} |"
     )
 
 
 def _moments(column: Column, runs: Sequence[Run]) -> Iterator[str]:
-    yield "| nets | moment | runs | median | worst tenth | worst | beyond the limit |"
+    yield "| nets | moment | runs | median | 90 % | most extreme | beyond the limit |"
     yield "|---|---|--:|--:|--:|--:|--:|"
+    # Of the healthy ones those that are nearly sick are of interest, and the other way round.
     for kind in ("healthy", "sick"):
         for moment in MOMENTS:
-            values = sorted(_values(column, runs, kind, moment), reverse=column.sick_is != "large")
+            values = sorted(
+                _values(column, runs, kind, moment),
+                reverse=(column.sick_is == "large") == (kind == "sick"),
+            )
             if not values:
                 yield f"| {kind} | {moment} | 0 | - | - | - | - |"
                 continue
             tenth, beyond = values[int(0.9 * (len(values) - 1))], sum(map(column.is_beyond, values))
             yield (
-                f"| {kind} | {moment} | {len(values)} | {median(values):.2g} | {tenth:.2g} "
-                f"| {values[-1]:.2g} | {beyond} |"
+                f"| {kind} | {moment} | {len(values)} | {_short(median(values))} | {_short(tenth)} "
+                f"| {_short(values[-1])} | {beyond} |"
             )
 
 
@@ -265,12 +269,16 @@ def _sick(column: Column, runs: Sequence[Run]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|"
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        if run.kind == column.rule:
+        if run.kind == column.name:
             groups[run.name].append(run)
     for name, group in groups.items():
         cells = []
         for moment in MOMENTS:
             values = _values(column, group, "sick", moment)
-            cells.append(f"{median(values):.2g}" if values else "-")
+            cells.append(_short(median(values) if values else math.nan))
         reported = sum(column.rule in run.reported for run in group)
         yield f"| {name} | {' | '.join(cells)} | {reported} of {len(group)} |"
+
+
+def _short(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value + 0.0:.2g}"

@@ -102,14 +102,14 @@ class Attention(nn.Module):
 
 
 SICK = {
-    "ACT101": {
+    "dead": {
         "ReLU, bias -10": on_digits(lambda: net(3, nn.ReLU, bias=-10.0)),
         "ReLU, bias -2": on_digits(lambda: net(3, nn.ReLU, bias=-2.0)),
         "GELU, bias -10": on_digits(lambda: net(3, nn.GELU, bias=-10.0)),
         "ReLU, lr 0.3": on_digits(lambda: net(3, nn.ReLU), lr=0.3),
         "ReLU, lr 0.1": on_digits(lambda: net(3, nn.ReLU), lr=0.1),
     },
-    "ACT102": {
+    "flat": {
         "tanh, pixels 0..255": on_digits(lambda: net(3, nn.Tanh), scale=127.5),
         "sigmoid, pixels 0..255": on_digits(lambda: net(3, nn.Sigmoid), scale=127.5),
         "tanh, weights 1": on_digits(lambda: net(3, nn.Tanh, std=1.0)),
@@ -120,7 +120,7 @@ SICK = {
         "attention of width 512, unscaled": on_digits(lambda: Attention(512, 1.0)),
         "tanh, lr 0.1": on_digits(lambda: net(3, nn.Tanh), lr=0.1),
     },
-    "ACT103": {
+    "drift": {
         "6 ReLU layers, weights 0.01": on_digits(lambda: net(6, nn.ReLU, std=0.01)),
         "10 ReLU layers, weights 0.01": on_digits(lambda: net(10, nn.ReLU, std=0.01)),
         "10 tanh layers, weights 0.01": on_digits(lambda: net(10, nn.Tanh, std=0.01)),
