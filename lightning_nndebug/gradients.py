@@ -137,6 +137,7 @@ class GradientDetector(Detector):
         caused_by=[
             "ACT102",
             "ACT103",
+            "GRD104",
             "INP103",
             "INP204",
             "LOS102",

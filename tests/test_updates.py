@@ -14,7 +14,7 @@ from program import Program, fit, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug import UpdateDetector
+from lightning_nndebug import NNDebug, UpdateDetector
 from lightning_nndebug.core.measurements.ownership import Fault, Orphans, Ownership
 from lightning_nndebug.core.measurements.replicas import Replica, Replicas
 from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings
@@ -678,3 +678,10 @@ def test_replicas_of_a_real_run(way: str) -> None:
     told = pytest.raises(Exception, match=SICK[way]) if way in SICK else nullcontext()
     with told:
         fit(Program(Replicated(way), loader(batch_size=16)), detector, **options)
+
+
+def test_lazy_layers_switch_nothing_off(caplog) -> None:
+    """They have no size before their first forward, when the run begins."""
+    net = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(10))
+    fit(Program(Classifier(net), loader(), trainer={"max_steps": 12}), NNDebug())
+    assert "off from here" not in caplog.text

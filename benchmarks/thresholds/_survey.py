@@ -113,6 +113,7 @@ def survey(
     watch: Callable[[], Detector],
     judge: Callable[[], Detector],
     sick: Mapping[str, Programs],
+    steps: int = STEPS,
 ) -> Iterator[Run]:
     """Runs the healthy nets and the sick ones.
 
@@ -121,6 +122,7 @@ def survey(
         watch: Makes a detector that has ``looks``.
         judge: Makes the detector that has the rules.
         sick: The programs that are sick, by the statistic that is to tell so.
+        steps: How long each runs.
     """
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -131,7 +133,7 @@ def survey(
         for value in range(SEEDS):
             seed(value)
             watching, judging = watch(), judge()
-            fit(make(), watching, judging, max_steps=STEPS, max_epochs=-1, limit_val_batches=0)
+            fit(make(), watching, judging, max_steps=steps, max_epochs=-1, limit_val_batches=0)
             values = {
                 (column.name, moment): found
                 for column in columns
@@ -144,7 +146,14 @@ def survey(
 
 
 def write(
-    name: str, title: str, columns: Sequence[Column], runs: Sequence[Run], began: float
+    name: str,
+    title: str,
+    columns: Sequence[Column],
+    runs: Sequence[Run],
+    began: float,
+    *,
+    more: Sequence[str] = (),
+    steps: int = STEPS,
 ) -> None:
     """Writes the tables and the figure."""
     lines = [
@@ -160,7 +169,7 @@ def write(
         (
             f"{len(HEALTHY)} healthy architectures and "
             f"{len({run.name for run in runs if run.kind != 'healthy'})} sick ones, {SEEDS} seeds of "
-            f"each, {STEPS} steps. A value is the worst of any place in the net that lasts for a whole "
+            f"each, {steps} steps. A value is the worst of any place in the net that lasts for a whole "
             f"moment: start is up to step {MOMENTS['start'][-1]}, middle up to "
             f"{MOMENTS['middle'][-1]}, end up to {STEPS}. A rule asks for more than its limit alone, "
             "such as for patience: the last two columns say how often it spoke."
@@ -175,6 +184,7 @@ def write(
     for column in columns:
         lines += ["", f"## {column.rule}: {column.name}", "", *_moments(column, runs)]
         lines += ["", *_sick(column, runs)]
+    lines += ["", *more] if more else []
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     draw(name, columns, runs)
@@ -192,7 +202,10 @@ def draw(name: str, columns: Sequence[Column], runs: Sequence[Run]) -> None:
     figure, axes = plt.subplots(
         down, across, figsize=(11, 2.6 * down), layout="constrained", squeeze=False, sharey=True
     )
-    rows = [(kind, moment) for kind in ("sick", "healthy") for moment in reversed(MOMENTS)]
+    moments = [
+        one for one in MOMENTS if any(moment == one for run in runs for _, moment in run.values)
+    ]
+    rows = [(kind, moment) for kind in ("sick", "healthy") for moment in reversed(moments)]
     for axis, column in zip(axes.flat, columns, strict=False):
         for height, (kind, moment) in enumerate(rows):
             values = _values(column, runs, kind, moment)
@@ -202,7 +215,7 @@ def draw(name: str, columns: Sequence[Column], runs: Sequence[Run]) -> None:
             color = "tab:green" if kind == "healthy" else "tab:red"
             axis.scatter(values, shifts, s=9, color=color, alpha=0.5, linewidths=0)
         axis.axvline(column.limit, color="black", linestyle="--", linewidth=1)
-        axis.axhline(len(MOMENTS) - 0.5, color="0.8", linewidth=0.8)
+        axis.axhline(len(moments) - 0.5, color="0.8", linewidth=0.8)
         axis.set_yticks(
             range(len(rows)), [f"{kind}, {moment}" for kind, moment in rows], fontsize=8
         )
@@ -255,7 +268,6 @@ def _moments(column: Column, runs: Sequence[Run]) -> Iterator[str]:
                 reverse=(column.sick_is == "large") == (kind == "sick"),
             )
             if not values:
-                yield f"| {kind} | {moment} | 0 | - | - | - | - |"
                 continue
             tenth, beyond = values[int(0.9 * (len(values) - 1))], sum(map(column.is_beyond, values))
             yield (
