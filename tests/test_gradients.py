@@ -669,3 +669,19 @@ def test_the_gradient_of_a_recurrent_layer_is_followed_through_time(rnn) -> None
     assert layer is not None
     assert (layer.name, layer.fading < -2.0) == ("net.rnn", True)
     assert not rnn._forward_pre_hooks
+
+
+def test_a_frozen_recurrent_layer_is_left_alone() -> None:
+    """Its answer needs no gradient, and must not need one for our sake."""
+    seen: list[bool] = []
+
+    class Frozen(Recurrent):
+        def forward(self, x):
+            seen.append(self.rnn(x[:, :40, None])[0].requires_grad)
+            return super().forward(x)
+
+    seed(0)
+    net = Frozen(nn.LSTM(1, 8, batch_first=True).requires_grad_(False))
+    data = DataLoader(TensorDataset(*digits(64)), batch_size=32)
+    fit(Program(Classifier(net), data, trainer={"max_epochs": 1}), GradientDetector())
+    assert seen == [False, False]

@@ -54,7 +54,7 @@ class Column:
         rule: The code of its rule.
         limit: The limit of its rule.
         sick_is: Whether sick nets have large or small values.
-        scale: Of the axis.
+        scale: Of the axis; a count is not drawn.
     """
 
     name: str
@@ -114,6 +114,7 @@ def survey(
     judge: Callable[[], Detector],
     sick: Mapping[str, Programs],
     steps: int = STEPS,
+    alike: Programs | None = None,
 ) -> Iterator[Run]:
     """Runs the healthy nets and the sick ones.
 
@@ -123,11 +124,13 @@ def survey(
         judge: Makes the detector that has the rules.
         sick: The programs that are sick, by the statistic that is to tell so.
         steps: How long each runs.
+        alike: Healthy programs that look like sick ones.
     """
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     zoo = all_programs()
     jobs = [("healthy", name, zoo[name]) for name in HEALTHY]
+    jobs += [("healthy", name, make) for name, make in (alike or {}).items()]
     jobs += [(column, name, make) for column in sick for name, make in sick[column].items()]
     for kind, name, make in jobs:
         for value in range(SEEDS):
@@ -167,7 +170,7 @@ def write(
         ),
         "",
         (
-            f"{len(HEALTHY)} healthy architectures and "
+            f"{len({run.name for run in runs if run.kind == 'healthy'})} healthy architectures and "
             f"{len({run.name for run in runs if run.kind != 'healthy'})} sick ones, {SEEDS} seeds of "
             f"each, {steps} steps. A value is the worst of any place in the net that lasts for a whole "
             f"moment: start is up to step {MOMENTS['start'][-1]}, middle up to "
@@ -175,7 +178,7 @@ def write(
             "such as for patience: the last two columns say how often it spoke."
         ),
         "",
-        "| rule | statistic | limit | worst healthy, end | mildest sick | healthy told | sick told |",
+        "| rule | statistic | limit | worst healthy at last | mildest sick | healthy told | sick told |",
         "|---|---|--:|--:|--:|--:|--:|",
         *(_summary(column, runs) for column in columns),
         "",
@@ -197,6 +200,7 @@ def draw(name: str, columns: Sequence[Column], runs: Sequence[Run]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    columns = [one for one in columns if one.scale != "count"]
     across = 3 if len(columns) % 3 == 0 else 2
     down = math.ceil(len(columns) / across)
     figure, axes = plt.subplots(
@@ -240,7 +244,8 @@ def _values(column: Column, runs: Sequence[Run], kind: str, moment: str) -> list
 def _summary(column: Column, runs: Sequence[Run]) -> str:
     healthy = [run for run in runs if run.kind == "healthy"]
     sick = [run for run in runs if run.kind == column.name]
-    worst = column.worst(_values(column, runs, "healthy", "end") or [math.nan])
+    by_moment = [_values(column, runs, "healthy", moment) for moment in reversed(MOMENTS)]
+    worst = column.worst(next(filter(None, by_moment), [math.nan]))
     lasting = [
         column.worst(found)
         for run in sick

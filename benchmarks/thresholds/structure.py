@@ -30,9 +30,9 @@ from lightning_nndebug.structure import _inflation, _is, _is_redundant, _worth
 LIMITS = StructureDetector()
 COLUMNS = (
     Column("variance in training over that in validation", "STR101", LIMITS.largest_inflation),
-    Column("layers right behind another one", "STR103", 0, scale="linear"),
+    Column("layers right behind another one", "STR103", 0, scale="count"),
     Column("worth of a norm's batch", "STR104", LIMITS.smallest_norm_batch, sick_is="small"),
-    Column("modules that nothing uses", "STR105", 0, scale="linear"),
+    Column("modules that nothing uses", "STR105", 0, scale="count"),
 )
 STEPS = 24
 VALUES = (2, 3, 4, 5, 6, 8, 12, 16, 32, 64)
@@ -151,6 +151,43 @@ class Spare(nn.Module):
         return self.out(x)
 
 
+class WideResidual(nn.Module):
+    """Zagoruyko and Komodakis 2016: dropout of 0.3 between a convolution and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm2d(16), nn.BatchNorm2d(16)])
+        self.convolutions = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.drop(self.convolutions[0](F.relu(self.norms[0](x))))
+        return x + self.convolutions[1](F.relu(self.norms[1](y)))
+
+
+ALIKE = {
+    "dropout 0.1 of a ReLU, norm": on_digits(
+        lambda: dense(nn.ReLU(), nn.Dropout(0.1), nn.BatchNorm1d(64))
+    ),
+    "dropout 0.2 of a ReLU, norm": on_digits(
+        lambda: dense(nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(64))
+    ),
+    "wide residual blocks": on_digits(
+        lambda: images(WideResidual(), WideResidual(), WideResidual()), image=True
+    ),
+    "norm, ReLU, dropout 0.5": on_digits(
+        lambda: dense(nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 64), nn.ReLU())
+    ),
+    "a norm with a batch of four": on_digits(lambda: dense(nn.BatchNorm1d(64), nn.ReLU()), size=4),
+    "a norm with one image of 4 x 4": on_digits(
+        lambda: images(nn.BatchNorm2d(16), nn.ReLU()), image=True, size=1
+    ),
+    "a bottleneck": on_digits(lambda: nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 10))),
+    "a layer norm between": on_digits(
+        lambda: dense(nn.LayerNorm(64), nn.Linear(64, 64), nn.ReLU())
+    ),
+}
+
 SICK = {
     COLUMNS[0].name: {
         "dropout 0.5, norm": on_digits(
@@ -214,5 +251,5 @@ def correlations() -> Iterator[str]:
 
 if __name__ == "__main__":
     BEGAN = time.perf_counter()
-    RUNS = list(survey(COLUMNS, Watch, StructureDetector, SICK, steps=STEPS))
+    RUNS = list(survey(COLUMNS, Watch, StructureDetector, SICK, STEPS, ALIKE))
     write("structure", "Structure", COLUMNS, RUNS, BEGAN, more=tuple(correlations()), steps=STEPS)

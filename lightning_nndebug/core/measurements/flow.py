@@ -224,11 +224,16 @@ class _Watch:
         if running() or torch._C._current_graph_task_id() != -1 or name in self._times:
             return None
         x = args[0] if args and torch.is_grad_enabled() else None
-        if not isinstance(x, Tensor) or x.dim() != 3:  # noqa: PLR2004
+        is_trained = any(p.requires_grad for p in module.parameters())
+        if not isinstance(x, Tensor) or x.dim() != 3 or not is_trained:  # noqa: PLR2004
             return None
-        axis = 1 if module.batch_first else 0
-        x = x if x.requires_grad else x.detach().requires_grad_()
-        x.register_hook(functools.partial(self._read_back, name, axis))  # type: ignore[no-untyped-call]
+        try:
+            axis = 1 if module.batch_first else 0
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            x.register_hook(functools.partial(self._read_back, name, axis))  # type: ignore[no-untyped-call]
+        except Exception as error:
+            self.error = error
+            return None
         return (x, *args[1:])
 
     def _read_back(self, name: str, axis: int, gradient: Tensor | None) -> None:
