@@ -201,7 +201,7 @@ def draw(name: str, columns: Sequence[Column], runs: Sequence[Run]) -> None:
     from matplotlib import pyplot as plt
 
     columns = [one for one in columns if one.scale != "count"]
-    across = 3 if len(columns) % 3 == 0 else 2
+    across = 2 if len(columns) in (2, 4) else 3
     down = math.ceil(len(columns) / across)
     figure, axes = plt.subplots(
         down, across, figsize=(11, 2.6 * down), layout="constrained", squeeze=False, sharey=True

@@ -34,9 +34,9 @@ LIMITS = GradientDetector()
 COLUMNS = (
     Column("steepness, in decades", "GRD101", LIMITS.exploding_decades, scale="linear"),
     Column("growth with depth, in decades", "GRD101", LIMITS.growing_decades, scale="linear"),
-    Column("loss with depth, in decades", "GRD102", LIMITS.vanishing_decades, scale="linear"),
+    Column("fading with depth, in decades", "GRD102", LIMITS.vanishing_decades, scale="linear"),
     Column(
-        "loss with time where nothing is learned",
+        "fading with time, nothing learned",
         "GRD102",
         LIMITS.vanishing_decades,
         scale="linear",
@@ -137,19 +137,19 @@ NETS: dict[str, dict[str, Callable[[], pl.LightningModule]]] = {
     "steepness, in decades": {
         "tanh RNN gain 3, 24 steps": lambda: Learner(Recurrent(nn.RNN, 24, gain=3.0)),
         "tanh RNN gain 3, 60 steps": lambda: Learner(Recurrent(nn.RNN, 60, gain=3.0)),
-        "12 ReLU layers, weights 3x": lambda: Learner(mlp(12, nn.ReLU, std=3 * math.sqrt(2 / 64))),
     },
     "growth with depth, in decades": {
+        "12 ReLU layers, weights 3x": lambda: Learner(mlp(12, nn.ReLU, std=3 * math.sqrt(2 / 64))),
         "20 linear layers, gain 2": lambda: Learner(mlp(20, nn.Identity, std=2 / 8)),
     },
-    "loss with depth, in decades": {
+    "fading with depth, in decades": {
         "8 sigmoid layers": lambda: Learner(mlp(8, nn.Sigmoid)),
         "12 sigmoid layers": lambda: Learner(mlp(12, nn.Sigmoid)),
         "6 sigmoid layers, SGD": lambda: Learner(mlp(6, nn.Sigmoid), sgd=True),
         "10 ReLU layers, weights 0.01": lambda: Learner(mlp(10, nn.ReLU, std=0.01)),
         "12 ReLU layers, SGD": lambda: Learner(mlp(12, nn.ReLU), sgd=True),
     },
-    "loss with time where nothing is learned": {
+    "fading with time, nothing learned": {
         "tanh RNN, 200 steps": lambda: Learner(Recurrent(nn.RNN, 200)),
         "GRU, 60 steps, SGD": lambda: Learner(Recurrent(nn.GRU, 60), sgd=True),
     },

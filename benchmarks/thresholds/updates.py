@@ -69,10 +69,9 @@ class Watch(Detector):
         for name, loss in updates.losses.items():
             descent = self.descents.setdefault(name, [])
             descent.append([float(age), loss])
-            growth = median([_growth(one) for one in ones if one.optimizer == name] or [math.nan])
-            self.looks.note(
-                age, **{COLUMNS[6].name: {name: growth if _falls_faster(descent) else 1.0}}
-            )
+            growths = [_growth(one) for one in ones if one.optimizer == name]
+            if growths and _falls_faster(descent):
+                self.looks.note(age, **{COLUMNS[6].name: {name: median(growths)}})
         yield from ()
 
     @rule("BEN202", severity=Severity.INFO)
