@@ -224,7 +224,7 @@ def draw(name: str, columns: Sequence[Column], runs: Sequence[Run]) -> None:
             range(len(rows)), [f"{kind}, {moment}" for kind, moment in rows], fontsize=8
         )
         axis.set_ylim(-0.6, len(rows) - 0.4)
-        axis.tick_params(axis="x", labelsize=8)
+        axis.tick_params(axis="x", which="both", labelsize=8)
         if column.scale == "log":
             axis.set_xscale("log")
         axis.set_title(f"{column.rule}: {column.name}, limit {column.limit:g}", fontsize=9)
