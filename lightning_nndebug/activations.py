@@ -30,8 +30,8 @@ class ActivationDetector(Detector):
 
     Args:
         dead_share: The share of a layer's units that may be dead.
-        flat_share: The share of what goes into tanh, sigmoid, softmax and the like that may be where
-            they have lost 99 % of their slope.
+        flat_share: The share of what goes into tanh, sigmoid, softmax and the like that may be
+            where they have lost 99 % of their slope.
         drift_decades: By how many powers of ten the scale of layers may drift with depth,
         smallest_std: if it ends below this standard deviation,
         largest_std: or above this one.

@@ -134,7 +134,18 @@ class GradientDetector(Detector):
     @rule(
         "GRD102",
         severity=Severity.WARNING,
-        caused_by=["ACT102", "ACT103", "INP103", "LOS102", "LRN101", "UPD104"],
+        caused_by=[
+            "ACT102",
+            "ACT103",
+            "GRD104",
+            "INP103",
+            "INP204",
+            "LOS102",
+            "LRN101",
+            "LRN102",
+            "LRN103",
+            "UPD104",
+        ],
     )
     def vanishing_gradient(self, flow: GradientFlow, loss: Loss) -> Iterator[Evidence]:
         """The gradient dies on its way to the first layers, so they hardly learn.
@@ -146,6 +157,7 @@ class GradientDetector(Detector):
         Likely causes:
             - Many layers of sigmoid or tanh, whose slopes multiply to almost nothing
             - Weights are initialized too small: every layer shrinks what it gets
+            - A recurrent net is to remember what came many time steps ago
             - A deep plain net has neither shortcuts nor norm layers
 
         How to fix:
@@ -155,14 +167,32 @@ class GradientDetector(Detector):
 
         When it is fine:
             The first layers are pretrained and need no more than a nudge. What frees itself within
-            a hundred steps, and branches behind a gate that is shut on purpose (zero-init,
-            LayerScale, LoRA), do not fire.
+            a hundred steps, a recurrent net that learns without the distant past, and branches
+            behind a gate that is shut on purpose (zero-init, LayerScale, LoRA), do not fire.
 
         References:
             hochreiter1998vanishing, glorot2010understanding, he2015delving
         """
-        decades = max(one["decades"] for one in self._lately(flow, loss))
-        if self._is_young(flow) or decades >= -self.vanishing_decades or self._explodes():
+        flows = self._lately(flow, loss)
+        decades = max(one["decades"] for one in flows)
+        if self._explodes():
+            return
+        if (layer := flow.fading) is not None and self._forgets(flow):
+            fading = max(one["fading"] for one in flows)
+            yield Evidence(
+                where=layer.name,
+                measured=fading,
+                limit=-self.vanishing_decades,
+                message=f"it is {_short(10**-fading)} times smaller at the first time steps than "
+                f"where it is largest, and the loss has stayed; the limit is "
+                f"{_short(10**self.vanishing_decades)} times",
+                causes=("What happened so many time steps ago is multiplied away on its way back",),
+                fixes=(
+                    "Use an LSTM or GRU; start its forget gate open, with a bias of 1 or more",
+                    "Shorten the way: attention, pooling over time, shorter sequences",
+                ),
+            )
+        if self._is_young(flow) or decades >= -self.vanishing_decades:
             return
         first, *others = flow.reached
         largest = max(others, key=lambda one: one.gradient or 0.0)
@@ -450,13 +480,21 @@ class GradientDetector(Detector):
         is_stuck = min(one["loss"] for one in self.flows) > _PLATEAU * self.began > 0
         return flow.age < (_STUCK if is_stuck else _YOUNG)
 
+    def _forgets(self, flow: GradientFlow) -> bool:
+        """Whether nothing is learned from the past: many do without it, and their loss falls."""
+        is_stuck = min(one["loss"] for one in self.flows) > _PLATEAU * self.began > 0
+        fading = max(one["fading"] for one in self.flows)
+        return flow.age >= _YOUNG and is_stuck and fading < -self.vanishing_decades
+
     def _lately(self, flow: GradientFlow, loss: Loss) -> Sequence[dict[str, float]]:
         """Notes a look at the flow, and returns the last ones; all is well before the first."""
-        well = {"age": -1.0, "decades": 0.0, "signal": 1.0, "growth": 0.0, "loss": loss.value}
+        well = {"age": -1.0, "decades": 0.0, "signal": 1.0, "growth": 0.0, "fading": 0.0}
+        well["loss"] = loss.value
         self.began = self.began or loss.value
         self.flows = self.flows or [well] * _FLOWS
         if self.flows[-1]["age"] != flow.age:
             seen = {"decades": flow.decades, "signal": flow.signal, "growth": flow.growth}
+            seen |= {"fading": flow.fading.fading if flow.fading else None}
             known = {name: value for name, value in seen.items() if value is not None}
             self.flows = [*self.flows[1:], {**well, **known, "age": float(flow.age)}]
         return self.flows

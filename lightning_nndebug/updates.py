@@ -29,7 +29,7 @@ _LEFT = 3.0  # times as large as it was, there is little left of what a layer wa
 _SINGLE = 1e-6  # relative rounding that is finer than that is no half precision
 _DEPENDS = 0.5  # an update that grows so much with the weight, in logarithms, is driven by it
 _RISE = 1.3  # by which running weights grow in the last looks
-_FASTER = 1.5  # times as much a loss falls in the last third of the steps as in the one before
+_FASTER = 1.25  # times as much a loss falls in the last third of the steps as in the one before
 _HISTORY = 15, 120  # looks that tell so: at least, and at most
 _ALIKE = 1e-4  # of their size: so far apart, replicas are not by rounding
 _ROUNDINGS = 8  # nor by so many of them
@@ -530,8 +530,9 @@ class UpdateDetector(Detector):
 
 
 def _falls_faster(descent: Sequence[Sequence[float]]) -> bool:
-    """Whether a loss below zero has fallen more in the last third of the steps than in the one
-    before: to a bound, a loss falls ever more slowly.
+    """Whether a loss below zero falls ever faster; to a bound it would fall ever more slowly.
+
+    The last third of the steps is held against the one before.
     """
     if len(descent) < _HISTORY[0]:
         return False

@@ -251,3 +251,50 @@ def test_units_are_not_dead_on_the_word_of_a_few_samples() -> None:
     """Seven looks at batches of eight show no more than 56 of them; batches of sixteen, enough."""
     assert watch(net(nn.ReLU()), size=8)[-1].calls[0].idle is None
     assert watch(net(nn.ReLU()), size=16)[-1].calls[0].idle is not None
+
+
+class Attention(nn.Module):
+    """Attends over the rows of a digit, with scores multiplied by this."""
+
+    def __init__(self, scale: float, kind: str) -> None:
+        super().__init__()
+        self.embed, self.query, self.key = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.out, self.scale, self.kind = nn.Linear(32, 10), scale, kind
+
+    def forward(self, x):
+        x = self.embed(x.view(-1, 8, 8))
+        q, k = self.query(x), self.key(x)
+        if self.kind == "fused":
+            x = F.scaled_dot_product_attention(q, k, x, scale=self.scale)
+        else:
+            scores = q @ k.mT * self.scale
+            if self.kind == "causal":
+                scores = scores.masked_fill(torch.ones(8, 8).triu(1).bool(), -torch.inf)
+            x = scores.softmax(-1) @ x
+        return self.out(x.mean(1))
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "fused"])
+def test_attention_that_is_sure_of_one_choice_is_flat(kind: str) -> None:
+    """However it is called; a row in which the mask leaves few choices does not count."""
+    for scale, is_flat in ((100.0, True), (0.1, False)):
+        (one,) = [
+            one for one in watch(Attention(scale, kind))[0].calls if one.function == "softmax"
+        ]
+        assert one.is_hidden
+        assert one.flat is not None
+        assert (one.flat > 0.5) is is_flat
+
+
+def test_two_activations_after_one_layer_are_judged_each() -> None:
+    """The second gets nothing but what the first has made positive, negated."""
+
+    class Negative(nn.Module):
+        def forward(self, x):
+            return -x
+
+    net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), Negative(), nn.ReLU(), nn.Linear(16, 10))
+    first, second = watch(net)[-1].calls
+    assert (first.where, second.where) == ("net.0", "net.0")
+    assert first.idle is not None
+    assert first.idle < 16 == second.idle

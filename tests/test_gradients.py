@@ -9,12 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from cases._parts import Classifier
 from program import Program, digits, fit, seed
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nndebug import GradientDetector
+from lightning_nndebug import Detector, GradientDetector, Severity, rule
 from lightning_nndebug.core.measurements.flow import GradientFlow, Layer
 from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
 from lightning_nndebug.core.measurements.losses import Loss
@@ -559,3 +560,128 @@ def test_signal_and_noise_of_a_known_gradient_are_found(monkeypatch) -> None:
     last = [one for one in seen if one][-1]
     assert abs(last.signal - 50 * 0.3**2) < 3 * last.error
     assert abs(last.noise - 50 / 16) < 3 * last.noise_error
+
+
+# -- what is lost on the way
+
+
+class Stages(nn.Module):
+    """Three stages, of which the last may take what the first gives."""
+
+    def __init__(self, is_lost: bool, are_heads: bool = False):
+        super().__init__()
+        stages = [nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(3)]
+        self.one, self.two, self.three = stages
+        self.out, self.is_lost, self.are_heads = nn.Linear(64, 10), is_lost, are_heads
+
+    def forward(self, x):
+        first = x if self.are_heads else self.one(x)
+        second = self.two(first)
+        return self.out(self.three(first if self.is_lost else second))
+
+
+@pytest.mark.parametrize(
+    ("net", "lost"),
+    [
+        (Stages(is_lost=True), ["net.two"]),
+        (Stages(is_lost=False), []),
+        (Stages(is_lost=True, are_heads=True), []),
+    ],
+)
+def test_a_stage_whose_result_is_lost_is_no_head_of_another_task(net, lost) -> None:
+    """Heads stand side by side, stages one behind the other."""
+    seed(0)
+    detector = GradientDetector(select=["GRD103"])
+    data = DataLoader(TensorDataset(*digits(256)), batch_size=8)
+    fit(Program(Classifier(net), data, trainer={"max_steps": 40}), detector)
+    assert [one.where for one in detector.findings] == lost
+
+
+# -- clipping and time
+
+
+def test_clipping_counts_sooner_if_it_leaves_the_loss_no_hope() -> None:
+    """Twenty times smaller is much, where all planned steps together lower the loss by little."""
+    options = {"loss": loss_of(2.0), "norm": 20.0}
+    assert clipped(GradientDetector(), **options, stride=0.05)
+    assert not clipped(GradientDetector(), **options, stride=10.0)
+    assert not clipped(GradientDetector(), **options, stride=0.001)
+    assert not clipped(GradientDetector(), **options)
+
+
+def forgotten(fading: float, last_loss: float) -> list[str]:
+    detector = GradientDetector()
+    recurrent = GradientFlow((Layer("rnn", 1, 1.0, 0.5, 0.5, fading),))
+    ages = zip((20, 50, 100), (1.0, 1.0, last_loss), strict=True)
+    found = [detector.vanishing_gradient(replace(recurrent, age=a), loss_of(b)) for a, b in ages]
+    return [one.where for row in map(list, found) for one in row]
+
+
+def test_a_recurrent_net_forgets_if_its_loss_stays() -> None:
+    """Most do without the distant past, and learn."""
+    assert forgotten(-8.0, 1.0) == ["rnn"]
+    assert forgotten(-8.0, 0.5) == []
+    assert forgotten(-1.0, 1.0) == []
+
+
+class Recurrent(nn.Module):
+    """Reads forty numbers by a layer, or cell by cell."""
+
+    def __init__(self, rnn: nn.Module):
+        super().__init__()
+        self.rnn, self.out = rnn, nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = x[:, :40, None]
+        if isinstance(self.rnn, nn.RNNBase):
+            return self.out(self.rnn(x)[0][:, -1])
+        state = None
+        for step in x.unbind(1):
+            state = self.rnn(step, state)
+        return self.out(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize(
+    "rnn", [nn.LSTM(1, 8, batch_first=True), nn.RNN(1, 8, batch_first=True), nn.LSTMCell(1, 8)]
+)
+def test_the_gradient_of_a_recurrent_layer_is_followed_through_time(rnn) -> None:
+    """Also where the layer reads the data itself, which needs no gradient."""
+    seen: list[GradientFlow] = []
+
+    class Watch(Detector):
+        """Asks for the flow."""
+
+        @rule("BEN212", severity=Severity.INFO)
+        def look(self, flow: GradientFlow, loss: Loss):
+            """Looks."""
+            seen.append(flow)
+            yield from ()
+
+        @rule("BEN213", severity=Severity.INFO)
+        def ask(self, gradients: Gradients):
+            """Has the flow looked at."""
+            yield from ()
+
+    seed(0)
+    data = DataLoader(TensorDataset(*digits(64)), batch_size=32)
+    fit(Program(Classifier(Recurrent(rnn)), data, trainer={"max_epochs": 1}), Watch())
+    layer = seen[0].fading
+    assert layer is not None
+    assert (layer.name, layer.fading < -2.0) == ("net.rnn", True)
+    assert not rnn._forward_pre_hooks
+
+
+def test_a_frozen_recurrent_layer_is_left_alone() -> None:
+    """Its answer needs no gradient, and must not need one for our sake."""
+    seen: list[bool] = []
+
+    class Frozen(Recurrent):
+        def forward(self, x):
+            seen.append(self.rnn(x[:, :40, None])[0].requires_grad)
+            return super().forward(x)
+
+    seed(0)
+    net = Frozen(nn.LSTM(1, 8, batch_first=True).requires_grad_(False))
+    data = DataLoader(TensorDataset(*digits(64)), batch_size=32)
+    fit(Program(Classifier(net), data, trainer={"max_epochs": 1}), GradientDetector())
+    assert seen == [False, False]

@@ -14,7 +14,7 @@ from program import Program, fit, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug import UpdateDetector
+from lightning_nndebug import NNDebug, UpdateDetector
 from lightning_nndebug.core.measurements.ownership import Fault, Orphans, Ownership
 from lightning_nndebug.core.measurements.replicas import Replica, Replicas
 from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings
@@ -229,6 +229,41 @@ def test_an_optimizer_that_never_steps_is_found_behind_a_validation() -> None:
     assert [one.measured for one in detector.findings] == ["idle"]
 
 
+class TwoByHand(Classifier):
+    """A body and a head with an optimizer each; that of the body begins to step in this epoch."""
+
+    def __init__(self, epoch: float, *, is_shared: bool = False):
+        super().__init__(layers())
+        self.automatic_optimization = False
+        self.epoch, self.is_shared = epoch, is_shared
+
+    def training_step(self, batch, batch_idx):
+        body, head = self.optimizers()
+        body.zero_grad()
+        head.zero_grad()
+        self.manual_backward(self.loss(*batch))
+        if self.current_epoch >= self.epoch:
+            body.step()
+        head.step()
+
+    def configure_optimizers(self):
+        body = self.net if self.is_shared else self.net[0]
+        return [torch.optim.Adam(one.parameters()) for one in (body, self.net[2])]
+
+
+def test_an_optimizer_that_alone_never_steps_is_idle() -> None:
+    """Half of the run is enough to know."""
+    ((where, message),) = findings(TwoByHand(math.inf))
+    assert where == "Adam[0]"
+    assert "not stepped once" in message
+
+
+@pytest.mark.parametrize("options", [{"epoch": 1}, {"epoch": math.inf, "is_shared": True}])
+def test_an_optimizer_may_begin_later(options) -> None:
+    """Or hold what another one moves."""
+    assert not findings(TwoByHand(**options))
+
+
 def test_optimizers_of_a_gan_are_well() -> None:
     """Each has its part, and gets what the other one gets as well."""
     assert not findings(GAN(swapped=False), epochs=1)
@@ -428,6 +463,38 @@ def test_a_whole_net_may_not_grow_so_much_so_soon() -> None:
     assert any(list(detector.diverging_weights(one)) for one in looks)
 
 
+def falls(losses, growth: float = 4.0) -> bool:
+    """Whether a net that has grown so much is told, with this loss at every fifth step."""
+    detector = UpdateDetector()
+    looks = [
+        SampledUpdates(
+            (update("a", weight=growth / 8, age=5 * i, start=1 / 8),),
+            losses={"Adam": loss},
+        )
+        for i, loss in enumerate(losses)
+    ]
+    return any(list(detector.diverging_weights(one)) for one in looks)
+
+
+def test_a_loss_that_falls_faster_and_faster_has_no_minimum() -> None:
+    """The larger the weights of a critic, the faster they grow."""
+    assert falls([-((i / 10) ** 3) for i in range(40)])
+
+
+@pytest.mark.parametrize(
+    ("losses", "growth"),
+    [
+        ([-((i / 10) ** 2) for i in range(40)], 2.0),
+        ([5.0 - (i / 20) ** 2 for i in range(40)], 4.0),
+        ([-1.0 + math.exp(-i / 8) for i in range(40)], 4.0),
+        ([1.0 - i / 10 for i in range(40)], 4.0),
+    ],
+)
+def test_a_loss_may_fall_below_zero(losses, growth) -> None:
+    """A net that keeps its size, a loss above zero, one with a bound, one at a steady pace."""
+    assert not falls(losses, growth)
+
+
 # -- UPD106
 
 
@@ -467,10 +534,18 @@ def test_a_usual_setting_is_not(changes) -> None:
     assert not audited(**changes)
 
 
-def test_nothing_to_train_is_told() -> None:
-    """All parameters are frozen."""
-    settings = OptimizerSettings((), trainable=0, frozen=4)
+@pytest.mark.parametrize(("trainable", "large"), [(0, 0), (1, 0)])
+def test_nothing_to_train_is_told(trainable, large) -> None:
+    """All parameters are frozen, or all but a bias."""
+    settings = OptimizerSettings((), trainable=trainable, frozen=4, large=large)
     assert [one.where for one in UpdateDetector().optimizer_audit(settings)] == ["optimizer"]
+
+
+def test_a_head_on_a_frozen_backbone_is_enough() -> None:
+    """So is a net of nothing but biases."""
+    audit = UpdateDetector().optimizer_audit
+    assert not list(audit(OptimizerSettings((), trainable=2, frozen=4, large=1)))
+    assert not list(audit(OptimizerSettings((), trainable=2, frozen=0, large=0)))
 
 
 # -- UPD107
@@ -603,3 +678,10 @@ def test_replicas_of_a_real_run(way: str) -> None:
     told = pytest.raises(Exception, match=SICK[way]) if way in SICK else nullcontext()
     with told:
         fit(Program(Replicated(way), loader(batch_size=16)), detector, **options)
+
+
+def test_lazy_layers_switch_nothing_off(caplog) -> None:
+    """They have no size before their first forward, when the run begins."""
+    net = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(10))
+    fit(Program(Classifier(net), loader(), trainer={"max_steps": 12}), NNDebug())
+    assert "off from here" not in caplog.text

@@ -1,20 +1,20 @@
-"""The statistics of the activation rules, on the healthy zoo and on nets that are sick.
+"""The statistics of the activation rules on healthy and on sick nets.
 
-Prints, for each net, the worst value that lasts as long as the rule asks for: the share of dead
-units, the share of flat inputs (from the tenth step on), and by how many decades the scale drifts
-out of bounds in each of the first eight looks. A seed stands for a quarter of the zoo, too::
+The share of dead units, that of flat inputs, and by how many decades the scale drifts out of
+bounds::
 
-    python benchmarks/thresholds/activations.py [seed] [part of a name ...]
+    python benchmarks/thresholds/activations.py
+
+Writes ``benchmarks/results/activations.md`` and ``activations.png``.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections import defaultdict
+import time
 from collections.abc import Callable, Iterator
 
-from _table import Column, draw, run
+import torch
+from _survey import Column, Looks, survey, write
 from cases._parts import Classifier, loader
 from program import Program, digits
 from torch import nn
@@ -25,9 +25,9 @@ from lightning_nndebug.core.measurements.activations import Activations
 
 LIMITS = ActivationDetector()
 COLUMNS = (
-    Column("dead", LIMITS.dead_share),
-    Column("flat", LIMITS.flat_share),
-    Column("drift", LIMITS.drift_decades),
+    Column("dead", "ACT101", LIMITS.dead_share, scale="linear"),
+    Column("flat", "ACT102", LIMITS.flat_share, scale="linear"),
+    Column("drift", "ACT103", LIMITS.drift_decades, scale="linear"),
 )
 
 
@@ -36,40 +36,30 @@ class Watch(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.looks: list[Activations] = []
+        self.looks = Looks()
 
     @rule("BEN701", severity=Severity.INFO)
     def look(self, activations: Activations) -> Iterator[Evidence]:
         """Looks."""
-        self.looks.append(activations)
-        yield from ()
-
-    def row(self) -> tuple[float, ...]:
-        """Returns the share of dead units, that of flat inputs, and the drift."""
-        dead, flat, drift = defaultdict(list), defaultdict(list), defaultdict(list)
-        for look in self.looks:
-            for one in _hidden(look):
-                if one.idle is not None and not 16 <= one.inputs <= one.units - one.idle:
-                    dead[one.where].append(one.idle / one.units)
-                if one.flat is not None and look.step >= 10:
-                    flat[one.where].append(one.flat)
-            for chain in _chains(look.layers):
-                _, last, decades = _drift(chain)
-                small, large = last.std < LIMITS.smallest_std, last.std > LIMITS.largest_std
-                drift[chain[0].where].append(
-                    abs(decades) if (small if decades < 0 else large) else 0
-                )
-        return (
-            max((_lasting(values, 2) for values in dead.values()), default=math.nan),
-            max((min(values) for values in flat.values()), default=math.nan),
-            max((min(values[:8]) for values in drift.values()), default=math.nan),
+        hidden = _hidden(activations)
+        drift = {}
+        for chain in _chains(activations.layers):
+            _, last, decades = _drift(chain)
+            small, large = last.std < LIMITS.smallest_std, last.std > LIMITS.largest_std
+            drift[chain[0].where] = abs(decades) if (small if decades < 0 else large) else 0.0
+        self.looks.note(
+            activations.step,
+            dead={
+                f"{one.where} {one.function}": one.idle / one.units
+                for one in hidden
+                if one.idle is not None and not 16 <= one.inputs <= one.units - one.idle
+            },
+            flat={
+                f"{one.where} {one.function}": one.flat for one in hidden if one.flat is not None
+            },
+            drift=drift,
         )
-
-
-def _lasting(values: list[float], looks: int) -> float:
-    """Returns the highest value that so many looks in a row have reached."""
-    windows = [values[i : i + looks] for i in range(max(1, len(values) - looks + 1))]
-    return max(min(window) for window in windows)
+        yield from ()
 
 
 def net(
@@ -96,6 +86,21 @@ def on_digits(
     return lambda: Program(Classifier(make(), lr), loader((x + 1) * scale if scale != 1 else x, y))
 
 
+class Attention(nn.Module):
+    """Attends over the rows of a digit, with scores that are multiplied by this."""
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.embed, self.query, self.key = (nn.Linear(n, width) for n in (8, width, width))
+        self.place, self.out = nn.Parameter(torch.randn(8, width)), nn.Linear(width, 10)
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.embed(x.view(-1, 8, 8)) + self.place)
+        scores = self.query(x) @ self.key(x).mT * self.scale
+        return self.out((x + scores.softmax(2) @ x).mean(1))
+
+
 SICK = {
     "dead": {
         "ReLU, bias -10": on_digits(lambda: net(3, nn.ReLU, bias=-10.0)),
@@ -111,6 +116,8 @@ SICK = {
         "5 tanh layers, weights 1": on_digits(lambda: net(5, nn.Tanh, std=1.0)),
         "tanh, weights 3": on_digits(lambda: net(3, nn.Tanh, std=3.0)),
         "sigmoid, weights 3": on_digits(lambda: net(3, nn.Sigmoid, std=3.0)),
+        "attention of width 64, times 8": on_digits(lambda: Attention(64, 8.0)),
+        "attention of width 512, unscaled": on_digits(lambda: Attention(512, 1.0)),
         "tanh, lr 0.1": on_digits(lambda: net(3, nn.Tanh), lr=0.1),
     },
     "drift": {
@@ -124,4 +131,6 @@ SICK = {
 }
 
 if __name__ == "__main__":
-    draw("activations", COLUMNS, run(COLUMNS, Watch, SICK, sys.argv[1:]))
+    BEGAN = time.perf_counter()
+    RUNS = list(survey(COLUMNS, Watch, ActivationDetector, SICK))
+    write("activations", "Activations", COLUMNS, RUNS, BEGAN)

@@ -1,38 +1,49 @@
-"""The statistics of the gradient rules, on the healthy zoo and on nets that are sick.
+"""The statistics of the gradient rules on healthy and on sick nets.
 
-Prints, for each net, the worst value that lasts as long as the rule asks for, and the limit that
-lies between the healthy and the sick ones. A seed stands for a quarter of the zoo, too::
+How many decades the loss depends too steeply on some weights, by how many the gradient grows and
+vanishes with depth and with time, which share of the signal varies between samples, and how many
+times smaller clipping makes the updates::
 
-    python benchmarks/thresholds/gradient_flow.py [seed] [part of a name ...]
+    python benchmarks/thresholds/gradient_flow.py
+
+Writes ``benchmarks/results/gradient_flow.md`` and ``gradient_flow.png``.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from _survey import Column, Looks, survey, write
+from cases import grd105_always_clipped
+from program import Program, digits
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
-from cases import grd105_always_clipped
-from healthy import all_programs
-from program import Program, digits, fit, seed
 
 from lightning_nndebug import Detector, Evidence, GradientDetector, Severity, rule
 from lightning_nndebug.core.measurements.flow import GradientFlow
 from lightning_nndebug.core.measurements.gradients import Gradients
 from lightning_nndebug.core.measurements.losses import Loss
-from lightning_nndebug.gradients import _FLOWS, _LOOKS, _squeeze
+from lightning_nndebug.gradients import _squeeze
 
-STEPS = 110
+LIMITS = GradientDetector()
+COLUMNS = (
+    Column("steepness, in decades", "GRD101", LIMITS.exploding_decades, scale="linear"),
+    Column("growth with depth, in decades", "GRD101", LIMITS.growing_decades, scale="linear"),
+    Column("fading with depth, in decades", "GRD102", LIMITS.vanishing_decades, scale="linear"),
+    Column(
+        "fading with time, nothing learned",
+        "GRD102",
+        LIMITS.vanishing_decades,
+        scale="linear",
+    ),
+    Column("share that varies", "GRD104", LIMITS.varying_share, sick_is="small"),
+    Column("clipped times", "GRD105", LIMITS.clipping_factor),
+)
 
 
 class Watch(Detector):
@@ -40,42 +51,41 @@ class Watch(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.judge = GradientDetector()
-        self.squeezes: list[float] = []
-        self.flows: list[GradientFlow] = []
+        self.judge, self.looks, self.step, self.began = GradientDetector(), Looks(), 0, 0.0
 
     @rule("BEN101", severity=Severity.INFO)
-    def looks(self, gradients: Gradients, loss: Loss) -> Iterator[Evidence]:
+    def look(self, gradients: Gradients, loss: Loss) -> Iterator[Evidence]:
         """Looks at gradients."""
+        self.step, self.began = loss.step, self.began or loss.value
+        self.stays = loss.value > 0.95 * self.began > 0
         if gradients.loss is loss and math.isfinite(gradients.total):
-            self.judge._remember(gradients)
-            self.squeezes.append(_squeeze(gradients) or 1.0)
+            excess = self.judge._remember(gradients)[-1]["excess"]
+            squeeze = _squeeze(gradients) if gradients.clip else None
+            self.looks.note(
+                loss.step,
+                **{
+                    COLUMNS[0].name: {gradients.optimizer: excess},
+                    COLUMNS[5].name: {gradients.optimizer: squeeze or math.nan},
+                },
+            )
         yield from ()
 
     @rule("BEN102", severity=Severity.INFO)
-    def looks_at_flow(self, flow: GradientFlow) -> Iterator[Evidence]:
+    def look_at_flow(self, flow: GradientFlow) -> Iterator[Evidence]:
         """Looks at the flow."""
-        self.flows.append(flow)
-        yield from ()
-
-    def row(self) -> tuple[float, ...]:
-        """Returns excess, growth, decades, signal and squeeze: each at its worst for long enough."""
-        excess = [[one["excess"] for one in history] for history in self.judge.histories.values()]
-        flows = self.flows[sum(flow.age < 95 for flow in self.flows) - 2 :]
-        varied = [flow for flow in flows if (flow.signal_before or 0.0) > 0.05]
-        return (
-            max((lasting(values, _LOOKS) for values in excess), default=-math.inf),
-            lasting([flow.growth or 0.0 for flow in self.flows], _FLOWS),
-            -lasting([-(flow.decades or 0.0) for flow in flows], _FLOWS),
-            1 / lasting([1 / (flow.signal or 1.0) for flow in varied] or [1.0], _FLOWS),
-            lasting(self.squeezes, _LOOKS),
+        fading = flow.fading.fading if flow.fading and self.stays else None
+        # A signal that was never there is none that is lost.
+        is_given = (flow.signal_before or 0.0) >= 5 * LIMITS.varying_share
+        seen = (
+            flow.growth,
+            None if flow.decades is None else -flow.decades,
+            None if fading is None else -fading,
+            flow.signal if is_given else None,
         )
-
-
-def lasting(values: list[float], looks: int) -> float:
-    """Returns the highest value that so many looks in a row have reached."""
-    windows = [values[i : i + looks] for i in range(max(1, len(values) - looks + 1))]
-    return max((min(window) for window in windows if window), default=1e-9)
+        columns = zip(COLUMNS[1:5], seen, strict=True)
+        found = {column.name: {"net": one} for column, one in columns if one is not None}
+        self.looks.note(flow.age, **found)
+        yield from ()
 
 
 class Learner(pl.LightningModule):
@@ -122,68 +132,45 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(F.pad(x.view(-1, 8, 8), (0, 0, 0, self.blank)))[0][:, -1])
 
 
-SICK: dict[str, Callable[[], pl.LightningModule]] = {
-    "tanh RNN gain 3, 24 steps": lambda: Learner(Recurrent(nn.RNN, 24, gain=3.0)),
-    "tanh RNN gain 3, 60 steps": lambda: Learner(Recurrent(nn.RNN, 60, gain=3.0)),
-    "12 ReLU layers, weights 3x": lambda: Learner(mlp(12, nn.ReLU, std=3 * math.sqrt(2 / 64))),
-    "20 linear layers, gain 2": lambda: Learner(mlp(20, nn.Identity, std=2 / 8)),
-    "8 sigmoid layers": lambda: Learner(mlp(8, nn.Sigmoid)),
-    "12 sigmoid layers": lambda: Learner(mlp(12, nn.Sigmoid)),
-    "6 sigmoid layers, SGD": lambda: Learner(mlp(6, nn.Sigmoid), sgd=True),
-    "10 ReLU layers, weights 0.01": lambda: Learner(mlp(10, nn.ReLU, std=0.01)),
-    "12 ReLU layers, SGD": lambda: Learner(mlp(12, nn.ReLU), sgd=True),
-    "tanh RNN, 200 steps": lambda: Learner(Recurrent(nn.RNN, 200)),
-    "GRU, 60 steps": lambda: Learner(Recurrent(nn.GRU, 60)),
+# By the statistic that is to tell them.
+NETS: dict[str, dict[str, Callable[[], pl.LightningModule]]] = {
+    "steepness, in decades": {
+        "tanh RNN gain 3, 24 steps": lambda: Learner(Recurrent(nn.RNN, 24, gain=3.0)),
+        "tanh RNN gain 3, 60 steps": lambda: Learner(Recurrent(nn.RNN, 60, gain=3.0)),
+    },
+    "growth with depth, in decades": {
+        "12 ReLU layers, weights 3x": lambda: Learner(mlp(12, nn.ReLU, std=3 * math.sqrt(2 / 64))),
+        "20 linear layers, gain 2": lambda: Learner(mlp(20, nn.Identity, std=2 / 8)),
+    },
+    "fading with depth, in decades": {
+        "8 sigmoid layers": lambda: Learner(mlp(8, nn.Sigmoid)),
+        "12 sigmoid layers": lambda: Learner(mlp(12, nn.Sigmoid)),
+        "6 sigmoid layers, SGD": lambda: Learner(mlp(6, nn.Sigmoid), sgd=True),
+        "10 ReLU layers, weights 0.01": lambda: Learner(mlp(10, nn.ReLU, std=0.01)),
+        "12 ReLU layers, SGD": lambda: Learner(mlp(12, nn.ReLU), sgd=True),
+    },
+    "fading with time, nothing learned": {
+        "tanh RNN, 200 steps": lambda: Learner(Recurrent(nn.RNN, 200)),
+        "GRU, 60 steps, SGD": lambda: Learner(Recurrent(nn.GRU, 60), sgd=True),
+    },
+    "share that varies": {
+        "GRU, 60 steps": lambda: Learner(Recurrent(nn.GRU, 60)),
+        "LSTM, 120 steps": lambda: Learner(Recurrent(nn.LSTM, 120)),
+    },
 }
 
 
-def sick_programs() -> dict[str, Callable[[], Program]]:
-    """The sick nets, on digits."""
-
-    def on_digits(module: Callable[[], pl.LightningModule]) -> Callable[[], Program]:
-        data = DataLoader(TensorDataset(*digits()), batch_size=64, shuffle=True)
-        return lambda: Program(module(), data)
-
-    programs = {name: on_digits(module) for name, module in SICK.items()}
-    return {**programs, "clipped to 1, targets of 1000": grd105_always_clipped.sick}
+def on_digits(module: Callable[[], pl.LightningModule]) -> Callable[[], Program]:
+    data = DataLoader(TensorDataset(*digits()), batch_size=64, shuffle=True)
+    return lambda: Program(module(), data)
 
 
-def main(value: int, parts: list[str]) -> None:
-    """Prints the table."""
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    limits = GradientDetector()
-    worst: dict[str, list[tuple[float, ...]]] = {"healthy": [], "sick": []}
-    print(f"{'':40}  excess  growth decades  signal squeeze")
-    zoo = {**all_programs()}
-    quarter = {name: zoo[name] for name in (list(zoo) if parts else list(zoo)[value % 4 :: 4])}
-    for kind, programs in (("healthy", quarter), ("sick", sick_programs())):
-        for name, program in programs.items():
-            if parts and not any(part in name for part in parts):
-                continue
-            seed(value)
-            watch = Watch()
-            try:
-                fit(program(), watch, max_steps=STEPS, max_epochs=-1, limit_val_batches=0)
-            except Exception as error:  # needs its validation
-                print(f"{kind:8}{name:32}  {type(error).__name__}")
-                continue
-            row = watch.row()
-            worst[kind].append(row)
-            print(f"{kind:8}{name:32}" + "".join(f"{number:8.2g}" for number in row), flush=True)
-    edge = (max, max, min, min, max)
-    for kind, rows in worst.items():
-        if rows:
-            numbers = [
-                pick(column) for pick, column in zip(edge, zip(*rows, strict=True), strict=True)
-            ]
-            print(f"worst of the {kind:27}" + "".join(f"{number:8.2g}" for number in numbers))
-    numbers = (
-        limits.exploding_decades, limits.growing_decades, -limits.vanishing_decades,
-        limits.varying_share, limits.clipping_factor,
-    )  # fmt: skip
-    print(f"{'limit':40}" + "".join(f"{number:8.2g}" for number in numbers))
-
+SICK = {
+    **{key: {name: on_digits(one) for name, one in NETS[key].items()} for key in NETS},
+    "clipped times": {"clipped to 1, targets of 1000": grd105_always_clipped.sick},
+}
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 0, sys.argv[2:])
+    BEGAN = time.perf_counter()
+    RUNS = list(survey(COLUMNS, Watch, GradientDetector, SICK))
+    write("gradient_flow", "Gradients", COLUMNS, RUNS, BEGAN)

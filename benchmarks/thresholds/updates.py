@@ -1,43 +1,42 @@
-"""The statistics of the update rules, on the healthy zoo and on nets that are sick.
+"""The statistics of the update rules on healthy and on sick nets.
 
-Prints, for each net, the worst value that lasts as long as the rule asks for, and draws the two
-distributions, with the limit between them, into ``benchmarks/results/updates.png``::
+How far steps move layers, by what they were and by what the usual layer moves, how much fresh
+weights amplify, and how large layers get::
 
-    python benchmarks/thresholds/updates.py [seed] [part of a name ...]
+    python benchmarks/thresholds/updates.py
+
+Writes ``benchmarks/results/updates.md`` and ``updates.png``.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
-import matplotlib as mpl
+import lightning.pytorch as pl
 import torch
+from _survey import Column, Looks, survey, write
 from cases._parts import Classifier, loader
-from healthy import all_programs
-from program import Program, fit, seed
+from program import Program
 from torch import nn
 
 from lightning_nndebug import Detector, Evidence, Severity, UpdateDetector, rule
 from lightning_nndebug.core.measurements.updates import SampledUpdates
 from lightning_nndebug.core.measurements.weights import InitialWeights
-from lightning_nndebug.updates import _EARLY, _LAYERS, _LOOKS, _STEPS, _growth, _scale
+from lightning_nndebug.updates import _EARLY, _LAYERS, _STEPS, _falls_faster, _growth, _scale
 
-RULES = UpdateDetector()
-COLUMNS = {
-    "longest step": RULES.largest_update,
-    "usual step": RULES.usual_update,
-    "shortest step": RULES.smallest_update,
-    "behind others": 1 / RULES.stalled_factor,
-    "gain": RULES.largest_gain,
-    "growth": RULES.running_factor,
-}
+LIMITS = UpdateDetector()
+COLUMNS = (
+    Column("longest step", "UPD103", LIMITS.largest_update),
+    Column("usual step", "UPD103", LIMITS.usual_update),
+    Column("shortest step", "UPD103", LIMITS.smallest_update, sick_is="small"),
+    Column("step behind that of others", "UPD103", 1 / LIMITS.stalled_factor, sick_is="small"),
+    Column("gain of fresh weights", "UPD104", LIMITS.largest_gain),
+    Column("growth of the usual layer", "UPD105", LIMITS.running_factor),
+    Column("growth while the loss falls ever faster", "UPD105", LIMITS.running_factor / 10),
+)
 
 
 class Watch(Detector):
@@ -45,64 +44,59 @@ class Watch(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.long: dict[str, list[float]] = {}
-        self.short: dict[str, list[tuple[float, float]]] = {}
-        self.growths: list[float] = []
-        self.strides: list[float] = []
-        self.gain = 0.0
+        self.looks = Looks()
+        self.descents: dict[str, list[list[float]]] = {}
 
     @rule("BEN201", severity=Severity.INFO)
     def look(self, updates: SampledUpdates) -> Iterator[Evidence]:
         """Looks at updates."""
         ones = [one for one in updates.updates if one.kind == "matrix" and one.gradient]
         ones = [one for one in ones if math.isfinite(one.update) and one.weight]
-        if len(ones) >= _LAYERS:
-            usual = median(one.ratio for one in ones)
-            self.strides.append(median(one.update / _scale(one) for one in ones))
-            for one in ones:
-                self.long.setdefault(one.name, []).append(one.update / _scale(one))
-                if one.age >= _STEPS and usual:
-                    row = one.ratio, one.ratio / usual
-                    self.short.setdefault(one.name, []).append(row)
-            if 0 < ones[0].age <= _EARLY:
-                self.growths.append(median(map(_growth, ones)))
+        if len(ones) < _LAYERS:
+            return
+        usual, age = median(one.ratio for one in ones), ones[0].age
+        old = [one for one in ones if one.age >= _STEPS and usual]
+        seen = (
+            {one.name: one.update / _scale(one) for one in ones},
+            {"net": median(one.update / _scale(one) for one in ones)},
+            {one.name: one.ratio for one in old},
+            {one.name: one.ratio / usual for one in old},
+        )
+        columns = zip(COLUMNS[:4], seen, strict=True)
+        self.looks.note(age, **{column.name: values for column, values in columns})
+        if 0 < age <= _EARLY:
+            self.looks.note(age, **{COLUMNS[5].name: {"net": median(map(_growth, ones))}})
+        for name, loss in updates.losses.items():
+            descent = self.descents.setdefault(name, [])
+            descent.append([float(age), loss])
+            growths = [_growth(one) for one in ones if one.optimizer == name]
+            if growths and _falls_faster(descent):
+                self.looks.note(age, **{COLUMNS[6].name: {name: median(growths)}})
         yield from ()
 
     @rule("BEN202", severity=Severity.INFO)
     def begin(self, initial: InitialWeights) -> Iterator[Evidence]:
         """Looks at the initial weights."""
         fresh = [one for one in initial.weights if one.kind == "matrix" and one.looks_random]
-        self.gain = max((one.gain for one in fresh if not one.is_normalized), default=0.0)
+        gains = {one.name: one.gain for one in fresh if not one.is_normalized}
+        self.looks.note(0, **{COLUMNS[4].name: gains})
         yield from ()
-
-    def row(self) -> list[float]:
-        """Returns one number for each column."""
-        least = [lasting([-ratio for ratio, _ in rows]) for rows in self.short.values()]
-        behind = [lasting([-ratio for _, ratio in rows]) for rows in self.short.values()]
-        return [
-            max(map(lasting, self.long.values()), default=math.nan),
-            lasting(self.strides),
-            -max(least, default=math.nan),
-            -max(behind, default=math.nan),
-            self.gain or math.nan,
-            lasting(self.growths),
-        ]
-
-
-def lasting(values: list[float]) -> float:
-    """Returns the highest value that so many looks in a row have reached."""
-    windows = [values[i : i + _LOOKS] for i in range(len(values) - _LOOKS + 1)]
-    return max(map(min, windows), default=math.nan)
 
 
 class Optimized(Classifier):
     """A classifier with optimizers, and weights, of one's own."""
 
-    def __init__(self, optimizer: Callable[[nn.Sequential], torch.optim.Optimizer], start=None):
+    def __init__(
+        self,
+        optimizer: Callable[[nn.Sequential], torch.optim.Optimizer],
+        start=None,
+        *,
+        only_first: bool = False,
+    ):
         net = nn.Sequential(
             nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
         )
-        for layer in net[::2] if start else ():
+        for layer in net[: 1 if only_first else None : 2] if start else ():
             start(layer.weight)
         super().__init__(net)
         self.optimizer = optimizer
@@ -127,65 +121,59 @@ def normal(std: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda weight: nn.init.normal_(weight, std=std)
 
 
-SICK: dict[str, Callable[[], Classifier]] = {
-    "first layer: lr 1e-8": lambda: Optimized(adam(1e-3, 1e-8)),
-    "first layer: lr 1e-9": lambda: Optimized(adam(1e-3, 1e-9)),
-    "first layer: lr 1": lambda: Optimized(adam(1e-3, 1.0)),
-    "first layer: lr 10": lambda: Optimized(adam(1e-3, 10.0)),
-    "Adam, lr 0.1": lambda: Optimized(adam(0.1)),
-    "Adam, lr 1": lambda: Optimized(adam(1.0)),
-    "Adam, lr 10": lambda: Optimized(adam(10.0)),
-    "SGD, lr 100": lambda: Optimized(sgd(100.0)),
-    "weights: std 1": lambda: Optimized(adam(1e-3), normal(1.0)),
-    "weights: std 10": lambda: Optimized(adam(1e-3), normal(10.0)),
-    "weights: std 1e4": lambda: Optimized(adam(1e-3), normal(1e4)),
+class Critic(pl.LightningModule):
+    """Tells points from noise by a score that nothing bounds."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.net, self.rate = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)), rate
+
+    def training_step(self, batch, batch_idx):
+        return self.net(torch.randn_like(batch[0])).mean() - self.net(batch[0]).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+
+# By the statistic that is to tell them.
+NETS: dict[str, dict[str, Callable[[], pl.LightningModule]]] = {
+    "longest step": {
+        "first layer: lr 1": lambda: Optimized(adam(1e-3, 1.0)),
+        "first layer: lr 10": lambda: Optimized(adam(1e-3, 10.0)),
+    },
+    "usual step": {
+        "Adam, lr 0.1": lambda: Optimized(adam(0.1)),
+        "Adam, lr 1": lambda: Optimized(adam(1.0)),
+    },
+    "shortest step": {
+        "first layer: lr 1e-9": lambda: Optimized(adam(1e-3, 1e-9)),
+    },
+    "step behind that of others": {
+        "first layer: lr 1e-8": lambda: Optimized(adam(1e-3, 1e-8)),
+        "weights of the first layer: std 1e4": lambda: Optimized(
+            adam(1e-3), normal(1e4), only_first=True
+        ),
+    },
+    "gain of fresh weights": {
+        "weights: std 1": lambda: Optimized(adam(1e-3), normal(1.0)),
+        "weights: std 10": lambda: Optimized(adam(1e-3), normal(10.0)),
+        "weights: std 1e4": lambda: Optimized(adam(1e-3), normal(1e4)),
+    },
+    "growth of the usual layer": {
+        "Adam, lr 10": lambda: Optimized(adam(10.0)),
+        "SGD, lr 100": lambda: Optimized(sgd(100.0)),
+    },
+    "growth while the loss falls ever faster": {
+        "critic without a bound, lr 0.01": lambda: Critic(1e-2),
+        "critic without a bound, lr 0.03": lambda: Critic(3e-2),
+    },
+}
+SICK = {
+    key: {name: lambda one=one: Program(one(), loader()) for name, one in NETS[key].items()}
+    for key in NETS
 }
 
-
-def main() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning_nndebug"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    torch.set_num_threads(1)
-    value = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    parts = sys.argv[2:] or [""]
-    healthy = {
-        name: build for name, build in all_programs().items() if any(one in name for one in parts)
-    }
-    sick = {
-        name: lambda build=build: Program(build(), loader(), trainer={"max_epochs": 3})
-        for name, build in SICK.items()
-    }
-    print(f"{'':<34}" + "".join(f"{name:>15}" for name in COLUMNS))
-    print(f"{'limit':<34}" + "".join(f"{limit:>15.1e}" for limit in COLUMNS.values()))
-    tables = [[run(name, build, value) for name, build in one.items()] for one in (healthy, sick)]
-    draw(*tables)
-
-
-def run(name: str, build: Callable[[], Program], value: int) -> list[float]:
-    seed(value)
-    watch = Watch()
-    fit(build(), watch)
-    row = watch.row()
-    print(f"{name:<34}" + "".join(f"{one:>15.1e}" for one in row), flush=True)
-    return row
-
-
-def draw(healthy: list[list[float]], sick: list[list[float]]) -> None:
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(COLUMNS), figsize=(12, 2.6), layout="constrained")
-    for i, (axis, (name, limit)) in enumerate(zip(axes, COLUMNS.items(), strict=True)):
-        for rows, color, height in ((healthy, "tab:green", 0.0), (sick, "tab:red", 1.0)):
-            found = [math.log10(row[i]) for row in rows if row[i] > 0 and math.isfinite(row[i])]
-            shift = [height + 0.6 * ((j * 0.618) % 1 - 0.5) for j in range(len(found))]
-            axis.scatter(found, shift, s=6, color=color, alpha=0.6)
-        axis.axvline(math.log10(limit), color="black", lw=1)
-        axis.set(title=name, yticks=[0, 1], yticklabels=["healthy", "sick"], xlabel="decades")
-    path = Path(__file__).parents[1] / "results" / "updates.png"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=90)
-
-
 if __name__ == "__main__":
-    main()
+    BEGAN = time.perf_counter()
+    RUNS = list(survey(COLUMNS, Watch, UpdateDetector, SICK))
+    write("updates", "Updates", COLUMNS, RUNS, BEGAN)

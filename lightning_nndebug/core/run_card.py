@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from .trainer import step_axis
 
@@ -24,7 +25,8 @@ _PATIENCE = 2.0  # seconds that git may take, on a disk far away
 def run_card(trainer: Any) -> dict[str, Any]:
     """Describes a run at its start, in plain builtins."""
     module = trainer.lightning_module
-    parameters = list(module.parameters())
+    # A lazy layer has no size before its first forward.
+    parameters = [one for one in module.parameters() if not is_lazy(one)]
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "step": step_axis(trainer),

@@ -329,14 +329,12 @@ class _Listener(TorchFunctionMode):
             if name == "scaled_dot_product_attention":
                 return functools.partial(self._attended, _scores(given, args, kwargs), place)
             return functools.partial(self._answered, name, where, given)
-        if not x.requires_grad:
+        axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if not x.requires_grad or (name in _SOFT and not isinstance(axis, int)):
             return None
+        if name in _SOFT and x.shape[axis] > 1:
+            return functools.partial(self._chosen, name, x, axis, place)
         if name in _SOFT:
-            axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            if not isinstance(axis, int):
-                return None
-            if x.shape[axis] != 1:
-                return functools.partial(self._chosen, name, x, axis, place)
             lonely = Softmax(where, place[1], tuple(x.shape))
             is_score = x.grad_fn in self._origins
             return functools.partial(self._left_alone, lonely, is_score)

@@ -27,6 +27,7 @@ _NORMS = (
     nn.GroupNorm,
     *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
 )
+_TIMES = 8  # time steps, at least, for it to fade
 _DEPTH = 3  # layers, at least, for a gradient to grow or vanish on its way through them
 HALF = (torch.float16, torch.bfloat16)
 _SAMPLES, _FEATURES = 64, 1024  # enough to see whether an output varies, whatever its size
@@ -44,6 +45,8 @@ class Layer:
         into: Share of the input that varies between samples: root mean square of the deviation from
             the mean over samples, over that of the input. None if the input is no batch.
         out_of: Likewise, of the output.
+        fading: By how many decades the gradient is smaller at the first time steps of a recurrent
+            layer than where it is largest. None of other layers, and of a few steps.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Layer:
     gradient: float | None
     into: float | None
     out_of: float | None
+    fading: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,12 @@ class GradientFlow(Measurement):
         """Share of the first layers' outputs that varies between samples."""
         return _largest(one.out_of for one in _quarter(self.layers))
 
+    @property
+    def fading(self) -> Layer | None:
+        """The recurrent layer whose past gets least."""
+        recurrent = [one for one in self.layers if one.fading is not None]
+        return min(recurrent, key=lambda one: one.fading or 0.0, default=None)
+
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Hooks every module that has parameters of its own."""
@@ -159,11 +169,16 @@ class _Watch:
         self.stack = ExitStack()
         self.error: Exception | None = None
         self._calls: dict[str, _Call] = {}
+        # Of recurrent layers, the gradient at each time step.
+        self._times: dict[str, Tensor | list[Tensor | None]] = {}
 
     def add(self, name: str, module: nn.Module) -> None:
         if not isinstance(module, torch.jit.ScriptModule):
             hook = functools.partial(self._called, name)
             self.stack.callback(module.register_forward_hook(hook).remove)
+        if isinstance(module, nn.RNNBase):
+            before = functools.partial(self._entered, name)
+            self.stack.callback(module.register_forward_pre_hook(before).remove)
 
     @property
     def went_backward(self) -> bool:
@@ -171,7 +186,10 @@ class _Watch:
 
     def read(self) -> tuple[Layer, ...]:
         calls = self._calls
-        rows = [(call.gradient, call.into, call.out_of) for call in calls.values()]
+        rows = [
+            (call.gradient, call.into, call.out_of, _fading(self._times.get(name)))
+            for name, call in calls.items()
+        ]
         numbers = iter(_read([value for row in rows for value in row if value is not None]))
         return tuple(
             Layer(name, call.size, *(None if value is None else next(numbers) for value in row))
@@ -185,6 +203,8 @@ class _Watch:
         try:
             with torch.no_grad():
                 self._note(name, args, output)
+                if isinstance(module, nn.RNNCellBase):
+                    self._stepped(name, output)
         except Exception as error:
             self.error = error
 
@@ -198,6 +218,41 @@ class _Watch:
         if result.requires_grad:
             hook = functools.partial(self._arrived, self._calls[name])
             result.register_hook(hook)  # type: ignore[no-untyped-call]
+
+    def _entered(self, name: str, module: nn.RNNBase, args: Any) -> Any:
+        """Has the gradient go on to what a recurrent layer reads, be that data."""
+        if running() or torch._C._current_graph_task_id() != -1 or name in self._times:
+            return None
+        x = args[0] if args and torch.is_grad_enabled() else None
+        is_trained = any(p.requires_grad for p in module.parameters())
+        if not isinstance(x, Tensor) or x.dim() != 3 or not is_trained:  # noqa: PLR2004
+            return None
+        try:
+            axis = 1 if module.batch_first else 0
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            x.register_hook(functools.partial(self._read_back, name, axis))  # type: ignore[no-untyped-call]
+        except Exception as error:
+            self.error = error
+            return None
+        return (x, *args[1:])
+
+    def _read_back(self, name: str, axis: int, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            steps = gradient.detach().transpose(0, axis).flatten(1).float()
+            self._times[name] = torch.linalg.vector_norm(steps, dim=1)
+
+    def _stepped(self, name: str, output: Any) -> None:
+        """A cell has been called for one time step; of an LSTM, the cell state remembers."""
+        state = output[-1] if isinstance(output, tuple) else output
+        steps = self._times.setdefault(name, [])
+        if isinstance(steps, list) and state.requires_grad:
+            steps.append(None)
+            hook = functools.partial(self._remembered, steps, len(steps) - 1)
+            state.register_hook(hook)
+
+    def _remembered(self, steps: list[Tensor | None], number: int, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            steps[number] = norm(gradient.detach())
 
     def _arrived(self, call: _Call, gradient: Tensor | None) -> None:
         if gradient is None:
@@ -216,6 +271,17 @@ def norm(x: Tensor) -> Tensor:
     """Returns the norm, on the device; that of float16 would overflow where no entry does."""
     size: Tensor = torch.linalg.vector_norm(x.float() if x.dtype in HALF else x)
     return size
+
+
+def _fading(times: Tensor | list[Tensor | None] | None) -> Tensor | None:
+    """Compares the gradients of the first quarter of the time steps with the largest."""
+    if isinstance(times, list):
+        known = [one for one in times if one is not None]
+        times = torch.stack(known) if len(known) == len(times) and known else None
+    if times is None or len(times) < _TIMES:
+        return None
+    early = times[: len(times) // 4].median().clamp_min(1e-30)
+    return (early / times.max().clamp_min(1e-30)).log10()
 
 
 def _decades(one: Layer, other: Layer) -> float:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..layers import condensed
 from ..trainer import accumulation, gradient_scale, plain_name
@@ -156,12 +157,15 @@ class Gradients(Measurement):
 
 
 def held_parameters(module: nn.Module, optimizer: Any) -> list[tuple[str, nn.Parameter]]:
-    """Returns the parameters that an optimizer is to train, by name, in the order of the module."""
+    """Returns the parameters that an optimizer is to train, by name, in the order of the module.
+
+    Those of lazy layers are none before their first forward.
+    """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [
         (plain_name(name), p)
         for name, p in module.named_parameters()
-        if id(p) in held and p.requires_grad
+        if id(p) in held and p.requires_grad and not is_lazy(p)
     ]
 
 

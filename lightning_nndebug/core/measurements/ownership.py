@@ -273,12 +273,10 @@ class _Ledger:
 
     def faults(self, moment: Moment) -> Iterator[Fault]:
         """Yields what is wrong with the optimizers."""
-        if self._are_idle(moment):
-            for one in self._accounts.values():
-                yield Fault(one.name, "idle", self._batches)
-        is_late = self._batches_with_step and self._batches >= _SHORT and _is_half_over(moment)
+        everybody = self._accounts.values() if self._are_idle(moment) else ()
+        yield from (Fault(one.name, "idle", self._batches) for one in everybody)
         for one in self._accounts.values():
-            if is_late and self._is_left_out(one):
+            if self._is_left_out(one) and _is_half_over(moment):
                 yield Fault(one.name, "idle", self._batches)
             if one.steps < _STEPS:
                 continue
@@ -314,9 +312,10 @@ class _Ledger:
 
     def _is_left_out(self, one: _Account) -> bool:
         """Whether it alone does not step, though it is the only one to hold what gets gradients."""
-        is_fed = not one.steps and one.fed.total() >= _STEPS
+        if one.steps or one.fed.total() < _STEPS or self._batches < _SHORT:
+            return False
         is_shared = any(id(p) in self._shared for p in one.parameters)
-        return is_fed and not is_shared and _has_gradient(one.witnesses) and not one.has_moved
+        return not is_shared and _has_gradient(one.witnesses) and not one.has_moved
 
     def _are_idle(self, moment: Moment) -> bool:
         if self._batches_with_step or moment.module.automatic_optimization or not self._accounts:

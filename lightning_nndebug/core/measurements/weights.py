@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..trainer import plain_name
 from . import Measurement, Moment
@@ -113,7 +114,8 @@ class InitialWeights(Measurement):
 def is_dense(p: Tensor) -> bool:
     """Returns whether a parameter has entries that can be read, as a lazy one has not."""
     return (
-        p.layout is torch.strided
+        not is_lazy(p)
+        and p.layout is torch.strided
         and p.is_floating_point()
         and p.numel() > 0
         and p.device.type != "meta"
@@ -138,6 +140,8 @@ def kind_of(owner: nn.Module, name: str, p: Tensor) -> Kind:
         return "norm"
     if isinstance(owner, _TABLES):
         return "embedding"
+    if is_lazy(p):
+        return "other"
     if "bias" in name.rpartition(".")[2] and p.dim() == 1:
         return "bias"
     # A layer with a forward of its own may scale its weights as it likes.
