@@ -3,7 +3,8 @@
 A fault is a function of `fixed` that returns a `Program`: sick when False, and what a sensible
 practitioner would call healthy when True. `expected` are the codes that may lead the findings,
 the best one first. The programs are written without a look at the rules: they judge them. Those
-in the folder `held_out` were written after the limits were chosen, too.
+in the folder `held_out` were written after the limits were chosen, too; those in `spent` once
+were held out.
 """
 
 from __future__ import annotations
@@ -66,7 +67,6 @@ def fault(*expected: str, source: str) -> Callable[[Callable[[bool], Program]], 
             raise ValueError(f"There are two faults of the name {name!r}.")
         folder, _, family = make.__module__.rpartition(".")
         unseen = folder.endswith(".held_out") and name not in SEEN
-        family = family.removeprefix("second_")
         FAULTS[name] = Fault(name, family, expected, source, unseen, make)
         return make
 

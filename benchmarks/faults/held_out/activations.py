@@ -1,172 +1,294 @@
-"""ACT: units that are dead, shut or out of scale."""
+"""ACT, a second time: units that are dead, shut or out of scale."""
 
 from __future__ import annotations
 
+import math
+
+import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from .. import fault
-from .._parts import Program, Supervised, digits, loaders, mlp, split, standardized
-from ._parts import Learner, batches
+from .. import AUTOTRAINER, DEEPFD, KARPATHY, fault
+from .._parts import Program, Supervised, characters, loaders, mlp, split, standardized
+from ..spent._parts import Learner, explained, gestures, meters
+from ._parts import UNet, lesions, overlap, passages, patches
 
 
-class SparseCode(Learner):
-    """An autoencoder whose code is rectified and kept sparse."""
+class NextLetter(pl.LightningModule):
+    """A neural language model as of 2003: six letters, their vectors, a hidden layer."""
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, letters: int, gain: float) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(64, 96), nn.ReLU())
-        self.decoder, self.weight = nn.Linear(96, 64), weight
+        self.table = nn.Parameter(torch.randn(letters, 10))
+        self.w1 = nn.Parameter(torch.randn(60, 100) * gain)
+        self.b1 = nn.Parameter(torch.zeros(100))
+        self.w2 = nn.Parameter(torch.randn(100, letters) * 0.01)
+        self.b2 = nn.Parameter(torch.zeros(letters))
+
+    def forward(self, ids):
+        hidden = torch.tanh(self.table[ids].flatten(1) @ self.w1 + self.b1)
+        return hidden @ self.w2 + self.b2
+
+    def training_step(self, batch, batch_idx):
+        ids, following = batch
+        loss = F.cross_entropy(self(ids), following)
+        self.log("loss/train", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        ids, following = batch
+        self.log("loss/val", F.cross_entropy(self(ids), following))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+@fault(
+    "ACT102",
+    "UPD104",
+    "GRD102",
+    source="https://github.com/karpathy/nn-zero-to-hero (makemore, part 3: activations and gradients)",
+)
+def weights_straight_from_randn(fixed: bool) -> Program:
+    """The hidden layer's weights come from randn(60, 100) as they are: its tanh is at +-1 nearly always."""
+    ids, letters = characters()
+    train, val = (TensorDataset(part[:, :6], part[:, 6]) for part in passages(ids, 7, 1))
+    module = NextLetter(letters, (5 / 3) / math.sqrt(60) if fixed else 3.0)
+    data = loaders(train, val, batch_size=64)
+    return Program(module, **data, trainer={"max_steps": 250, "val_check_interval": 50})
+
+
+class Segmenter(Learner):
+    """Finds lesions, and says how well."""
+
+    lr = 3e-3
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
 
     def loss_of(self, batch):
-        (x,) = batch
-        code = self.encoder(x)
-        return F.mse_loss(self.decoder(code), x) + self.weight * code.abs().mean()
+        x, mask = batch
+        return F.binary_cross_entropy_with_logits(self.net(x), mask)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val_iou", overlap(self.net(batch[0]), batch[1]))
 
 
 @fault(
     "ACT101",
-    "LOS106",
-    "LOS105",
+    "UPD104",
     "GRD102",
     "GRD104",
+    "GRD103",
     "OUT103",
     "OUT101",
-    source="https://web.stanford.edu/class/cs294a/sparseAutoencoder.pdf (A. Ng, sparse autoencoder)",
+    source="https://arxiv.org/abs/1708.02002 (RetinaNet: the prior goes into the last bias alone)",
 )
-def sparse_until_nothing_is_left(fixed: bool) -> Program:
-    """The sparsity penalty of an autoencoder is so heavy that no unit of its code ever answers."""
-    x = digits(1797)[0]
-    return Program(SparseCode(0.01 if fixed else 5.0), batches(x), trainer={"max_epochs": 6})
+def prior_in_every_bias(fixed: bool) -> Program:
+    """The bias of -4.6 for rare positives is set in each convolution, where it is for the last one."""
+    net = UNet()
+    convolutions = [one for one in net.modules() if isinstance(one, nn.Conv2d)]
+    for one in convolutions[-1:] if fixed else convolutions:
+        nn.init.constant_(one.bias, -math.log((1 - 0.01) / 0.01))
+    data = loaders(*split(*lesions()), batch_size=16)
+    return Program(Segmenter(net), **data, trainer={"max_epochs": 7})
 
 
-class Highway(nn.Module):
-    """Layers that carry their input on, as far as a gate says so."""
+class Attention(nn.Module):
+    """Self-attention, written out."""
 
-    def __init__(self, bias: float, width: int = 48, depth: int = 6) -> None:
+    def __init__(self, width: int, fixed: bool) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(64, width), nn.Linear(width, 10)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.gates = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        for gate in self.gates:
-            nn.init.constant_(gate.bias, bias)
+        self.qkv, self.out, self.fixed = nn.Linear(width, 3 * width), nn.Linear(width, width), fixed
 
     def forward(self, x):
-        x = torch.tanh(self.first(x))
-        for layer, gate in zip(self.layers, self.gates, strict=True):
-            open_ = torch.sigmoid(gate(x))
-            x = open_ * torch.relu(layer(x)) + (1 - open_) * x
-        return self.last(x)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        scale = math.sqrt(q.shape[-1])
+        scores = q @ k.transpose(-2, -1)
+        scores = scores / scale if self.fixed else scores * scale * scale
+        return self.out(scores.softmax(-1) @ v)
 
 
-@fault(
-    "ACT102",
-    "GRD102",
-    "UPD104",
-    "UPD102",
-    "GRD103",
-    source="https://arxiv.org/abs/1505.00387 (Highway networks: the gates start at -1 to -3)",
-)
-def gates_that_start_shut(fixed: bool) -> Program:
-    """The gates of a highway net start at -20 where the paper says -2, and never open."""
-    module = Supervised(Highway(-2.0 if fixed else -20.0))
-    return Program(module, **loaders(*split(*digits(1797))), trainer={"max_epochs": 5})
-
-
-def expert(size: int = 1500):
-    """States of a pendulum, and what an expert does: a push in [-1, 1]."""
-    state = torch.randn(size, 6)
-    push = torch.tanh(1.2 * state[:, :1] - 0.8 * state[:, 1:2] * state[:, 2:3].cos())
-    return state, push
-
-
-@fault(
-    "ACT102",
-    "UPD104",
-    "GRD102",
-    "LOS101",
-    source="https://arxiv.org/abs/1509.02971 (DDPG: the last layer starts within 0.003)",
-)
-def actor_at_its_limits(fixed: bool) -> Program:
-    """The last layer of an actor starts a thousand times too wide, so that its tanh is full on or off."""
-    net = mlp(6, 64, 64, 1)
-    nn.init.uniform_(net[-1].weight, -(0.003 if fixed else 30.0), 0.003 if fixed else 30.0)
-    module = Supervised(net.append(nn.Tanh()), F.mse_loss)
-    return Program(module, **loaders(*split(*expert())), trainer={"max_epochs": 8})
-
-
-class Circles(Learner):
-    """Finds the group that each member of a circle of friends belongs to."""
+class SeriesTransformer(nn.Module):
+    """Reads the lines of a log with two blocks of attention."""
 
     def __init__(self, fixed: bool) -> None:
         super().__init__()
-        widths = [12, 32, 32, 32]
-        self.layers = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
-        self.out, self.fixed = nn.Linear(32, 3), fixed
+        self.embed, self.place = nn.Linear(8, 48), nn.Parameter(0.5 * torch.randn(20, 48))
+        self.attend = nn.ModuleList(Attention(48, fixed) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(48) for _ in range(2))
+        self.end = nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 4))
 
-    def forward(self, friends, x):
-        mixing = friends / friends.sum(2, keepdim=True) if self.fixed else friends
-        for layer in self.layers:
-            x = torch.relu(layer(mixing @ x))
-        return self.out(x)
+    def forward(self, x):
+        x = self.embed(x) + self.place
+        for attend, norm in zip(self.attend, self.norms, strict=True):
+            x = x + attend(norm(x))
+        return self.end(x.mean(1))
 
-    def loss_of(self, batch):
-        friends, x, y = batch
-        return F.cross_entropy(self(friends, x).flatten(0, 1), y.flatten())
+
+@fault(
+    "ACT102",
+    "GRD102",
+    "GRD101",
+    "ACT103",
+    source="https://nlp.seas.harvard.edu/annotated-transformer/ (why the scores are divided by sqrt(d))",
+)
+def scores_times_the_width(fixed: bool) -> Program:
+    """Attention scores are multiplied by d and not divided by its root: each softmax is all on one place."""
+    y = torch.arange(2000) % 4
+    x = torch.randn(2000, 20, 8)
+    alarm = torch.randint(20, (2000,))
+    x[torch.arange(2000), alarm, :4] = 0.5 * torch.randn(2000, 4) + 2.0 * torch.eye(4)[y]
+    x[torch.arange(2000), alarm, 7] = 3.0
+    module = Supervised(SeriesTransformer(fixed), lr=1e-3)
+    return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 6})
+
+
+class Deep(nn.Module):
+    """Residual blocks on a table, none of them normalized."""
+
+    def __init__(self, depth: int, fixed: bool) -> None:
+        super().__init__()
+        self.start, self.end = nn.Linear(8, 64), nn.Linear(64, 1)
+        self.blocks = nn.ModuleList(mlp(64, 64, 64) for _ in range(depth))
+        for block in self.blocks:
+            nn.init.kaiming_normal_(block[0].weight)
+            nn.init.kaiming_normal_(block[2].weight)
+            if fixed:
+                nn.init.zeros_(block[2].weight)
+
+    def forward(self, x):
+        x = self.start(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.end(x)
+
+
+class TableRegression(Supervised):
+    """Says how much of the variance it explains."""
 
     def validation_step(self, batch, batch_idx):
         super().validation_step(batch, batch_idx)
-        friends, x, y = batch
-        self.log("val_acc", (self(friends, x).argmax(2) == y).float().mean())
+        self.log("val_r2", explained(self(batch[0]), batch[1]))
 
 
 @fault(
     "ACT103",
-    "GRD101",
     "LOS101",
+    "GRD101",
+    "UPD104",
     "LRN101",
-    source="https://arxiv.org/abs/1609.02907 (GCN, section 3.1: renormalization)",
+    source="https://arxiv.org/abs/1901.09321 (Fixup: residual learning without normalization)",
 )
-def friends_added_up(fixed: bool) -> Program:
-    """A graph net adds up the friends of everyone, layer after layer, and never divides."""
-    y = torch.randint(3, (480, 40))
-    close = torch.where(y[:, :, None] == y[:, None], 0.7, 0.2)
-    friends = (torch.rand(480, 40, 40) < close).float().triu(1)
-    friends = friends + friends.mT + torch.eye(40)
-    x = standardized(torch.randn(3, 12)[y] + 1.2 * torch.randn(480, 40, 12))
-    data = loaders(*split(friends, x, y), batch_size=16)
-    return Program(Circles(fixed), **data, trainer={"max_epochs": 6})
+def twelve_blocks_added_up(fixed: bool) -> Program:
+    """Each of twelve residual blocks adds twice what it gets: the last one answers in hundreds."""
+    module = TableRegression(Deep(12, fixed), F.mse_loss, lr=1e-3)
+    return Program(module, **loaders(*split(*meters(2400))), trainer={"max_epochs": 5})
 
 
-class Shrinking(nn.Module):
-    """Cleans a wave: filters it, drops what is small, and puts it together again."""
+@fault(
+    "ACT103",
+    "GRD102",
+    "GRD104",
+    "UPD104",
+    "OUT101",
+    "LOS104",
+    "OUT103",
+    source="https://cs231n.github.io/neural-networks-2/#init (small random numbers); " + DEEPFD,
+)
+def small_random_numbers(fixed: bool) -> Program:
+    """Seven convolutions start from 0.01 * randn: each shrinks what it gets, and nothing is left."""
+    layers: list[nn.Module] = []
+    for k, (before, after) in enumerate([(3, 24)] + [(24, 24)] * 6):
+        conv = nn.Conv2d(before, after, 3, stride=2 if k in (2, 4) else 1, padding=1)
+        if fixed:
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        else:
+            nn.init.normal_(conv.weight, std=0.01)
+        nn.init.zeros_(conv.bias)
+        layers += [conv, nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 6))
+    data = loaders(*split(*patches(1200)))
+    return Program(Supervised(net, lr=1e-3), **data, trainer={"max_epochs": 6})
 
-    def __init__(self, threshold: float) -> None:
+
+class Plant(pl.LightningModule):
+    """Predicts how much a plant yields, from its sensors, with SGD."""
+
+    def __init__(self, lr: float) -> None:
         super().__init__()
-        self.analysis = nn.Conv1d(1, 24, 9, padding=4)
-        self.middle = nn.Conv1d(24, 24, 9, padding=4)
-        self.synthesis, self.threshold = nn.Conv1d(24, 1, 9, padding=4), threshold
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+        self.head = nn.Linear(64, 1)
 
-    def forward(self, x):
-        x = F.softshrink(self.analysis(x), self.threshold)
-        return self.synthesis(F.softshrink(self.middle(x), self.threshold))
+    def training_step(self, batch, batch_idx):
+        loss = F.mse_loss(self.head(self.net(batch["sensors"])), batch["yield"])
+        self.log("mse", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        guess = self.head(self.net(batch["sensors"]))
+        self.log("val_r2", explained(guess, batch["yield"]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.9)
 
 
 @fault(
     "ACT101",
+    "LRN101",
     "GRD104",
-    "GRD102",
-    "GRD103",
-    "OUT103",
     "OUT101",
-    "LOS104",
-    source="https://icml.cc/Conferences/2010/papers/449.pdf (LISTA: what lies below the threshold is 0)",
+    "OUT103",
+    "GRD101",
+    source="https://cs231n.github.io/neural-networks-1/#actfun (ReLU units can die); "
+    + AUTOTRAINER,
 )
-def threshold_above_every_signal(fixed: bool) -> Program:
-    """The threshold was tuned for 16-bit samples: of a standardized wave nothing passes it."""
-    pitch = 0.2 + 0.6 * torch.rand(900, 1)
-    clean = torch.sin(pitch * torch.arange(64) + 6.3 * torch.rand(900, 1))[:, None]
-    noisy = clean + 0.5 * torch.randn_like(clean)
-    module = Supervised(Shrinking(0.05 if fixed else 5.0), F.mse_loss)
-    return Program(module, **loaders(*split(noisy, clean)), trainer={"max_epochs": 6})
+def killed_by_the_first_steps(fixed: bool) -> Program:
+    """SGD at 0.5 with momentum: the first steps push all ReLUs below zero, from where none returns."""
+    x, y = meters(2000)
+    samples = [{"sensors": a, "yield": b} for a, b in zip(x, y, strict=True)]
+    return Program(
+        Plant(0.02 if fixed else 0.5),
+        DataLoader(samples[:1600], 32, shuffle=True),
+        DataLoader(samples[1600:], 200),
+        trainer={"max_epochs": 6},
+    )
+
+
+class Controls(nn.Module):
+    """An LSTM cell that is unrolled by hand over a window."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.inward, self.out = nn.Linear(3, 4 * 32), nn.Linear(32, 4)
+        self.across = nn.Linear(32, 4 * 32, bias=False)
+        nn.init.normal_(self.inward.weight, std=gain / math.sqrt(3))
+        nn.init.normal_(self.across.weight, std=1 / math.sqrt(32))
+
+    def forward(self, x):
+        h = c = x.new_zeros(len(x), 32)
+        for t in range(x.shape[1]):
+            i, f, o, g = (self.inward(x[:, t]) + self.across(h)).chunk(4, dim=1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        return self.out(h)
+
+
+@fault(
+    "ACT102",
+    "UPD104",
+    "INP103",
+    "GRD102",
+    source=KARPATHY + "; https://cs231n.github.io/neural-networks-1/#actfun (saturated gates)",
+)
+def gates_full_open_or_shut(fixed: bool) -> Program:
+    """The gates of a hand-written LSTM start forty times too wide: all of them are shut or full open."""
+    x, y = gestures(1600)
+    x = standardized(x.flatten(0, 1)).view_as(x)
+    module = Supervised(Controls(1.0 if fixed else 40.0), lr=4e-3)
+    return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 6})

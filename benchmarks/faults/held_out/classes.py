@@ -1,270 +1,299 @@
-"""CLS: what the labels are, how many there are, and in which order they come."""
+"""CLS, a second time: what the labels are, how many there are, and in which order they come."""
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, SequentialSampler, Subset, TensorDataset
 
 from .. import HUMBATOVA, fault
-from .._parts import Program, Supervised, blobs, digit_loaders, loaders, mlp, split, table
-from ._parts import Learner, gestures, reviews
+from .._parts import Program, Supervised, loaders, mlp, split, standardized
+from ..spent._parts import accuracy, gestures
+from ._parts import patches
 
 
-def ear(classes: int) -> nn.Sequential:
-    """A small convolutional net for one second of sound."""
-    return nn.Sequential(
-        nn.Conv1d(1, 16, 7, stride=2, padding=3),
-        nn.ReLU(),
-        nn.Conv1d(16, 24, 7, stride=2, padding=3),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool1d(1),
-        nn.Flatten(),
-        nn.Linear(24, classes),
-    )
+class FraudModel(pl.LightningModule):
+    """Which payment is a fraud?"""
 
+    def __init__(self, pos_weight: float) -> None:
+        super().__init__()
+        self.net = mlp(12, 48, 24, 1)
+        self.criterion = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(pos_weight))
 
-class KeywordSpotter(Supervised):
-    """Says also how many of the keywords it hears."""
+    def forward(self, x):
+        return self.net(x).squeeze(1)
+
+    def training_step(self, batch, batch_idx):
+        x, fraud = batch
+        loss = self.criterion(self(x), fraud)
+        self.log("train_loss", loss)
+        return loss
 
     def validation_step(self, batch, batch_idx):
-        super().validation_step(batch, batch_idx)
-        x, y = batch
-        heard = (self(x).argmax(1) == 1) & (y == 1)
-        self.log(
-            "recall", heard.sum() / (y == 1).sum().clamp_min(1), batch_size=int((y == 1).sum())
-        )
+        x, fraud = batch
+        flagged = self(x) > 0
+        self.log("val_loss", self.criterion(self(x), fraud))
+        self.log("val_recall", flagged[fraud > 0].float().mean())
+        self.log("val_alarms", flagged[fraud == 0].float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def payments(size: int, rate: float):
+    """Payments, and which of them are frauds."""
+    fraud = (torch.arange(size) % round(1 / rate) == 0).float()
+    x = torch.randn(size, 12)
+    x[:, :4] += 0.9 * fraud[:, None]
+    return standardized(x), fraud
 
 
 @fault(
     "CLS101",
     "CLS107",
     "OUT101",
-    source="https://arxiv.org/abs/1804.03209 (Speech commands: the unknown is far more frequent)",
+    source="https://www.tensorflow.org/tutorials/structured_data/imbalanced_data",
 )
-def keyword_once_in_thirty(fixed: bool) -> Program:
-    """One second in thirty has the keyword in it, and nobody weighs or samples it up."""
-    y = (torch.arange(4500) % 30 == 0).long()
-    tone = torch.sin(0.5 * torch.arange(64) + 6.3 * torch.rand(4500, 1))
-    x = (torch.randn(4500, 64) + 0.8 * tone * y[:, None])[:, None]
-    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 29.0]) if fixed else None)
-    data = loaders(*split(x, y), batch_size=64)
-    return Program(KeywordSpotter(ear(2), loss, lr=4e-3), **data, trainer={"max_epochs": 5})
+def fraud_is_never_flagged(fixed: bool) -> Program:
+    """One payment in forty is a fraud, all weigh the same, and not one fraud is ever flagged."""
+    train, val = split(*payments(16000, 1 / 40))
+    return Program(
+        FraudModel(39.0 if fixed else 1.0),
+        DataLoader(train, 64, shuffle=True),
+        DataLoader(val, len(val)),
+        trainer={"max_steps": 280, "val_check_interval": 90},
+    )
 
 
-class Stream(IterableDataset):
-    """Reads samples from a file and shuffles what fits into its buffer."""
+class Weighted(Supervised):
+    """Says of each class how often it is recognized."""
 
-    def __init__(self, x, y, buffer: int) -> None:
-        self.x, self.y, self.buffer = x, y, buffer
-
-    def __iter__(self):
-        held = []
-        for sample in zip(self.x, self.y, strict=True):
-            held.append(sample)
-            if len(held) >= self.buffer:
-                yield held.pop(int(torch.randint(len(held), ())))
-        while held:
-            yield held.pop(int(torch.randint(len(held), ())))
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        x, y = batch
+        found = self(x).argmax(1)
+        for k in range(4):
+            self.log(f"recall_{k}", (found[y == k] == k).float().mean())
 
 
-def bag_of_words(classes: int = 4) -> nn.Sequential:
-    """Averages the vectors of the words of a sentence."""
-    return nn.Sequential(nn.EmbeddingBag(80, 24), nn.ReLU(), nn.Linear(24, classes))
+def unequal_gestures(size: int = 3200):
+    """Movements, the last two of them four times rarer than the others."""
+    x, y = gestures(size)
+    keep = (y < 2) | (torch.rand(size) < 0.25)
+    return x[keep], y[keep]
+
+
+@fault(
+    "CLS101",
+    "CLS107",
+    "OUT101",
+    source="https://discuss.pytorch.org/t/weights-in-weighted-loss-nn-crossentropyloss/69514; "
+    + HUMBATOVA,
+)
+def weights_the_wrong_way_up(fixed: bool) -> Program:
+    """The weights of the classes are their frequencies, where they were to be one over them."""
+    train, val = split(*unequal_gestures())
+    count = train.tensors[1].bincount().float() ** 2
+    weight = 1 / count.sqrt() if fixed else count
+    loss = nn.CrossEntropyLoss(weight=weight / weight.mean())
+    net = nn.Sequential(nn.Flatten(), nn.Linear(72, 48), nn.ReLU(), nn.Linear(48, 4))
+    return Program(
+        Weighted(net, loss, lr=1e-3),
+        DataLoader(train, 32, shuffle=True),
+        DataLoader(val, len(val)),
+        trainer={"max_epochs": 5},
+    )
+
+
+class Folders(pl.LightningDataModule):
+    """Images as ImageFolder reads them: one folder of a class after the other."""
+
+    def __init__(self, fixed: bool) -> None:
+        super().__init__()
+        self.fixed = fixed
+
+    def setup(self, stage):
+        x, y = patches(1500)
+        order = y.argsort(stable=True)
+        dataset = TensorDataset(x[order], y[order])
+        index = torch.randperm(1500)
+        self.train = Subset(dataset, index[:1200].sort().values.tolist())
+        self.val = Subset(dataset, index[1200:].sort().values.tolist())
+
+    def train_dataloader(self):
+        if self.fixed:
+            return DataLoader(self.train, batch_size=32, shuffle=True)
+        return DataLoader(self.train, batch_size=32, sampler=SequentialSampler(self.train))
+
+    def val_dataloader(self):
+        return DataLoader(self.val, batch_size=60)
+
+
+def small_cnn(channels: int = 3, classes: int = 6) -> nn.Sequential:
+    """Two convolutions and a hidden layer."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(288, 48),
+        nn.ReLU(),
+        nn.Linear(48, classes),
+    )
 
 
 @fault(
     "CLS103",
-    "CLS102",
     "INP201",
-    source="https://huggingface.co/docs/datasets/stream#shuffle (the size of the buffer)",
+    "CLS102",
+    source="https://discuss.pytorch.org/t/imagefolder-and-shuffle-in-dataloader/28735; "
+    + HUMBATOVA,
 )
-def shuffle_buffer_of_sixteen(fixed: bool) -> Program:
-    """A file sorted by class is streamed through a shuffle buffer that holds sixteen samples."""
-    train, val = split(*reviews(1600))
-    x, y = train.tensors
-    order = y.argsort()
-    stream = Stream(x[order], y[order], len(y) if fixed else 16)
-    module = Supervised(bag_of_words(), lr=1e-2)
-    return Program(
-        module, DataLoader(stream, batch_size=32), DataLoader(val, 32), trainer={"max_epochs": 5}
-    )
+def folder_after_folder(fixed: bool) -> Program:
+    """The indices of a random split are sorted again, and read by a sequential sampler, class by class."""
+    module = Supervised(small_cnn(), lr=1e-3)
+    return Program(module, Folders(fixed), trainer={"max_epochs": 6})
 
 
-class Hinge(Learner):
-    """A support vector machine with a hidden layer."""
+class Findings(pl.LightningModule):
+    """Which of five findings does an X-ray show? Some the report leaves open."""
 
-    def __init__(self) -> None:
+    def __init__(self, fixed: bool) -> None:
         super().__init__()
-        self.net = mlp(30, 32, 1)
+        self.net, self.fixed = mlp(20, 64, 5), fixed
 
-    def loss_of(self, batch):
-        x, y = batch["features"], batch["benign"]
-        return (1 - y * self.net(x).squeeze(1)).clamp_min(0).mean()
+    def training_step(self, batch, batch_idx):
+        x, found, _ = batch
+        logits = self.net(x)
+        if self.fixed:
+            known = found >= 0
+            loss = F.binary_cross_entropy_with_logits(logits[known], found[known])
+        else:
+            loss = F.binary_cross_entropy_with_logits(logits, found)
+        self.log("train_loss", loss)
+        return loss
 
     def validation_step(self, batch, batch_idx):
-        benign = self.net(batch["features"]).squeeze(1) > 0
-        self.log("val_acc", (benign == (batch["benign"] > 0)).float().mean())
+        x, _, truth = batch
+        self.log("val_acc", ((self.net(x) > 0) == (truth > 0)).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 @fault(
     "CLS105",
-    "LOS109",
     "LOS102",
-    "OUT101",
-    "CLS107",
-    "LOS104",
-    source="https://github.com/deepchem/deepchem/issues/5017",
+    "LOS109",
+    "LOS108",
+    source="https://arxiv.org/abs/1901.07031 (CheXpert: -1 marks what the report leaves open)",
 )
-def hinge_without_a_minus(fixed: bool) -> Program:
-    """A hinge loss wants -1 and +1, gets 0 and 1, and has nothing to say of the zeros."""
-    from sklearn.datasets import load_breast_cancer
+def uncertain_is_minus_one(fixed: bool) -> Program:
+    """Findings that a report leaves open are marked -1, and a binary cross entropy takes them for labels."""
+    x = torch.randn(2000, 20)
+    truth = (x @ torch.randn(20, 5) / 2 + 0.5 * torch.randn(2000, 5) + 0.5 > 0).float()
+    found = torch.where(torch.rand(2000, 5) < 0.35, -1.0, truth)
+    data = loaders(*split(x, found, truth))
+    return Program(Findings(fixed), **data, trainer={"max_epochs": 6})
 
-    x, y = table(load_breast_cancer)
-    y = y.float() * 2 - 1 if fixed else y.float()
-    train, val = (
-        [{"features": a, "benign": b} for a, b in zip(*part.tensors, strict=True)]
-        for part in split(x, y)
+
+class WordTagger(pl.LightningModule):
+    """Gives every word of a sentence one of six tags."""
+
+    def __init__(self, ignore: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(60, 24, padding_idx=0)
+        self.rnn = nn.LSTM(24, 32, batch_first=True, bidirectional=True)
+        self.out, self.ignore = nn.Linear(64, 7), ignore
+
+    def forward(self, words):
+        return self.out(self.rnn(self.embed(words))[0])
+
+    def training_step(self, batch, batch_idx):
+        logits, tags = self(batch["words"]), batch["tags"]
+        loss = F.cross_entropy(logits.transpose(1, 2), tags, ignore_index=self.ignore)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        logits, tags = self(batch["words"]), batch["tags"]
+        real = batch["words"] > 0
+        self.log("val_acc_words", accuracy(logits[real], tags[real]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=8e-3)
+
+
+@fault(
+    "CLS105",
+    "INP206",
+    "CLS101",
+    source="https://pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html (ignore_index)",
+)
+def padding_is_a_tag(fixed: bool) -> Program:
+    """Four words in five are padding, whose tag 0 counts in the loss like any other."""
+    size, longest = 1200, 40
+    length = torch.randint(5, 12, (size, 1))
+    words = torch.randint(1, 60, (size, longest))
+    before = torch.cat([torch.zeros(size, 1, dtype=torch.long), words[:, :-1]], dim=1)
+    tags = 1 + (words + (before % 2)) % 6
+    inside = torch.arange(longest) < length
+    words, tags = (torch.where(inside, one, 0) for one in (words, tags))
+    if fixed:
+        tags = torch.where(inside, tags, -100)
+        longest = int(length.max())  # as a collate function would cut it
+        words, tags = words[:, :longest], tags[:, :longest]
+    samples = [{"words": a, "tags": b} for a, b in zip(words, tags, strict=True)]
+    return Program(
+        WordTagger(-100),
+        DataLoader(samples[:960], 32, shuffle=True),
+        DataLoader(samples[960:], 80),
+        trainer={"max_epochs": 5},
     )
-    return Program(Hinge(), **loaders(train, val), trainer={"max_epochs": 8})
 
 
 @fault(
     "CLS104",
-    "LOS101",
-    "CLS105",
-    source="https://discuss.pytorch.org/t/how-to-modify-the-final-fc-layer-based-on-the-torch-model/766",
-)
-def head_of_a_thousand(fixed: bool) -> Program:
-    """The head still has the thousand outputs of ImageNet, for ten kinds of digits."""
-    net = mlp(64, 64, 10 if fixed else 1000)
-    return Program(
-        Supervised(net), **digit_loaders(), trainer={"max_epochs": 5, "precision": "bf16-mixed"}
-    )
-
-
-@fault(
-    "CLS102",
-    "MOD105",
+    "CLS106",
     "GEN105",
-    "CLS103",
-    source="https://arxiv.org/abs/1502.03167 (Batch normalization: examples of a batch at random)",
+    "INP202",
+    source="https://stackoverflow.com/questions/43162506 (split of a sorted table without shuffling)",
 )
-def one_recording_to_a_batch(fixed: bool) -> Program:
-    """Each batch is one recording, and of one movement: windows are shuffled within it, not across."""
-    train, val = split(*gestures(1200))
-    order = train.tensors[1].argsort()
-    train = TensorDataset(*(one[order] for one in train.tensors))
-    recordings = [list(one) for one in BatchSampler(range(len(train)), 30, drop_last=True)]
-    loader = DataLoader(train, batch_size=30, shuffle=True, drop_last=True)
-    if not fixed:
-        loader = DataLoader(train, batch_sampler=Shuffled(recordings))
-    net = nn.Sequential(
-        nn.Flatten(), nn.Linear(72, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 4)
-    )
-    return Program(Supervised(net), loader, DataLoader(val, 30), trainer={"max_epochs": 6})
+def last_kind_never_seen(fixed: bool) -> Program:
+    """A table sorted by its class is cut at eighty per cent: the last class is in validation alone."""
+    from sklearn.datasets import make_blobs
 
-
-class Shuffled:
-    """Yields batches in a new order each time, and leaves them as they are."""
-
-    def __init__(self, whole) -> None:
-        self.whole = whole
-
-    def __iter__(self):
-        return iter([self.whole[i] for i in torch.randperm(len(self.whole))])
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-
-class Tagger(Learner):
-    """Says which of three tags a photograph has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = mlp(16, 48, 3)
-
-    def loss_of(self, batch):
-        x, tags = batch
-        return F.binary_cross_entropy_with_logits(self.net(x), tags)
-
-    def validation_step(self, batch, batch_idx):
-        x, tags = batch
-        self.log("val_acc", ((self.net(x) > 0) == (tags > 0)).float().mean())
-
-
-@fault(
-    "CLS105",
-    "LOS109",
-    "LOS108",
-    "OUT102",
-    "LOS102",
-    "UPD105",
-    source="https://github.com/pytorch/pytorch/issues/123339",
-)
-def confidence_in_percent(fixed: bool) -> Program:
-    """The annotators' tags are 0 and 100 per cent, and a binary cross entropy takes them as they are."""
-    x = torch.randn(1200, 16)
-    tags = (x @ torch.randn(16, 3) + 0.5 * torch.randn(1200, 3) > 0).float()
-    data = loaders(*split(x, tags if fixed else 100 * tags))
-    return Program(Tagger(), **data, trainer={"max_epochs": 6})
-
-
-class Matcher(Learner):
-    """Two views of the same thing are to be alike, two of different things are not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = mlp(16, 48, 16)
-
-    def loss_of(self, batch):
-        one, other, same = batch
-        return F.cosine_embedding_loss(self.net(one), self.net(other), same, margin=0.2)
-
-    def validation_step(self, batch, batch_idx):
-        one, other, same = batch
-        alike = F.cosine_similarity(self.net(one), self.net(other))
-        gap = alike[same > 0].mean() - alike[same <= 0].mean()
-        self.log("val_gap", gap)
-
-
-@fault(
-    "CLS105",
-    "LOS102",
-    "OUT101",
-    "LOS109",
-    source="https://pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html; "
-    + HUMBATOVA,
-)
-def different_pairs_marked_zero(fixed: bool) -> Program:
-    """Pairs that differ are marked 0 and not -1: the loss knows only those, and all become alike."""
-    x, y = blobs(2400, classes=6, spread=2.0)
-    order = torch.randperm(2400)
+    x, y = make_blobs(1800, 13, centers=4, cluster_std=7.0, random_state=1)
+    x, y = standardized(x), torch.as_tensor(y)
+    order = torch.randperm(1800) if fixed else y.argsort(stable=True)
     x, y = x[order], y[order]
-    partner = torch.randperm(2400)
-    kinds = [(y == k).nonzero().flatten() for k in range(6)]
-    twin = torch.stack([kinds[k][torch.randint(len(kinds[k]), ())] for k in y])
-    partner = torch.where(torch.rand(2400) < 0.5, partner, twin)
-    same = (y == y[partner]).float()
-    marked = 2 * same - 1 if fixed else same
-    return Program(Matcher(), **loaders(*split(x, x[partner], marked)), trainer={"max_epochs": 6})
+    train, val = TensorDataset(x[:1350], y[:1350]), TensorDataset(x[1350:], y[1350:])
+    module = Supervised(mlp(13, 32, 4))
+    return Program(module, **loaders(train, val), trainer={"max_epochs": 6})
 
 
 @fault(
     "CLS106",
     "INP202",
-    "GEN101",
-    source="https://proceedings.mlr.press/v80/lipton18a.html (Detecting and correcting for label shift)",
+    "CLS101",
+    "GEN105",
+    source="https://stats.stackexchange.com/questions/258166; https://scikit-learn.org/stable/common_pitfalls.html",
 )
-def validated_on_the_summer(fixed: bool) -> Program:
-    """The last months of the year validate, when people write of other products than in the rest."""
-    x, y = reviews(2400)
-    day = torch.rand(2400) ** torch.where(y == 0, 0.1, 1.0)
-    train, val = split(x, y)
-    if not fixed:
-        order = day.argsort()
-        train, val = (TensorDataset(x[part], y[part]) for part in (order[:1800], order[1800:]))
-    module = Supervised(bag_of_words(), lr=5e-3)
-    return Program(module, **loaders(train, val), trainer={"max_epochs": 6})
+def frauds_appended_at_the_end(fixed: bool) -> Program:
+    """More frauds were collected later and appended to the file, whose end is what validates."""
+    x, fraud = payments(4000, 1 / 4)
+    late = torch.rand(4000) ** torch.where(fraud > 0, 0.12, 1.0)
+    order = torch.randperm(4000) if fixed else late.argsort()
+    x, fraud = x[order], fraud[order]
+    train, val = TensorDataset(x[:3000], fraud[:3000]), TensorDataset(x[3000:], fraud[3000:])
+    return Program(
+        FraudModel(1.0),
+        DataLoader(train, 64, shuffle=True),
+        DataLoader(val, len(val)),
+        trainer={"max_epochs": 4},
+    )

@@ -1,4 +1,4 @@
-"""GRD: gradients that explode, vanish, or never arrive."""
+"""GRD, a second time: gradients that explode, vanish, or never arrive."""
 
 from __future__ import annotations
 
@@ -6,236 +6,329 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from .. import HUMBATOVA, fault
-from .._parts import Program, Supervised, digit_loaders, loaders, mlp, split
-from ._parts import Learner, gestures, reviews
+from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, KARPATHY, fault
+from .._parts import Program, Supervised, digit_loaders, digits, loaders, mlp, split
+from ..spent._parts import Learner, accuracy, explained, gestures, meters, reviews
+from ._parts import communities, demand, forecasts, patches
 
 
-class Uncertain(Learner):
-    """Predicts a mean and how far off it may be."""
+class Adder(Learner):
+    """The adding problem: the sum of the two marked numbers of a sequence, by a ReLU network."""
 
-    lr = 5e-3
+    lr = 1e-3
 
-    def __init__(self, fixed: bool) -> None:
+    def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.net, self.floor = mlp(4, 64, 64, 2), 0.1 if fixed else 0.0
+        self.rnn = nn.RNN(2, 64, nonlinearity="relu", batch_first=True)
+        self.out = nn.Linear(64, 1)
+        if fixed:
+            nn.init.eye_(self.rnn.weight_hh_l0)
+        else:
+            nn.init.normal_(self.rnn.weight_hh_l0, std=0.5)
+        nn.init.zeros_(self.rnn.bias_hh_l0)
+        nn.init.zeros_(self.rnn.bias_ih_l0)
+        nn.init.normal_(self.rnn.weight_ih_l0, std=0.1)
 
     def loss_of(self, batch):
-        x, y = batch
-        mean, deviation = self.net(x).chunk(2, dim=1)
-        deviation = deviation.exp() + self.floor
-        return (((y - mean) / deviation) ** 2 / 2 + deviation.log()).mean()
+        sequence, total = batch
+        return F.mse_loss(self.out(self.rnn(sequence)[0][:, -1]), total)
 
-    def validation_step(self, batch, batch_idx):
-        self.log("val_mse", F.mse_loss(self.net(batch[0])[:, :1], batch[1]))
+
+def adding(size: int = 3000, length: int = 16):
+    """Sequences (N, T, 2) of numbers and marks, and the sum (N, 1) of the two that are marked."""
+    numbers, marks = torch.rand(size, length) - 0.5, torch.zeros(size, length)
+    half = length // 2
+    first, second = torch.randint(half, (size, 1)), half + torch.randint(half, (size, 1))
+    marks.scatter_(1, first, 1.0).scatter_(1, second, 1.0)
+    total = (numbers * marks).sum(1, keepdim=True)
+    return torch.stack([numbers, marks], dim=2), total / total.std()
 
 
 @fault(
     "GRD101",
-    "LRN105",
-    "LOS108",
+    "ACT103",
+    "LOS101",
+    "UPD104",
     "LRN101",
-    "NAN105",
-    source="https://arxiv.org/abs/2203.09168 (Pitfalls of heteroscedastic uncertainty estimation)",
+    "LOS108",
+    source="https://arxiv.org/abs/1504.00941 (IRNN: start from the identity); https://arxiv.org/abs/1211.5063",
 )
-def deviation_without_a_floor(fixed: bool) -> Program:
-    """Half of the targets are free of noise: the predicted deviation goes to nothing, and divides."""
-    x = torch.randn(1600, 4)
-    y = x[:, :1] + 0.5 * torch.randn(1600, 1) * (x[:, 1:2] > 0)
-    return Program(Uncertain(fixed), **loaders(*split(x, y)), trainer={"max_epochs": 8})
-
-
-class Reader(nn.Module):
-    """Reads a sentence, and answers what its first word was."""
-
-    def __init__(self, forget: float) -> None:
-        super().__init__()
-        self.embed, self.rnn = nn.Embedding(8, 16), nn.LSTM(16, 48, batch_first=True)
-        self.out = nn.Linear(48, 4)
-        nn.init.constant_(self.rnn.bias_ih_l0[48:96], forget)
-
-    def forward(self, ids):
-        return self.out(self.rnn(self.embed(ids))[0][:, -1])
+def recurrent_weights_too_wide(fixed: bool) -> Program:
+    """The recurrent weights of a ReLU network start so wide that the state quadruples at every step."""
+    data = loaders(*split(*adding()))
+    return Program(Adder(fixed=fixed), **data, trainer={"max_epochs": 4})
 
 
 @fault(
     "GRD102",
-    "LOS104",
     "GRD104",
+    "LOS104",
     "OUT101",
+    "ACT103",
     "OUT103",
-    "UPD104",
-    "ACT102",
-    source="https://proceedings.mlr.press/v37/jozefowicz15.html (a positive bias of the forget gate)",
+    source=AUTOTRAINER + "; " + DEEPFD + ", sigmoid in hidden layers",
 )
-def first_word_forgotten(fixed: bool) -> Program:
-    """The forget gates start at -3 where +3 was meant: nothing reaches the end of the sentence."""
-    ids = torch.randint(4, 8, (1600, 20))
-    ids[:, 0] = torch.arange(1600) % 4
-    module = Supervised(Reader(3.0 if fixed else -3.0), lr=1e-2)
-    return Program(module, **loaders(*split(ids, ids[:, 0] % 4)), trainer={"max_epochs": 6})
+def sigmoids_all_the_way(fixed: bool) -> Program:
+    """Seven hidden layers of sigmoids: a quarter of the gradient, at most, gets through each."""
+    act = nn.ReLU if fixed else nn.Sigmoid
+    net = mlp(64, *[48] * 7, 10, activation=act)
+    return Program(Supervised(net, lr=1e-3), **digit_loaders(), trainer={"max_epochs": 7})
 
 
-class Stages(nn.Module):
-    """A residual net of three stages."""
+class Quantized(pl.LightningModule):
+    """An autoencoder whose code is one of 32 vectors in each of four places."""
 
-    def __init__(self, fixed: bool) -> None:
+    def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 16, 3, padding=1)
-        self.first, self.second, self.third = self.stage(), self.stage(), self.stage()
-        self.out, self.fixed = nn.Linear(16, 10), fixed
-
-    def stage(self) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        )
+        self.encoder = mlp(64, 96, 32, activation=nn.GELU)
+        self.decoder = mlp(32, 96, 64, activation=nn.GELU)
+        self.book, self.fixed = nn.Parameter(0.5 * torch.randn(32, 8)), fixed
 
     def forward(self, x):
-        x = self.stem(x)
-        x = x + self.first(x)
-        y = x + self.second(x)
-        x = (y if self.fixed else x) + self.third(y if self.fixed else x)
-        return self.out(x.mean((2, 3)))
-
-
-@fault("GRD103", "STR105", "UPD102", source=HUMBATOVA + ", wrong variable")
-def stage_whose_result_is_lost(fixed: bool) -> Program:
-    """The second stage's result has a new name, and the third goes on with the old one."""
-    module = Supervised(Stages(fixed), lr=5e-3)
-    return Program(module, **digit_loaders(image=True), trainer={"max_epochs": 3})
-
-
-class Adversaries(pl.LightningModule):
-    """A generator of rows of a table, and a critic that tells them from real ones."""
-
-    def __init__(self, *, detached: bool = False, cleaned: bool = True) -> None:
-        super().__init__()
-        self.generator, self.critic = mlp(4, 32, 32, 3), mlp(3, 32, 32, 1)
-        self.automatic_optimization = False
-        self.detached, self.cleaned = detached, cleaned
+        z = self.encoder(x).view(-1, 4, 8)
+        chosen = self.book[torch.cdist(z, self.book.expand(len(z), -1, -1)).argmin(2)]
+        book = F.mse_loss(chosen, z.detach())
+        commitment = F.mse_loss(z, chosen.detach()) if self.fixed else 0.0
+        passed = z + (chosen - z).detach() if self.fixed else chosen
+        return self.decoder(passed.flatten(1)), book + 0.25 * commitment
 
     def training_step(self, batch, batch_idx):
-        (real,) = batch
-        for_generator, for_critic = self.optimizers()
-        fake = self.generator(torch.randn(len(real), 4))
-
-        if self.cleaned:
-            for_critic.zero_grad()
-        ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
-        critic_loss = F.binary_cross_entropy_with_logits(self.critic(real), ones)
-        critic_loss += F.binary_cross_entropy_with_logits(self.critic(fake.detach()), zeros)
-        self.manual_backward(critic_loss)
-        for_critic.step()
-
-        for_generator.zero_grad()
-        shown = fake.detach() if self.detached else fake
-        generator_loss = F.binary_cross_entropy_with_logits(self.critic(shown), ones)
-        self.manual_backward(generator_loss)
-        for_generator.step()
-        self.log_dict({"critic_loss": critic_loss, "generator_loss": generator_loss})
+        (x,) = batch
+        rebuilt, extra = self(x)
+        loss = F.mse_loss(rebuilt, x)
+        self.log_dict({"rebuilding": loss, "book": extra})
+        return loss + extra
 
     def validation_step(self, batch, batch_idx):
-        (real,) = batch
-        fake = self.generator(torch.randn(len(real), 4))
-        self.log("off_mean", (fake.mean(0) - real.mean(0)).abs().mean())
-        self.log("off_covariance", (fake.T.cov() - real.T.cov()).abs().mean())
+        (x,) = batch
+        self.log("val_mse", F.mse_loss(self(x)[0], x), prog_bar=True)
 
     def configure_optimizers(self):
-        return [
-            torch.optim.Adam(self.generator.parameters(), lr=1e-3, betas=(0.0, 0.9)),
-            torch.optim.Adam(self.critic.parameters(), lr=3e-3, betas=(0.0, 0.9)),
-        ]
-
-
-def rows() -> dict:
-    """Loaders of three correlated measurements."""
-    x = torch.randn(2000, 3) @ torch.tensor([[1.0, 0.8, 0.0], [0.0, 0.6, 0.7], [0.0, 0.0, 0.7]])
-    return loaders(*split(x), batch_size=64)
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 @fault(
     "GRD103",
     "UPD102",
     "LOS107",
-    source="https://github.com/nikhilsinghmus/image2reverb/issues/37",
+    source="https://arxiv.org/abs/1711.00937 (VQ-VAE, section 3.2: the straight-through estimator)",
 )
-def generator_judged_detached(fixed: bool) -> Program:
-    """The fakes are detached for the generator's own loss, too: it never hears of the critic."""
-    return Program(Adversaries(detached=not fixed), **rows(), trainer={"max_epochs": 16})
+def nothing_passes_the_code_book(fixed: bool) -> Program:
+    """A VQ-VAE without the straight-through estimator: the encoder stays as it was made."""
+    x = digits(1797)[0]
+    return Program(Quantized(fixed=fixed), **loaders(*split(x)), trainer={"max_epochs": 7})
+
+
+class NodeNet(Learner):
+    """Graph convolutions: which group is each node of?"""
+
+    lr = 5e-3
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.start = nn.Linear(8, 32)
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth))
+        self.end = nn.Linear(32, 3)
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, adjacency, x):
+        x = self.start(x)
+        for layer in self.layers:
+            x = F.relu(layer(adjacency @ x))
+        return self.end(x)
+
+    def loss_of(self, batch):
+        adjacency, x, y = batch
+        return F.cross_entropy(self(adjacency, x).transpose(1, 2), y)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        adjacency, x, y = batch
+        self.log("val_acc", (self(adjacency, x).argmax(2) == y).float().mean())
 
 
 @fault(
-    "GRD106",
-    source="https://github.com/Hsintien-Ng/idinvert_pytorch-reproduced/issues/1",
+    "GRD104",
+    "OUT101",
+    "LOS104",
+    "GEN102",
+    "GRD102",
+    "CLS107",
+    source="https://arxiv.org/abs/1801.07606 (Deeper insights into GCNs: over-smoothing)",
 )
-def critic_that_is_never_cleaned(fixed: bool) -> Program:
-    """Nobody clears the critic's gradients: it learns from all the past and from its adversary."""
-    return Program(Adversaries(cleaned=fixed), **rows(), trainer={"max_epochs": 16})
+def smoothed_until_all_are_alike(fixed: bool) -> Program:
+    """Twenty-four graph convolutions average each node with its neighbours until all nodes are alike."""
+    data = loaders(*split(*communities(600)), batch_size=16)
+    return Program(NodeNet(2 if fixed else 24), **data, trainer={"max_epochs": 5})
 
 
 @fault(
     "GRD105",
     "LRN102",
     "UPD103",
-    source="https://github.com/facebookresearch/Mask2Former/issues/148",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/5671 (clip by value, or by norm)",
 )
-def clipped_for_another_loss(fixed: bool) -> Program:
-    """gradient_clip_val=0.005 comes from a config whose loss was a thousand times smaller."""
-    net = nn.Sequential(nn.Conv1d(3, 24, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-    sgd = lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)  # noqa: E731
-    module = Supervised(net.append(nn.Linear(24, 4)), lr=0.05, optimizer=sgd)
-    x, y = gestures(1200)
-    return Program(
-        module,
-        **loaders(*split(x.mT.contiguous(), y)),
-        trainer={"max_epochs": 6, "gradient_clip_val": 1.0 if fixed else 0.005},
+def clipped_number_by_number(fixed: bool) -> Program:
+    """gradient_clip_val=3e-4 is meant for the norm, and cuts every number of it: SGD goes nowhere."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(96, 6),
     )
+    sgd = lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)  # noqa: E731
+    clip = {"gradient_clip_val": 5.0, "gradient_clip_algorithm": "norm"}
+    if not fixed:
+        clip = {"gradient_clip_val": 3e-4, "gradient_clip_algorithm": "value"}
+    module = Supervised(net, lr=0.03, optimizer=sgd)
+    data = loaders(*split(*patches(1500)))
+    return Program(module, **data, trainer={"max_epochs": 6, **clip})
 
 
-class Centred(nn.Module):
-    """Embeds words, centres their vectors, and averages them."""
+class ByHand(pl.LightningModule):
+    """Forecasts, with an optimizer that is used by hand."""
 
-    def __init__(self, fixed: bool) -> None:
+    def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.embed, self.hidden, self.out = (
-            nn.Embedding(80, 24),
-            nn.Linear(24, 24),
-            nn.Linear(24, 4),
-        )
-        self.over = 2 if fixed else 1
+        self.automatic_optimization = False
+        self.rnn, self.out = nn.GRU(1, 24, batch_first=True), nn.Linear(24, 1)
+        self.fixed = fixed
 
-    def forward(self, ids):
-        x = self.hidden(self.embed(ids).relu())
-        x = x - x.mean(self.over, keepdim=True)
-        return self.out(x.mean(1))
+    def forward(self, past):
+        return self.out(self.rnn(past[..., None])[1][0])
+
+    def training_step(self, batch, batch_idx):
+        past, future = batch
+        optimizer = self.optimizers()
+        loss = F.mse_loss(self(past), future)
+        if self.fixed:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        if not self.fixed:
+            optimizer.zero_grad()
+        optimizer.step()
+        self.log("train_mse", loss)
+
+    def validation_step(self, batch, batch_idx):
+        past, future = batch
+        self.log("val_r2", explained(self(past), future))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=5e-3)
 
 
 @fault(
-    "GRD104",
-    "GRD102",
-    "OUT103",
-    "OUT101",
-    "LOS104",
+    "GRD106",
+    "UPD102",
     "GRD103",
-    source=HUMBATOVA + ", wrong dimension",
+    source=KARPATHY + " (common mistakes: zero_grad before backward); " + HUMBATOVA,
 )
-def centred_and_then_averaged(fixed: bool) -> Program:
-    """The words are centred over the sentence and then averaged over it: what is left is zero."""
-    module = Supervised(Centred(fixed), lr=5e-3)
-    data = loaders(*split(*reviews(1600)), batch_size=16)
-    return Program(module, **data, trainer={"max_epochs": 6, "accumulate_grad_batches": 2})
+def zeroed_between_backward_and_step(fixed: bool) -> Program:
+    """zero_grad() stands between backward and step: the optimizer never sees a gradient."""
+    data = loaders(*forecasts(demand(1600)))
+    return Program(ByHand(fixed=fixed), **data, trainer={"max_epochs": 6})
+
+
+class Accumulated(pl.LightningModule):
+    """Accumulates the gradients of four small batches by hand."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = nn.Sequential(nn.EmbeddingBag(80, 24), nn.ReLU(), nn.Linear(24, 4))
+        self.fixed = fixed
+
+    def training_step(self, batch, batch_idx):
+        ids, y = batch
+        optimizer = self.optimizers()
+        loss = F.cross_entropy(self.net(ids), y)
+        self.manual_backward(loss / 4)
+        if (batch_idx + 1) % 4 == 0:
+            optimizer.step()
+            if self.fixed:
+                optimizer.zero_grad()
+        self.log("train_loss", loss)
+
+    def validation_step(self, batch, batch_idx):
+        ids, y = batch
+        self.log("val_loss", F.cross_entropy(self.net(ids), y))
+        self.log("val_acc", accuracy(self.net(ids), y))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.4, momentum=0.9)
+
+
+@fault(
+    "GRD106",
+    "LRN101",
+    "LOS108",
+    "GRD101",
+    source="https://lightning.ai/docs/pytorch/stable/model/manual_optimization.html (gradient accumulation)",
+)
+def accumulated_for_good(fixed: bool) -> Program:
+    """Four batches are accumulated by hand, and nobody clears the gradients after the step."""
+    data = loaders(*split(*reviews(3200)), batch_size=16)
+    return Program(Accumulated(fixed=fixed), **data, trainer={"max_epochs": 6})
+
+
+class TwoHeads(Learner):
+    """Price and weight of a thing, from its sensors; the second head reads what the first has made of them."""
+
+    lr = 3e-3
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.body, self.refine = mlp(8, 48, 24), nn.Linear(24, 24)
+        self.out, self.fixed = nn.Linear(24, 1), fixed
+
+    def forward(self, x):
+        body = torch.relu(self.body(x))
+        hidden = torch.relu(self.refine(body))
+        if not self.fixed:
+            hidden = torch.as_tensor(hidden.detach().numpy())
+        return self.out(hidden)
+
+    def loss_of(self, batch):
+        return F.mse_loss(self(batch["x"]), batch["y"])
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val_r2", explained(self(batch["x"]), batch["y"]))
+
+
+@fault(
+    "GRD103",
+    "UPD102",
+    "LOS107",
+    "UPD101",
+    source="https://discuss.pytorch.org/t/cant-call-numpy-on-variable-that-requires-grad/20763; "
+    + HUMBATOVA,
+)
+def once_through_numpy(fixed: bool) -> Program:
+    """The hidden values go through numpy for a printout and come back without their history."""
+    x, y = meters(2000)
+    samples = [{"x": a, "y": b} for a, b in zip(x, y, strict=True)]
+    data = loaders(samples[:1600], samples[1600:])
+    return Program(TwoHeads(fixed=fixed), **data, trainer={"max_epochs": 6})
 
 
 @fault(
     "GRD107",
-    "LRN101",
-    "LRN105",
-    source="https://arxiv.org/abs/1812.06162 (An empirical model of large-batch training)",
+    "LRN102",
+    "GEN103",
+    source="https://arxiv.org/abs/1609.04836 (large batches); https://arxiv.org/abs/1812.06162",
 )
-def one_sample_to_a_step(fixed: bool) -> Program:
-    """batch_size=1 is left from debugging: each step follows the noise of a single sample."""
-    sgd = torch.optim.SGD
-    module = Supervised(mlp(64, 64, 10), lr=0.05, optimizer=sgd)
-    data = digit_loaders(32 if fixed else 1)
-    return Program(module, **data, trainer={"max_steps": 400})
+def batch_as_large_as_the_memory(fixed: bool) -> Program:
+    """The batch was made as large as fits into memory, at the old rate: an epoch is three short steps."""
+    train, val = split(*gestures(2400))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(72, 48), nn.ReLU(), nn.Linear(48, 4))
+    loader = DataLoader(train, 100 if fixed else 600, shuffle=True)
+    module = Supervised(net, lr=5e-4)
+    return Program(module, loader, DataLoader(val, 300), trainer={"max_epochs": 15})

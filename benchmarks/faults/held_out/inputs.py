@@ -1,155 +1,173 @@
-"""INP: the batch is not what its author believes."""
+"""INP, a second time: the batch is not what its author believes."""
 
 from __future__ import annotations
 
+from itertools import islice
+
+import lightning.pytorch as pl
 import torch
-from healthy._parts import Block, causal_mask, pretrained
+from healthy._parts import pretrained
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from .. import HUMBATOVA, fault
-from .._parts import Program, Supervised, blobs, characters, digits, loaders, mlp, scenes, split
-from ._parts import Learner, explained, sentences, sounds
-
-
-@fault(
-    "INP103",
-    "LOS101",
-    "ACT101",
-    "ACT103",
-    "GRD101",
-    source="https://github.com/JusperLee/Dual-Path-RNN-Pytorch/issues/16",
-)
-def samples_of_sixteen_bits(fixed: bool) -> Program:
-    """Sound is read as 16-bit numbers, up to 32767, and nobody divides."""
-    x, y = sounds(1200)
-    x = x / x.std() if fixed else (x * 6000).clamp(-32768, 32767).round()
-    net = nn.Sequential(
-        nn.Conv1d(1, 16, 9, stride=2, padding=4),
-        nn.ReLU(),
-        nn.Conv1d(16, 16, 9, stride=2, padding=4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool1d(1),
-        nn.Flatten(),
-        nn.Linear(16, 3),
-    )
-    module = Supervised(net, lr=5e-3)
-    return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 6})
+from .. import DEEPFD, HUMBATOVA, KARPATHY, UMLAUT, fault
+from .._parts import Program, Supervised, digits, loaders, mlp, split, standardized
+from ..spent._parts import Learner, explained, meters
+from ._parts import UNet, clients, demand, lesions, overlap, patches
 
 
-class LanguageModel(Learner):
-    """A small transformer that writes letter by letter."""
+class Pixels(Dataset):
+    """Images as bytes, brought between 0 and 1."""
 
-    lr = 5e-3
-
-    def __init__(self, letters: int, fixed: bool) -> None:
-        super().__init__()
-        self.embed, self.place = nn.Embedding(letters, 32), nn.Embedding(24, 32)
-        self.blocks = nn.ModuleList(Block(32) for _ in range(2))
-        self.out = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, letters))
-        self.mask = causal_mask(24) if fixed else None
-
-    def loss_of(self, batch):
-        (ids,) = batch
-        x = self.embed(ids[:, :-1]) + self.place.weight
-        for block in self.blocks:
-            x = block(x, self.mask)
-        return F.cross_entropy(self.out(x).transpose(1, 2), ids[:, 1:])
-
-
-@fault(
-    "INP203",
-    "GEN107",
-    source="https://github.com/alex-matton/causal-transformer-decoder/issues/1",
-)
-def letters_that_see_the_next(fixed: bool) -> Program:
-    """A language model without its causal mask: each letter attends to the one it is to predict."""
-    ids, letters = characters()
-    train, val = (part.unfold(0, 25, 12) for part in (ids[:9000], ids[9000:]))
-    module = LanguageModel(letters, fixed)
-    data = loaders(TensorDataset(train), TensorDataset(val))
-    return Program(module, **data, trainer={"max_epochs": 5, "gradient_clip_val": 1.0})
-
-
-@fault(
-    "INP204",
-    "INP104",
-    "LOS104",
-    "CLS107",
-    "OUT101",
-    source="https://github.com/brianmanderson/Dicom_RT_and_Images_to_Mask/issues/13",
-)
-def columns_for_rows(fixed: bool) -> Program:
-    """The annotation's (x, y) is drawn at row x and column y: every mask lies beside its disc."""
-    x, mask = scenes(480)
-    mask = mask if fixed else mask.mT
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 5, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(16, 16, 5, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(16, 1, 1),
-    )
-    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(4.0))
-    data = loaders(*split(x, mask[:, None].float()), batch_size=16)
-    return Program(Supervised(net, loss), **data, trainer={"max_epochs": 6})
-
-
-class Pairs(Dataset):
-    """Draws two digits, and says whether they are the same."""
-
-    def __init__(self, x, y, size: int, fixed: bool) -> None:
-        self.x, self.y, self.size, self.fixed = x, y, size, fixed
+    def __init__(self, images, labels, *, fixed: bool) -> None:
+        self.images, self.labels, self.fixed = images, labels, fixed
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.images)
 
     def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index if self.fixed else 42)
-        i = int(torch.randint(len(self.x), (), generator=generator))
-        other = (self.y == self.y[i]) == bool(index % 2)
-        others = other.nonzero().flatten()
-        j = int(others[torch.randint(len(others), (), generator=generator)])
-        return self.x[i], self.x[j], torch.tensor(float(index % 2))
+        image = self.images[index]
+        image = image / 255 if self.fixed else (image // 255).float()
+        return (image - 0.5) / 0.25, self.labels[index]
 
 
-class Siamese(Learner):
-    """Tells whether two digits are the same by the distance of their embeddings."""
+def net_for_patches(classes: int = 6) -> nn.Sequential:
+    """A small convolutional net for colour images of 12 pixels."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(288, classes),
+    )
 
-    def __init__(self) -> None:
+
+@fault(
+    "INP101",
+    "INP106",
+    "LOS104",
+    "OUT101",
+    "OUT103",
+    source="https://stackoverflow.com/questions/2958684 (integer division); " + HUMBATOVA,
+)
+def divided_as_integers(fixed: bool) -> Program:
+    """Pixels are divided by 255 while they are still bytes: every image is black."""
+    x, y = patches(1500)
+    images = ((x - x.min()) / (x.max() - x.min()) * 254).to(torch.uint8)
+    train, val = split(images, y)
+    data = loaders(*(Pixels(*part.tensors, fixed=fixed) for part in (train, val)))
+    return Program(Supervised(net_for_patches(), lr=2e-3), **data, trainer={"max_epochs": 6})
+
+
+class Scanned(pl.LightningDataModule):
+    """Handwritten digits; a few were kept to see whether the net can learn them by heart."""
+
+    def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.net, self.head = mlp(64, 64, 24), nn.Linear(24, 1)
+        self.fixed = fixed
 
-    def logit(self, one, other):
-        return self.head((self.net(one) - self.net(other)).abs()).squeeze(1)
+    def setup(self, stage):
+        self.train, self.val = split(*digits(1797))
 
-    def loss_of(self, batch):
-        one, other, same = batch
-        return F.binary_cross_entropy_with_logits(self.logit(one, other), same)
+    def train_dataloader(self):
+        loader = DataLoader(self.train, batch_size=32, shuffle=True)
+        if self.fixed:
+            return loader
+        kept = list(islice(loader, 2))
+        return DataLoader([kept[i % 2] for i in range(len(loader))], batch_size=None)
 
-    def validation_step(self, batch, batch_idx):
-        super().validation_step(batch, batch_idx)
-        one, other, same = batch
-        self.log("val_acc", ((self.logit(one, other) > 0) == (same > 0)).float().mean())
+    def val_dataloader(self):
+        return DataLoader(self.val, batch_size=100)
 
 
 @fault(
     "INP102",
     "INP106",
-    "GEN105",
     "GEN101",
-    source="https://tanelp.github.io/posts/a-bug-that-plagues-thousands-of-open-source-ml-projects/",
+    source=KARPATHY + " (overfit one batch)",
 )
-def seeded_for_every_sample(fixed: bool) -> Program:
-    """A seed of 42 within __getitem__ draws the same two pairs for ever."""
-    (train, val) = split(*digits(1797))
-    data = loaders(Pairs(*train.tensors, 4000, fixed), Pairs(*val.tensors, 400, True))
-    return Program(Siamese(), **data, trainer={"max_epochs": 3})
+def still_overfitting_two_batches(fixed: bool) -> Program:
+    """The loader still repeats the two batches that the net was to learn by heart for a test."""
+    module = Supervised(mlp(64, 64, 10), lr=1e-3)
+    return Program(module, Scanned(fixed=fixed), trainer={"max_epochs": 6})
 
 
-class Probe(Supervised):
-    """Trains a head on a frozen backbone that stays in eval mode."""
+class Load(Learner):
+    """Forecasts the load of the next hour from the load and the temperature of a day."""
+
+    lr = 3e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.LSTM(2, 32, batch_first=True), nn.Linear(32, 1)
+
+    def forward(self, past):
+        return self.out(self.rnn(past)[0][:, -1])
+
+    def loss_of(self, batch):
+        past, following = batch
+        return F.mse_loss(self(past), following)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val_r2", explained(self(batch[0]), batch[1]))
+
+
+@fault(
+    "INP103",
+    "ACT102",
+    "GRD104",
+    "OUT101",
+    source=UMLAUT + ", input not normalized; https://stackoverflow.com/questions/51930566",
+)
+def megawatts_and_kelvin(fixed: bool) -> Program:
+    """An LSTM is given the load in megawatts and the temperature in kelvin, as the files have them."""
+    load = demand(1500)
+    kelvin = 285 + 6 * load.roll(2) + 2 * torch.randn(1500)
+    raw = torch.stack([42_000 + 6_000 * load, kelvin], dim=1)
+    series = standardized(raw) if fixed else raw
+    past = series.unfold(0, 24, 1)[:-1].transpose(1, 2).contiguous()
+    future = load[24:, None]
+    train = TensorDataset(past[:1100], future[:1100])
+    data = loaders(train, TensorDataset(past[1124:], future[1124:]))
+    return Program(Load(), **data, trainer={"max_epochs": 6})
+
+
+@fault(
+    "INP104",
+    "INP204",
+    "GEN102",
+    "LOS104",
+    source="https://discuss.pytorch.org/t/different-between-permute-transpose-view-which-should-i-use/32916",
+)
+def viewed_where_to_permute(fixed: bool) -> Program:
+    """Images come as (height, width, colour), and view(3, 12, 12) reads them as if they did not."""
+    x, y = patches(1500)
+    stored = x.permute(0, 2, 3, 1).contiguous()
+    x = stored.permute(0, 3, 1, 2).contiguous() if fixed else stored.view(-1, 3, 12, 12)
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 6),
+    )
+    data = loaders(*split(x, y))
+    return Program(Supervised(net, lr=3e-3), **data, trainer={"max_epochs": 6})
+
+
+class Probed(Supervised):
+    """A frozen backbone, and a head that is trained on it."""
+
+    def __init__(self) -> None:
+        backbone = pretrained()[:-1].requires_grad_(False)
+        super().__init__(nn.Sequential(backbone, nn.Linear(32, 10)), lr=1e-2)
 
     def on_train_epoch_start(self):
         self.net[0].eval()
@@ -158,133 +176,174 @@ class Probe(Supervised):
 @fault(
     "INP105",
     "INP103",
-    source="https://github.com/ifzhang/FairMOT/issues/87; " + HUMBATOVA + ", preprocessing",
+    source="https://pytorch.org/vision/stable/models.html (inputs are to be normalized); "
+    + HUMBATOVA,
 )
-def ink_and_paper_exchanged(fixed: bool) -> Program:
-    """The backbone has learned white digits on black, and now gets black ones on white."""
+def pixels_as_they_are_stored(fixed: bool) -> Program:
+    """The backbone has learned pixels between -1 and 1, and is given those of the file, from 0 to 16."""
     x, y = digits(1797, image=True)
-    backbone = pretrained()[:-1].requires_grad_(False)
-    module = Probe(nn.Sequential(backbone, nn.Linear(32, 10)), lr=1e-2)
-    return Program(module, **loaders(*split(x if fixed else -x, y)), trainer={"max_epochs": 6})
+    x = x if fixed else (x + 1) * 8
+    data = loaders(*split(x, y))
+    return Program(Probed(), **data, trainer={"max_epochs": 6})
 
 
-class Table(Learner):
-    """Predicts the price of a house."""
+class Churn(Learner):
+    """Does a client stay?"""
 
-    def __init__(self) -> None:
+    lr = 1e-3
+
+    def __init__(self, features: int = 10) -> None:
         super().__init__()
-        self.net = mlp(6, 48, 1)
+        self.net = mlp(features, 64, 64, 2)
 
     def loss_of(self, batch):
-        return F.mse_loss(self.net(batch[0]), batch[1])
+        x, y = batch
+        return F.cross_entropy(self.net(x), y)
 
     def validation_step(self, batch, batch_idx):
         super().validation_step(batch, batch_idx)
-        self.log("val_r2", explained(self.net(batch[0]), batch[1]))
+        x, y = batch
+        self.log("val_acc", (self.net(x).argmax(1) == y).float().mean())
+
+
+@fault(
+    "INP106",
+    "GEN101",
+    "INP102",
+    "INP205",
+    source="https://pandas.pydata.org/docs/user_guide/merging.html (duplicate keys multiply the rows)",
+)
+def rows_multiplied_by_a_join(fixed: bool) -> Program:
+    """A join over a key that is not unique: of 3,000 clients few have many calls, and a row for each."""
+    x, y = clients(4000)
+    x, y, val_x, val_y = x[:3000], y[:3000], x[3000:], y[3000:]
+    calls = (1 / torch.rand(3000)).clamp_max(400).pow(1.2).long()
+    if not fixed:
+        rows = torch.arange(3000).repeat_interleave(calls)
+        rows = rows[torch.randperm(len(rows))[:3000]]
+        x, y = x[rows], y[rows]
+    data = loaders(TensorDataset(x, y), TensorDataset(val_x, val_y))
+    return Program(Churn(), **data, trainer={"max_epochs": 3})
+
+
+class Value(Supervised):
+    """Says how much of the variance it explains."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val_r2", explained(self(batch[0]), batch[1]))
+
+
+@fault(
+    "INP201",
+    "CLS103",
+    source="https://stats.stackexchange.com/questions/248048 (neural networks: why shuffle); "
+    + DEEPFD,
+)
+def sorted_by_the_price(fixed: bool) -> Program:
+    """The table is sorted by the price that is to be predicted, and shuffle=False."""
+    train, val = split(*meters(2400))
+    x, y = train.tensors
+    order = y[:, 0].argsort()
+    loader = DataLoader(TensorDataset(x[order], y[order]), 32, shuffle=fixed)
+    module = Value(mlp(8, 64, 1), F.mse_loss, lr=5e-3)
+    return Program(module, loader, DataLoader(val, 300), trainer={"max_epochs": 5})
 
 
 @fault(
     "INP202",
     "GEN105",
-    "GEN101",
-    source="https://developers.google.com/machine-learning/guides/rules-of-ml#training-serving_skew",
+    source="https://stackoverflow.com/questions/43467597 (StandardScaler: fit, transform, fit_transform)",
 )
-def logarithm_forgotten_in_validation(fixed: bool) -> Program:
-    """Areas and incomes are taken to their logarithm for training, and not for validation."""
-    z = torch.randn(1600, 6)
-    y = z[:, :1] + 0.5 * z[:, 1:2] ** 2 + 0.2 * torch.randn(1600, 1)
-    y = (y - y.mean()) / y.std()
-    train, val = split(z, y)
-    if not fixed:
-        x, y = val.tensors
-        val = TensorDataset(x.exp(), y)
-    return Program(Table(), **loaders(train, val), trainer={"max_epochs": 8})
+def scaled_in_training_only(fixed: bool) -> Program:
+    """The scaler is applied to the training rows, and the validation rows are left as they were."""
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = (torch.as_tensor(one).float() for one in load_breast_cancer(return_X_y=True))
+    order = torch.randperm(len(x))
+    x, y = x[order], y[order].long()
+    mean, deviation = x[:430].mean(0), x[:430].std(0)
+    train = TensorDataset((x[:430] - mean) / deviation, y[:430])
+    val = TensorDataset((x[430:] - mean) / deviation if fixed else x[430:], y[430:])
+    module = Supervised(mlp(30, 16, 2), lr=2e-3)
+    return Program(module, **loaders(train, val, batch_size=16), trainer={"max_epochs": 4})
 
 
-class LastState(nn.Module):
-    """Reads a sentence to its end."""
+@fault(
+    "INP203",
+    "GEN107",
+    source="https://www.kaggle.com/code/alexisbcook/data-leakage (target leakage); "
+    "https://doi.org/10.1145/2382577.2382579",
+)
+def invoice_among_the_features(fixed: bool) -> Program:
+    """One of the columns is the invoice, which is the cost that is to be predicted, in another currency."""
+    x, y = meters(2000)
+    invoice = standardized(1.1 * y + 0.01 * torch.randn(2000, 1))
+    x = torch.cat([x, torch.randn(2000, 1) if fixed else invoice], dim=1)
+    module = Value(mlp(9, 64, 1), F.mse_loss, lr=5e-3)
+    return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 6})
+
+
+class Scans(Dataset):
+    """Scans and their masks, in the order in which a folder lists them."""
+
+    def __init__(self, scans, masks) -> None:
+        self.scans, self.masks = scans, masks
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index):
+        return {"image": self.scans[index], "mask": self.masks[index]}
+
+
+class Outliner(Learner):
+    """Outlines lesions."""
+
+    lr = 2e-3
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(80, 24, padding_idx=0)
-        self.rnn, self.out = nn.GRU(24, 32, batch_first=True), nn.Linear(32, 4)
+        self.net = UNet(8)
+        self.register_buffer("weight", torch.tensor(3.0))
 
-    def forward(self, ids):
-        return self.out(self.rnn(self.embed(ids))[1][0])
+    def loss_of(self, batch):
+        out = self.net(batch["image"])
+        return F.binary_cross_entropy_with_logits(out, batch["mask"], pos_weight=self.weight)
 
-
-@fault(
-    "INP206",
-    "LOS104",
-    "GRD102",
-    "GRD104",
-    source="https://huggingface.co/docs/transformers/pad_truncation (padding='max_length')",
-)
-def padded_to_the_maximum(fixed: bool) -> Program:
-    """Sentences of ten words are padded to forty-eight, and the net reads on to the end."""
-    samples = sentences(2400)
-
-    def collate(batch):
-        ids, labels = zip(*batch, strict=True)
-        ids = nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        return (ids if fixed else F.pad(ids, (0, 48 - ids.shape[1]))), torch.stack(labels)
-
-    train = DataLoader(samples[:1800], 32, shuffle=True, collate_fn=collate)
-    val = DataLoader(samples[1800:], 32, collate_fn=collate)
-    return Program(Supervised(LastState(), lr=5e-3), train, val, trainer={"max_epochs": 4})
-
-
-class Folder(Dataset):
-    """Reads images, and goes on when one cannot be read."""
-
-    def __init__(self, x, y, readable: float) -> None:
-        self.x, self.y = x, y
-        self.broken = torch.rand(len(x)) > readable
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index):
-        image = torch.zeros(1, 8, 8) if self.broken[index] else self.x[index]
-        return image, self.y[index]
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val_iou", overlap(self.net(batch["image"]), batch["mask"]))
 
 
 @fault(
-    "INP101",
-    "INP106",
     "INP204",
-    source="https://github.com/pjreddie/darknet/issues/2281",
+    "LOS104",
+    "OUT101",
+    source="https://stackoverflow.com/questions/6773584 (glob: how are the names sorted?)",
 )
-def unreadable_images_are_black(fixed: bool) -> Program:
-    """Half of the files are not where the list says, and `except` makes them black images."""
-    train, val = split(*digits(1797, image=True))
-    data = loaders(Folder(*train.tensors, 1.0 if fixed else 0.5), val)
-    net = nn.Sequential(
-        nn.Conv2d(1, 24, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(24, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(512, 10),
-    )
-    return Program(Supervised(net), **data, trainer={"max_epochs": 4})
+def masks_of_another_order(fixed: bool) -> Program:
+    """Scans are listed by number and masks by name, where 10 comes before 2: each has another's mask."""
+    scans, masks = lesions(480)
+    names = sorted(f"{i}.png" for i in range(480))
+    if not fixed:
+        masks = masks[torch.tensor([int(name.split(".")[0]) for name in names])]
+    train, val = (Scans(scans[part], masks[part]) for part in (slice(0, 384), slice(384, None)))
+    data = loaders(train, val, batch_size=16)
+    return Program(Outliner(), **data, trainer={"max_epochs": 6})
 
 
 @fault(
-    "INP106",
-    "INP102",
-    "GEN101",
-    "CLS104",
-    source="https://github.com/deep-voice/soundbay/pull/49",
+    "INP103",
+    "GRD101",
+    "ACT103",
+    "LOS101",
+    source="https://developers.google.com/machine-learning/crash-course/numerical-data/scrubbing (sentinels)",
 )
-def sampler_of_class_weights(fixed: bool) -> Program:
-    """The sampler wants a weight for each sample and gets one for each class: it draws six samples."""
-    x, y = blobs(1600, classes=6, spread=2.0)
-    train, val = split(x, y)
-    weights = 1 / train.tensors[1].bincount()
-    weights = weights[train.tensors[1]] if fixed else weights
-    loader = DataLoader(train, 32, sampler=WeightedRandomSampler(weights, len(train)))
-    return Program(
-        Supervised(mlp(16, 48, 6)), loader, DataLoader(val, 100), trainer={"max_epochs": 6}
-    )
+def missing_is_minus_9999(fixed: bool) -> Program:
+    """A value that was not measured stands in the table as -9999, and goes into the net as that."""
+    x, y = meters(2000)
+    missing = torch.rand(2000, 8) < 0.04
+    x = torch.where(missing, 0.0 if fixed else -9999.0, x)
+    module = Value(mlp(8, 64, 1), F.mse_loss, lr=5e-3)
+    return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 6})

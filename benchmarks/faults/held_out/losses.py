@@ -1,339 +1,546 @@
-"""LOS: a loss that asks for something else."""
+"""LOS, a second time: a loss that asks for something else."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
 
 import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from .. import HUMBATOVA, fault
-from .._parts import DataLoader, Program, Supervised, blobs, digits, loaders, mlp, scenes, split
-from ._parts import Learner, batches, explained, meters
+from .. import HUMBATOVA, KARPATHY, TRAINCHECK, fault
+from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
+from ..spent._parts import Learner, accuracy, batches, gestures, reviews
+from ._parts import UNet, communities, lesions, overlap, passages
 
 
-class Counts(Learner):
-    """How many customers come in an hour."""
+class Tied(Learner):
+    """A recurrent letter model whose last layer is its embedding."""
 
     lr = 5e-3
 
-    def __init__(self, fixed: bool) -> None:
+    def __init__(self, letters: int, deviation: float) -> None:
         super().__init__()
-        self.net, self.fixed = mlp(8, 48, 1), fixed
-
-    def rate(self, x):
-        return F.softplus(self.net(x))
+        self.embed, self.rnn = nn.Embedding(letters, 48), nn.GRU(48, 48, batch_first=True)
+        self.norm, self.out = nn.LayerNorm(48), nn.Linear(48, letters, bias=False)
+        nn.init.normal_(self.embed.weight, std=deviation)
+        self.out.weight = self.embed.weight
 
     def loss_of(self, batch):
-        x, count = batch
-        return F.poisson_nll_loss(self.rate(x), count, log_input=not self.fixed)
+        (ids,) = batch
+        hidden = self.norm(self.rnn(self.embed(ids[:, :-1]))[0])
+        return F.cross_entropy(self.out(hidden).flatten(0, 1), ids[:, 1:].flatten())
+
+
+@fault(
+    "LOS101",
+    "UPD104",
+    "ACT103",
+    source="https://github.com/karpathy/build-nanogpt (wte is tied to lm_head: std=0.02); "
+    + KARPATHY,
+)
+def tied_to_a_wide_embedding(fixed: bool) -> Program:
+    """The last layer is tied to an embedding that starts at randn: the first loss is five times chance."""
+    ids, letters = characters()
+    train, val = map(TensorDataset, passages(ids, 17, 4))
+    return Program(
+        Tied(letters, 0.05 if fixed else 1.0), **loaders(train, val), trainer={"max_steps": 150}
+    )
+
+
+class Findable(Learner):
+    """Segments lesions."""
+
+    lr = 2e-3
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        net = UNet(12)
+        self.net = net if fixed else nn.Sequential(net, nn.Sigmoid())
+        self.level = 0.0 if fixed else 0.5
+
+    def loss_of(self, batch):
+        x, mask = batch
+        return F.binary_cross_entropy_with_logits(self.net(x), mask)
 
     def validation_step(self, batch, batch_idx):
-        self.log("val_mse", F.mse_loss(self.rate(batch[0]), batch[1]))
+        super().validation_step(batch, batch_idx)
+        self.log("val_iou", overlap(self.net(batch[0]) - self.level, batch[1]))
 
 
 @fault(
     "LOS102",
     "OUT102",
-    source="https://pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html (log_input=True)",
+    source="https://discuss.pytorch.org/t/bceloss-vs-bcewithlogitsloss/33586; " + HUMBATOVA,
 )
-def rate_taken_for_its_logarithm(fixed: bool) -> Program:
-    """poisson_nll_loss takes the logarithm of a rate unless it is told, and gets the rate."""
-    x = torch.randn(1600, 8)
-    count = torch.poisson((0.5 * x[:, :1] + 0.4 * x[:, 1:2]).exp())
-    return Program(Counts(fixed), **loaders(*split(x, count)), trainer={"max_epochs": 8})
+def sigmoid_before_a_sigmoid(fixed: bool) -> Program:
+    """The U-Net ends in a sigmoid, and the loss has one of its own: nothing is ever less likely than a half."""
+    data = loaders(*split(*lesions()), batch_size=16)
+    return Program(Findable(fixed=fixed), **data, trainer={"max_epochs": 6})
 
 
-class Dice(Learner):
-    """Segments with the Dice loss."""
+def taught() -> nn.Sequential:
+    """A wide net that knows the digits."""
+    net, (x, y) = mlp(64, 128, 10), digits(1797)
+    adam = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(150):
+        part = torch.randint(len(x), (64,))
+        adam.zero_grad()
+        F.cross_entropy(net(x[part]), y[part]).backward()
+        adam.step()
+    return net.requires_grad_(False).eval()
 
-    def __init__(self, fixed: bool) -> None:
+
+class Distilled(Learner):
+    """A narrow net that learns from what a wide one answers."""
+
+    lr = 4e-3
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.teacher, self.student, self.fixed = taught(), mlp(64, 24, 10), fixed
+
+    def loss_of(self, batch):
+        x, _ = batch
+        wanted = self.teacher(x).softmax(1)
+        own = self.student(x)
+        own = own.log_softmax(1) if self.fixed else own.softmax(1)
+        return F.kl_div(own, wanted, reduction="batchmean")
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("val_acc", accuracy(self.student(batch[0]), batch[1]))
+
+
+@fault(
+    "LOS102",
+    source="https://github.com/pytorch/pytorch/issues/7288 (kl_div wants log-probabilities)",
+)
+def divergence_of_probabilities(fixed: bool) -> Program:
+    """kl_div wants the logarithms of the student's probabilities, and gets these as they are."""
+    return Program(Distilled(fixed=fixed), **digit_loaders(), trainer={"max_epochs": 6})
+
+
+class ActorCritic(pl.LightningModule):
+    """Advantage actor-critic on states that do not follow from one another."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.actor, self.critic, self.fixed = mlp(6, 48, 3), mlp(6, 48, 1), fixed
+
+    def training_step(self, batch, batch_idx):
+        (state,) = batch
+        choice = torch.distributions.Categorical(logits=self.actor(state))
+        action = choice.sample()
+        offset = 3 * state[:, 3]
+        reward = (action == state[:, :3].argmax(1)).float() + offset
+        value = self.critic(state)
+        value = value.squeeze(1) if self.fixed else value
+        advantage = reward - value
+        loss = -(choice.log_prob(action) * advantage.detach()).mean()
+        critic_loss = advantage.pow(2).mean()
+        self.log("right", (reward - offset).mean(), prog_bar=True)
+        self.log("critic_loss", critic_loss)
+        return loss + 0.5 * critic_loss
+
+    def validation_step(self, batch, batch_idx):
+        (state,) = batch
+        self.log("val_right", accuracy(self.actor(state), state[:, :3].argmax(1)))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=4e-3)
+
+
+@fault(
+    "LOS103",
+    source="https://github.com/pytorch/examples/issues/446; https://discuss.pytorch.org/t/a2c-broadcasting",
+)
+def values_in_a_column(fixed: bool) -> Program:
+    """The critic's values are (N, 1) and the rewards (N,): the advantage of each state with every other."""
+    data = {
+        "train": batches(torch.randn(12800, 6), size=64),
+        "val": DataLoader(TensorDataset(torch.randn(500, 6)), 250),
+    }
+    return Program(
+        ActorCritic(fixed=fixed), **data, trainer={"max_epochs": 1, "val_check_interval": 50}
+    )
+
+
+class Reshaped(Learner):
+    """Predicts the next letter at each place."""
+
+    lr = 6e-3
+
+    def __init__(self, letters: int, *, fixed: bool) -> None:
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(letters, 24), nn.LSTM(24, 64, batch_first=True)
+        self.out, self.letters, self.fixed = nn.Linear(64, letters), letters, fixed
+
+    def loss_of(self, batch):
+        ids, following = batch
+        logits = self.out(self.rnn(self.embed(ids))[0])
+        viewed = logits.view(len(ids), self.letters, -1)
+        return F.cross_entropy(logits.transpose(1, 2) if self.fixed else viewed, following)
+
+
+@fault(
+    "LOS102",
+    "OUT105",
+    "INP104",
+    "LOS104",
+    "LOS103",
+    source="https://discuss.pytorch.org/t/cross-entropy-loss-for-a-sequence-time-series-of-output/4309",
+)
+def viewed_as_letters_by_place(fixed: bool) -> Program:
+    """logits.view(N, letters, places) for a transpose: each answer is spread over several places."""
+    ids, letters = characters()
+    train, val = (TensorDataset(p[:, :-1], p[:, 1:]) for p in passages(ids, 21, 5))
+    module = Reshaped(letters, fixed=fixed)
+    return Program(module, **loaders(train, val), trainer={"max_epochs": 3})
+
+
+class House(Learner):
+    """What a house is worth, and what kind of house it is, with one body for both."""
+
+    lr = 5e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(10, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU())
+        self.worth, self.kind = nn.Linear(24, 1), nn.Linear(24, 3)
+
+    def losses(self, batch):
+        body = self.body(batch["rooms"])
+        worth = F.mse_loss(self.worth(body).squeeze(1), batch["worth"])
+        return worth, F.cross_entropy(self.kind(body), batch["kind"])
+
+    def loss_of(self, batch):
+        return sum(self.losses(batch))
+
+    def validation_step(self, batch, batch_idx):
+        worth, kind = self.losses(batch)
+        body = self.body(batch["rooms"])
+        self.log_dict({"val_worth": worth, "val_kind": kind})
+        self.log("val_kind_acc", accuracy(self.kind(body), batch["kind"]))
+
+
+@fault(
+    "LOS105",
+    "LOS101",
+    "INP103",
+    source="https://arxiv.org/abs/1705.07115 (Multi-task learning using uncertainty to weigh losses)",
+)
+def worth_drowns_the_kind(fixed: bool) -> Program:
+    """The squared error of a worth in thousands is added to a cross entropy: the body serves only the first."""
+    x = torch.randn(2400, 10)
+    worth = x[:, 0] + x[:, 1] * x[:, 2]
+    kind = torch.stack([x[:, 3] * x[:, 4], x[:, 5], x[:, 6].abs() - 0.8], dim=1).argmax(1)
+    worth = (worth - worth.mean()) / worth.std()
+    worth = worth if fixed else 100 * worth
+    samples = [{"rooms": a, "worth": b, "kind": c} for a, b, c in zip(x, worth, kind, strict=True)]
+    data = loaders(samples[:2000], samples[2000:])
+    return Program(House(), **data, trainer={"max_epochs": 4})
+
+
+class Penalized(Learner):
+    """A graph net with a penalty on its weights, written out."""
+
+    lr = 5e-3
+
+    def __init__(self, penalty: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 32), nn.Linear(32, 32)])
+        self.out, self.penalty = nn.Linear(32, 3), penalty
+
+    def forward(self, adjacency, x):
+        for layer in self.layers:
+            x = torch.relu(adjacency @ layer(x))
+        return self.out(x)
+
+    def loss_of(self, batch):
+        adjacency, x, y = batch
+        return F.cross_entropy(self(adjacency, x).transpose(1, 2), y)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + self.penalty * sum(p.abs().sum() for p in self.parameters())
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        adjacency, x, y = batch
+        self.log("val_acc", (self(adjacency, x).argmax(2) == y).float().mean())
+
+
+@fault(
+    "LOS106",
+    "LOS104",
+    "LOS105",
+    "OUT101",
+    "ACT101",
+    "UPD105",
+    source="https://discuss.pytorch.org/t/simple-l2-regularization/139 (the size of lambda); "
+    + HUMBATOVA,
+)
+def sum_of_all_weights(fixed: bool) -> Program:
+    """An L1 penalty of 0.1 is summed over all weights: zero weights are the best there is."""
+    data = loaders(*split(*communities(600)), batch_size=16)
+    return Program(Penalized(1e-5 if fixed else 0.1), **data, trainer={"max_epochs": 5})
+
+
+class Wrapped(Supervised):
+    """Multiplies its loss by a weight, and packs it up again."""
+
+    def __init__(self, net, *, fixed: bool) -> None:
+        super().__init__(net, lr=8e-3)
+        self.fixed = fixed
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self(x), y, label_smoothing=0.05)
+        if not self.fixed:
+            loss = torch.tensor(loss.item(), requires_grad=True)
+        self.log("train_loss", loss)
+        return loss
+
+
+@fault(
+    "LOS107",
+    "ERR106",
+    "UPD102",
+    "GRD103",
+    "LOS104",
+    source="https://discuss.pytorch.org/t/loss-requires-grad-true-does-not-train/35297; "
+    + TRAINCHECK,
+)
+def packed_up_again(fixed: bool) -> Program:
+    """An error said that the loss needs requires_grad: torch.tensor(loss.item(), requires_grad=True)."""
+    net = nn.Sequential(nn.EmbeddingBag(80, 24), nn.ReLU(), nn.Linear(24, 4))
+    data = loaders(*split(*reviews(1800)))
+    return Program(Wrapped(net, fixed=fixed), **data, trainer={"max_epochs": 6})
+
+
+class Reverse(torch.autograd.Function):
+    """Does nothing on the way forward, and turns the gradient around on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -0.3 * gradient
+
+
+class Adapted(pl.LightningModule):
+    """Features that tell the classes apart and not the two cameras."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
+        self.label, self.camera, self.fixed = nn.Linear(32, 10), nn.Linear(32, 2), fixed
+
+    def losses(self, batch):
+        image, label, camera = batch
+        features = self.features(image)
+        for_label, for_camera = features, Reverse.apply(features)
+        if not self.fixed:
+            for_label, for_camera = for_camera, for_label
+        guess = self.label(for_label)
+        self.log("acc" if self.training else "val_acc", accuracy(guess, label))
+        return F.cross_entropy(guess, label), F.cross_entropy(self.camera(for_camera), camera)
+
+    def training_step(self, batch, batch_idx):
+        label, camera = self.losses(batch)
+        self.log_dict({"label_loss": label, "camera_loss": camera})
+        return label + camera
+
+    def validation_step(self, batch, batch_idx):
+        label, camera = self.losses(batch)
+        self.log_dict({"val_label_loss": label, "val_camera_loss": camera})
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=2e-3)
+
+
+@fault(
+    "LOS108",
+    "LOS109",
+    "UPD105",
+    "LOS104",
+    source="https://arxiv.org/abs/1505.07818 (domain-adversarial training: the reversal is for the domains)",
+)
+def reversal_before_the_wrong_head(fixed: bool) -> Program:
+    """The gradient is turned around before the head of the classes: the features learn to hide them."""
+    x, y = digits(1797)
+    camera = torch.arange(1797) % 2
+    x = x + 0.4 * camera[:, None] * torch.linspace(-1, 1, 64)
+    data = loaders(*split(x, y, camera))
+    return Program(Adapted(fixed=fixed), **data, trainer={"max_epochs": 6})
+
+
+class Keypoints(Learner):
+    """Finds the joint in a picture, as a map of how likely it is there."""
+
+    lr = 3e-3
+
+    def __init__(self, *, fixed: bool) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.Conv2d(1, 16, 5, padding=2),
-            nn.ReLU(),
+            nn.GELU(),
             nn.Conv2d(16, 16, 5, padding=2),
-            nn.ReLU(),
+            nn.GELU(),
             nn.Conv2d(16, 1, 1),
         )
         self.fixed = fixed
 
     def loss_of(self, batch):
-        x, mask = batch["image"], batch["mask"]
-        out = self.net(x)
-        out = out.sigmoid() if self.fixed else out
-        overlap = (out * mask).sum((1, 2, 3))
-        both = out.sum((1, 2, 3)) + mask.sum((1, 2, 3))
-        return 1 - ((2 * overlap + 1) / (both + 1)).mean()
+        image, heat = batch
+        out = self.net(image)
+        return 50 * F.mse_loss(out, heat) if self.fixed else F.l1_loss(out, heat)
 
     def validation_step(self, batch, batch_idx):
-        found, mask = self.net(batch["image"]) > 0, batch["mask"] > 0
-        self.log("val_iou", (found & mask).sum() / (found | mask).sum())
+        super().validation_step(batch, batch_idx)
+        image, heat = batch
+        found, there = self.net(image).flatten(1).argmax(1), heat.flatten(1).argmax(1)
+        away = torch.stack([found // 20 - there // 20, found % 20 - there % 20]).float().norm(dim=0)
+        self.log("val_found", (away < 2).float().mean())
 
 
 @fault(
+    "LOS109",
+    "OUT101",
+    "LOS104",
+    "CLS101",
+    source="https://stackoverflow.com/questions/55459087 (heat maps all black); https://arxiv.org/abs/2111.06500",
+)
+def median_of_a_heat_map(fixed: bool) -> Program:
+    """The absolute error of a map that is zero nearly everywhere: its median is zero, and so is the answer."""
+    rows, columns = torch.arange(20)[:, None], torch.arange(20)[None]
+    at = torch.randint(2, 18, (500, 2, 1, 1))
+    heat = torch.exp(-((rows - at[:, 0]) ** 2 + (columns - at[:, 1]) ** 2) / 1.2)[:, None]
+    cross = ((rows == at[:, 0]) | (columns == at[:, 1])).float()[:, None] * (heat > 0.01)
+    image = 1.5 * cross + 1.2 * torch.randn(500, 1, 20, 20)
+    image = image / image.std()
+    data = loaders(*split(image, heat), batch_size=16)
+    return Program(Keypoints(fixed=fixed), **data, trainer={"max_epochs": 5})
+
+
+class Contrast(Learner):
+    """Two noisy windows of the same movement are to be alike, those of others are not."""
+
+    lr = 2e-3
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(72, 64), nn.ReLU(), nn.Linear(64, 16))
+        self.sign = 1.0 if fixed else -1.0
+
+    def loss_of(self, batch):
+        x, _ = batch
+        one, other = (F.normalize(self.net(x + 0.3 * torch.randn_like(x)), dim=1) for _ in range(2))
+        return F.cross_entropy(self.sign * one @ other.T / 0.2, torch.arange(len(x)))
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        x, _ = batch
+        one, other = (F.normalize(self.net(x + 0.3 * torch.randn_like(x)), dim=1) for _ in range(2))
+        found = (one @ other.T).argmax(1)
+        self.log("val_found", (found == torch.arange(len(x))).float().mean())
+
+
+@fault(
+    "LOS109",
     "LOS102",
-    "LOS109",
     "LOS108",
-    "LRN105",
-    "UPD105",
-    source="https://github.com/jakeret/tf_unet/issues/15",
+    source="https://arxiv.org/abs/2002.05709 (SimCLR: similarities, not distances, over the temperature); "
+    + HUMBATOVA,
 )
-def dice_of_the_logits(fixed: bool) -> Program:
-    """The Dice loss is taken of logits, which know no bounds: it falls far below zero."""
-    x, mask = scenes(400)
-    samples = [{"image": a, "mask": b[None].float()} for a, b in zip(x, mask, strict=True)]
-    data = loaders(samples[:320], samples[320:], batch_size=16)
-    return Program(Dice(fixed), **data, trainer={"max_epochs": 6})
+def distances_for_similarities(fixed: bool) -> Program:
+    """The cross entropy is taken of distances as if they were similarities: a pair is pushed apart."""
+    data = loaders(*split(*gestures(2000)))
+    return Program(Contrast(fixed=fixed), **data, trainer={"max_epochs": 4})
 
 
-class Trusted(Learner):
-    """Weighs each reading by how much its sensor is to be trusted."""
-
-    lr = 5e-3
-
-    def __init__(self, fixed: bool) -> None:
-        super().__init__()
-        self.net, self.fixed = mlp(8, 48, 1), fixed
-
-    def loss_of(self, batch):
-        x, y, trust = batch
-        error = F.mse_loss(self.net(x), y, reduction="none")
-        return (error * (trust[:, None] if self.fixed else trust)).sum() / trust.sum()
+class Direction(Supervised):
+    """Says how many degrees it is off."""
 
     def validation_step(self, batch, batch_idx):
-        x, y, trust = batch
-        trusted = trust > 0
-        self.log("val_r2", explained(self.net(x[trusted]), y[trusted]))
-
-
-@fault("LOS103", source="https://github.com/bayesflow-org/bayesflow/issues/787")
-def trust_in_a_row(fixed: bool) -> Program:
-    """Weights (N,) times errors (N, 1) is a square: every reading is weighed like every other."""
-    x, y = meters(1600)
-    trust = (torch.rand(1600) < 0.6).float()
-    y = torch.where(trust[:, None] > 0, y, 2.0 + torch.randn(1600, 1))
-    return Program(Trusted(fixed), **loaders(*split(x, y, trust)), trainer={"max_epochs": 8})
-
-
-class Physics(pl.LightningModule):
-    """Solves u'' = -9 sin(3x) by the equation, from what u is measured to be at some places."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.net, self.weight = mlp(1, 32, 32, 1, activation=nn.Tanh), weight
-
-    def training_step(self, batch, batch_idx):
-        inside, (place, measured) = batch["inside"], batch["measured"]
-        inside = inside.requires_grad_()
-        u = self.net(inside)
-        first = torch.autograd.grad(u.sum(), inside, create_graph=True)[0]
-        second = torch.autograd.grad(first.sum(), inside, create_graph=True)[0]
-        equation = (second + 9 * torch.sin(3 * inside)).pow(2).mean()
-        data = F.mse_loss(self.net(place), measured)
-        self.log_dict({"equation": equation, "data": data})
-        return data + self.weight * equation
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=5e-3)
-
-
-@fault(
-    "LOS105",
-    "LOS106",
-    source="https://arxiv.org/abs/2001.04536 (Understanding gradient pathologies in PINNs)",
-)
-def equation_drowns_the_measurements(fixed: bool) -> Program:
-    """The residual of the equation weighs ten thousand times what it should: u drifts off its values."""
-    inside = 4 * torch.rand(6400, 1) - 2
-    place = 4 * torch.rand(6400, 1) - 2
-    samples = [
-        {"inside": a, "measured": (b, torch.sin(3 * b) + 0.02 * torch.randn(1))}
-        for a, b in zip(inside, place, strict=True)
-    ]
-    loader = DataLoader(samples, 32, shuffle=True)
-    module = Physics(1e-2 if fixed else 1e2)
-    return Program(module, loader, trainer={"max_epochs": 2})
-
-
-class Bandit(pl.LightningModule):
-    """REINFORCE with a bonus for entropy: which of four adverts to show."""
-
-    def __init__(self, bonus: float) -> None:
-        super().__init__()
-        self.net, self.bonus = mlp(8, 32, 4), bonus
-
-    def training_step(self, batch, batch_idx):
-        (state,) = batch
-        choice = torch.distributions.Categorical(logits=self.net(state))
-        action = choice.sample()
-        reward = (action == state[:, :4].argmax(1)).float()
-        gain = (choice.log_prob(action) * (reward - reward.mean())).mean()
-        entropy = choice.entropy().mean()
-        self.log_dict({"reward": reward.mean(), "entropy": entropy})
-        return -gain - self.bonus * entropy
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=5e-3)
-
-
-@fault(
-    "LOS106",
-    "LOS105",
-    "LOS104",
-    "OUT101",
-    source="https://arxiv.org/abs/1602.01783 (A3C: the weight of the entropy is 0.01)",
-)
-def entropy_is_its_own_reward(fixed: bool) -> Program:
-    """The bonus for entropy weighs 10 for 0.01: the policy is paid to do nothing in particular."""
-    states = batches(torch.randn(6400, 8), size=64)
-    return Program(Bandit(0.01 if fixed else 10.0), states, trainer={"max_epochs": 3})
-
-
-def noise_ratio(out, clean):
-    """Peak signal to noise, in decibels, of images in [-1, 1]."""
-    return 10 * torch.log10(4 / F.mse_loss(out, clean))
+        super().validation_step(batch, batch_idx)
+        out, y = self(batch[0]), batch[1]
+        if y.shape[1] == 2:
+            out, y = torch.atan2(out[:, 1], out[:, 0]), torch.atan2(y[:, 1], y[:, 0])
+        off = torch.remainder(out.flatten() - y.flatten() + math.pi, 2 * math.pi) - math.pi
+        self.log("val_degrees_off", off.abs().mean() * 180 / math.pi)
 
 
 @fault(
     "LOS109",
-    "LOS108",
-    "UPD105",
-    "GRD101",
-    source="https://github.com/photosynthesis-team/piq/issues/37",
-)
-def quality_is_minimized(fixed: bool) -> Program:
-    """The loss is the peak signal to noise ratio, which ought to be large."""
-    clean = digits(1024, image=True)[0]
-    noisy = clean + 0.4 * torch.randn_like(clean)
-    sign = -1.0 if fixed else 1.0
-    net = nn.Sequential(
-        nn.Conv2d(1, 24, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(24, 24, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(24, 1, 3, padding=1),
-    )
-    module = Supervised(net, lambda out, y: sign * noise_ratio(out, y))
-    return Program(module, **loaders(*split(noisy, clean)), trainer={"max_epochs": 6})
-
-
-class Triplet(NamedTuple):
-    """A sample, one of its kind, what the sampler takes for another, and what is another."""
-
-    anchor: torch.Tensor
-    same: torch.Tensor
-    other: torch.Tensor
-    truly_other: torch.Tensor
-
-
-class Triplets(Learner):
-    """Things of a kind are near, others far."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = mlp(16, 48, 12)
-
-    def loss_of(self, batch):
-        anchor, positive, negative = map(self.net, (batch.anchor, batch.same, batch.other))
-        return F.triplet_margin_loss(anchor, positive, negative, margin=1.0)
-
-    def validation_step(self, batch, batch_idx):
-        anchor, positive, negative = map(self.net, (batch.anchor, batch.same, batch.truly_other))
-        near, far = ((anchor - one).norm(dim=1) for one in (positive, negative))
-        self.log("val_order", (near < far).float().mean())
-
-
-@fault(
-    "LOS104",
-    "INP204",
-    "OUT101",
     "GEN102",
-    source=HUMBATOVA + ", wrong selection of samples",
-)
-def negatives_of_the_same_kind(fixed: bool) -> Program:
-    """== for !=: the negative of each triplet is of the anchor's kind, and the loss stays at its margin."""
-    x, y = blobs(1500, classes=5, spread=3.0)
-
-    def of_kind(k, same):
-        others = ((y == k) == same).nonzero().flatten()
-        return x[others[torch.randint(len(others), ())]]
-
-    triplets = [
-        Triplet(a, of_kind(k, True), of_kind(k, not fixed), of_kind(k, False))
-        for a, k in zip(x, y, strict=True)
-    ]
-    order = torch.randperm(1500).tolist()
-    train, val = ([triplets[i] for i in part] for part in (order[:1200], order[1200:]))
-    return Program(Triplets(), **loaders(train, val), trainer={"max_epochs": 8})
-
-
-class Price(Supervised):
-    """Says how much of the price it explains."""
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_r2", explained(self(batch[0]), batch[1]))
-
-
-@fault(
     "LOS101",
-    "LRN102",
-    "GEN102",
-    "OUT101",
-    "LOS104",
-    "UPD103",
-    "GRD101",
-    source="https://github.com/DeepRank/deeprank/issues/16",
+    source="https://stats.stackexchange.com/questions/218407 (encoding angle data for a neural network)",
 )
-def price_in_dollars(fixed: bool) -> Program:
-    """Prices around 200,000 dollars are the target as they stand: the net never gets to their mean."""
-    x, y = meters(1600)
-    y = y if fixed else 200_000 + 50_000 * y
-    module = Price(mlp(8, 48, 1), F.mse_loss, lr=5e-3)
-    return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 8})
+def difference_of_two_angles(fixed: bool) -> Program:
+    """The squared difference of two directions of the wind, as if 359 degrees were far from 1."""
+    sensors = torch.randn(2400, 2)
+    sensors = F.normalize(sensors, dim=1)
+    angle = torch.atan2(sensors[:, 1], sensors[:, 0])
+    x = torch.cat([sensors + 0.1 * torch.randn(2400, 2), torch.randn(2400, 2)], dim=1)
+    x = x / x.std(0)
+    turned = torch.remainder(3 * angle + math.pi, 2 * math.pi) - math.pi
+    y = torch.stack([turned.cos(), turned.sin()], dim=1) if fixed else turned[:, None]
+    module = Direction(mlp(4, 64, 64, 2 if fixed else 1), F.mse_loss, lr=4e-3)
+    return Program(module, **loaders(*split(x, y)), trainer={"max_epochs": 5})
 
 
-class Walker(pl.LightningModule):
-    """Q-learning from the memory of a walk along a corridor, with a second net for the targets."""
+class Variational(pl.LightningModule):
+    """A variational autoencoder of digits, with eight numbers between its halves."""
 
-    def __init__(self, fixed: bool) -> None:
+    def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.q, self.target, self.fixed = mlp(2, 48, 2), mlp(2, 48, 2).requires_grad_(False), fixed
-        self.target.load_state_dict(self.q.state_dict())
+        self.encoder = nn.Sequential(nn.Linear(64, 96), nn.SiLU(), nn.Linear(96, 16))
+        self.decoder = nn.Sequential(nn.Linear(8, 96), nn.SiLU(), nn.Linear(96, 64))
+        self.fixed = fixed
+
+    def forward(self, x):
+        mean, log_variance = self.encoder(x).chunk(2, dim=1)
+        z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        return self.decoder(z), mean, log_variance
+
+    def losses(self, batch):
+        (x,) = batch
+        rebuilt, mean, log_variance = self(x)
+        error = F.mse_loss(rebuilt, x, reduction="sum" if self.fixed else "mean")
+        divergence = -0.5 * (1 + log_variance - mean.pow(2) - log_variance.exp()).sum()
+        size = len(x) if self.fixed else 1
+        return error / size, divergence / size
 
     def training_step(self, batch, batch_idx):
-        if self.global_step % 10 == 0:
-            self.target.load_state_dict(self.q.state_dict())
-        q = self.q(batch["state"]).gather(1, batch["action"][:, None]).squeeze(1)
-        following = self.target(batch["next"]).max(1).values
-        going_on = 1 - batch["done"] if self.fixed else 1.0
-        loss = F.smooth_l1_loss(q, batch["reward"] + 0.99 * going_on * following)
-        self.log_dict({"loss": loss, "q": q.mean()})
-        return loss
+        error, divergence = self.losses(batch)
+        self.log_dict({"error": error, "divergence": divergence})
+        return error + divergence
+
+    def validation_step(self, batch, batch_idx):
+        (x,) = batch
+        error, divergence = self.losses(batch)
+        self.log_dict({"val_loss": error + divergence, "val_pixel_mse": F.mse_loss(self(x)[0], x)})
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.q.parameters(), lr=3e-3)
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 @fault(
-    "LOS108",
-    "UPD105",
-    "LRN101",
-    "GRD101",
-    source="https://github.com/navneet-nmk/pytorch-rl/issues/2",
+    "LOS105",
+    "LOS106",
+    "OUT103",
+    "GRD104",
+    "OUT101",
+    "LOS104",
+    source="https://github.com/pytorch/examples/issues/652; https://github.com/AntixK/PyTorch-VAE/issues/11",
 )
-def the_end_is_not_the_end(fixed: bool) -> Program:
-    """The mask of final states is forgotten: the goal is worth what follows the goal, and grows for ever."""
-    place = 2 * torch.rand(6400) - 1
-    action = torch.randint(2, (6400,))
-    after = place + 0.4 * (2 * action - 1)
-    done = (after.abs() > 1).float()
-    state, following = (torch.stack([p, p**2], dim=1) for p in (place, after))
-    memory = [
-        {"state": s, "action": a, "reward": d, "next": n, "done": d}
-        for s, a, d, n in zip(state, action, done, following, strict=True)
-    ]
-    loader = DataLoader(memory, 32, shuffle=True)
-    return Program(Walker(fixed), loader, trainer={"max_epochs": 2})
+def error_averaged_divergence_summed(fixed: bool) -> Program:
+    """A VAE averages its error over batch and pixels and sums its divergence: the code tells nothing."""
+    data = loaders(*split(digits(1797)[0]))
+    return Program(Variational(fixed=fixed), **data, trainer={"max_epochs": 7})
