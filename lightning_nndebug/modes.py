@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from .core.detector import Detector, rule, threshold, vital
 from .core.findings import Evidence, Severity
@@ -103,7 +104,8 @@ class ModeDetector(Detector):
             return
         dropouts = [one for one in modes.strays if one.effects == {"noise"} and one.is_leaf]
         if dropouts and all(one.passes == 1 and not one.is_kept for one in dropouts):
-            yield _evidence(dropouts[0], *_left_on(dropouts))
+            # One pass of each batch shows no uncertainty; but somebody may want a single sample.
+            yield replace(_evidence(dropouts[0], *_left_on(dropouts)), severity=Severity.WARNING)
         for stray in modes.strays:
             # Nobody sets a leaf to train mode by accident; code behind `if self.training` may be
             # wanted, as in torchvision's detectors, which have no loss in eval mode.
