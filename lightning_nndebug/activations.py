@@ -166,7 +166,7 @@ class ActivationDetector(Detector):
     @rule(
         "ACT103",
         severity=Severity.WARNING,
-        patience=8,
+        patience=12,  # nets as torch initializes them may need ten to find their scale
         caused_by=[
             "GRD101",
             "INP103",
@@ -198,7 +198,7 @@ class ActivationDetector(Detector):
             - Remove the fixed factor between layers, if there is one
 
         When it is fine:
-            Hardly ever, if it is so from the beginning and lasts for 35 steps. Outputs, whose scale
+            Hardly ever, if it is so from the beginning and lasts for 75 steps. Outputs, whose scale
             is that of the targets, and layers with norms between them are not compared.
 
         References:

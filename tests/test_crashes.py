@@ -57,6 +57,11 @@ def column():
     return F.binary_cross_entropy_with_logits(torch.zeros(4, 1), torch.zeros(4))
 
 
+def bag():
+    words = nn.EmbeddingBag(5, 2)
+    return words(torch.tensor([[0, 5]]))
+
+
 def indexed():
     table, index = torch.zeros(5), torch.tensor([7])
     return table[index]
@@ -89,6 +94,7 @@ def worker():
         (column, "ERR101", "input float32[4, 1] and target float32[4]"),
         (out_of_bounds, "ERR102", "has values from 0 to 3"),
         (indexed, "ERR102", "index int64[1] in [7, 7]"),
+        (bag, "ERR102", "in [0, 5]"),
         (doubled, "ERR103", "float64[4, 3]"),
         (huge, "ERR105", "4.1e+03 TiB wanted"),
     ],

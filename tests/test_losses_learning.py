@@ -24,7 +24,7 @@ from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_curve import LossCurve
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
-from lightning_nndebug.losses.progress import has_diverged, take_up, verdict
+from lightning_nndebug.losses.progress import fall, has_diverged, take_up, verdict
 
 BALANCED = torch.tensor([[10.0] * 4 + [40.0]])  # forty labels of four classes
 CHANCE = math.log(4)
@@ -555,3 +555,11 @@ def test_runs_of_a_hundred_steps(name: str) -> None:
     epochs = 6 if loss is shuffled else 3  # it takes a while to unlearn what it started with
     fit(Program(Task(loss, optimizer), data, trainer={"max_epochs": epochs}), detector)
     assert [one.code for one in detector.findings] == ([code] if code else [])
+
+
+def test_a_fall_below_zero_is_judged_by_curves_of_any_length() -> None:
+    """What falls as the square of the steps has no floor; of a short run that is not said."""
+    for stretches in range(20, 257):
+        level, growth = fall(LossCurve(tuple(-(i**2.0) for i in range(stretches)), 1, stretches))
+        assert level < 0
+        assert growth == 0 or 2.5 < growth < 8

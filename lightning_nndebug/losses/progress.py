@@ -191,7 +191,10 @@ def fall(curve: LossCurve) -> tuple[float, float]:
     What has a floor falls ever more slowly: over twice the steps it gains no more than twice as
     much. What has none gains four times as much where weights grow by steps of one length.
     """
-    start, *levels = (statistics.fmean(curve.part(*one)) for one in _DOUBLINGS)
+    parts = [curve.part(*one) for one in _DOUBLINGS]
+    if not all(parts):  # too short a run
+        return curve.means[-1], 0.0
+    start, *levels = map(statistics.fmean, parts)
     gains = [before - after for before, after in itertools.pairwise(levels)]
     is_below = levels[-1] < -2 * abs(start) and min(gains) > 0
     growth = min(after / before for before, after in itertools.pairwise(gains)) if is_below else 0.0

@@ -1,41 +1,35 @@
-"""A ``view`` where a ``transpose`` was meant: rows of one picture end up in another one."""
+"""Attention over the rows of a picture whose weights add up to 1 over the batch instead."""
 
 from __future__ import annotations
 
+import torch
 from program import Program, digits
 from torch import nn
 
 from cases._parts import Classifier, loader
 
 
-def by_view(x):
-    return x.view(8, len(x), 8)
-
-
-def by_transpose(x):
-    return x.transpose(0, 1)
-
-
 class Reader(Classifier):
-    """Reads pictures row by row: a GRU wants (rows, samples, pixels)."""
+    """Adds up the rows of a picture, each as much as it is worth."""
 
-    def __init__(self, rows_first) -> None:
-        super().__init__(nn.GRU(8, 32), lr=3e-3)
-        self.head = nn.Linear(32, 10)
-        self.rows_first = rows_first
+    def __init__(self, axis: int) -> None:
+        super().__init__(nn.Sequential(nn.Linear(8, 64), nn.ReLU()), lr=3e-3)
+        self.worth, self.head = nn.Linear(64, 8), nn.Linear(8 * 64, 10)
+        self.axis = axis
 
     def forward(self, x):
-        states, _ = self.net(self.rows_first(x.squeeze(1)))
-        return self.head(states[-1])
+        rows = self.net(x.squeeze(1))
+        weights = torch.softmax(self.worth(rows), dim=self.axis)
+        return self.head((weights.mT @ rows).flatten(1))
 
 
-def program(rows_first) -> Program:
-    return Program(Reader(rows_first), loader(*digits(image=True)), trainer={"max_epochs": 3})
+def program(axis: int) -> Program:
+    return Program(Reader(axis), loader(*digits(image=True)), trainer={"max_epochs": 3})
 
 
 def sick() -> Program:
-    return program(by_view)
+    return program(axis=0)
 
 
 def healthy() -> Program:
-    return program(by_transpose)
+    return program(axis=1)

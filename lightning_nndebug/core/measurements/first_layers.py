@@ -182,6 +182,7 @@ class _Watch:
         self._layers: list[tuple[FirstLayer, Tensor]] = []
         self._called: list[tuple[str, bool]] = []
         self._norm: tuple[str, Tensor] | None = None
+        self._weighing = 0  # layers so far: a norm behind several is not given the data
         self._recurrent: dict[str, Recurrent] = {}
         self._carries_state = False
 
@@ -233,7 +234,8 @@ class _Watch:
             state = [*args[1:2], kwargs.get("hx")]
             is_recurrent = isinstance(module, nn.RNNBase)
             self._carries_state |= is_recurrent and any(one is not None for one in state)
-        if is_norm(module) and self._norm is None and given.dim() > 1:
+        is_first = self._norm is None and self._weighing <= 1
+        if is_norm(module) and is_first and given.dim() > 1:
             norm: Any = module
             mean, variance = (one.detach().float() for one in (norm.running_mean, norm.running_var))
             self._before.setdefault(name, (mean.clone(), variance.clone()))
@@ -265,6 +267,7 @@ class _Watch:
             if not given.is_complex():
                 self._layers.append((layer, _statistics(module, given)))
         self._called.append((name, _normalizes(module)))
+        self._weighing += isinstance(module, _WEIGHING)
 
     def _note_order(self, name: str, module: Any, given: Tensor) -> None:
         if given.dim() == 3:  # noqa: PLR2004
