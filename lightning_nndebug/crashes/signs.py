@@ -30,8 +30,8 @@ _SIGNS = {
     "device_clash": r"on the same device|Input type \(torch\.(cuda|mps)|weight type \(torch\.(cuda"
     r"|mps)|can't convert (cuda|mps).* to numpy|is not on the expected device|on device meta"
     r"|device type .* but got device type|meta tensors?|expected device",
-    "index_out_of_range": r"index out of range|is out of bounds|in the valid range|device-side assert"
-    r"|must be smaller than num_classes|elements of (input|target) should be between 0 and 1"
+    "index_out_of_range": r"index out of range|is out of bounds|device-side assert"
+    r"|in the valid range|must be smaller than num_classes|elements of (input|target) should be between 0 and 1"
     r"|indices should be|Class values must be",
     "dtype_clash": r"scalar type|same dtype|[Dd]type|not implemented for '|can't be cast to"
     r"|Input type \(\w+\) and (bias|weight) type|Input type \(torch\.\w+Tensor\)|be same type"
