@@ -302,6 +302,8 @@ class GeneralizationDetector(Detector):
         References:
             - benchmarks/thresholds#generalization
         """
+        if skill.is_settling:
+            return
         look = skill.looks[-1]
         seen, shown = look.validation, look.train.skill
         if any(one.validation.is_known for one in skill.looks):

@@ -337,6 +337,7 @@ def test_validation_at_chance_is_told_from_overfitting() -> None:
     assert list(rule(skill((0.2, 0.9), (0.1, 0.91))))
     assert not list(rule(skill((0.2, 0.6), (0.0, 0.91))))
     assert not list(rule(skill((0.9, 0.9), (0.85, 0.91))))
+    assert not list(rule(skill((0.2, 0.9), (0.1, 0.91), is_settling=True)))
 
 
 def test_a_run_that_tracks_only_a_loss_is_told_so() -> None:

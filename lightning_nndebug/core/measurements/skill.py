@@ -22,6 +22,7 @@ _ROWS = 4096  # samples of a call that are judged; pixels and tokens count as sa
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _ENTRIES = 2**16  # of the inputs, whose texture is looked at
 _FEW = 32  # samples; fewer say little
+_SETTLED = 50  # steps, of which running statistics with a momentum of 0.1 forget the first
 _KEPT = 8  # calls, until they are enough
 _SURE = 3.0  # standard errors
 
@@ -114,6 +115,7 @@ class Skill(Measurement):
         shift: How far the inputs of training are from those of validation, in their mean, spread
             and roughness, relative to the spread.
         is_single: Whether every sample has one answer, and not one for each pixel or token.
+        is_settling: Whether validation uses running statistics that lag behind the first steps.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -127,6 +129,7 @@ class Skill(Measurement):
     noises: Mapping[str, float]
     shift: float = 0.0
     is_single: bool = False
+    is_settling: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Skill | None:
@@ -289,7 +292,9 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
     look = Look(moment.step, train, validation, is_fresh=moment.trainer.current_epoch == 0)
     memory.looks = (*memory.looks, look)
     shift = _shift(*memory.inputs)
-    return cls(memory.looks, noises(moment.module), shift, memory.is_single)
+    has_norms = any(effect(one) == "norm" for one in moment.module.modules())
+    is_settling = has_norms and moment.step < _SETTLED
+    return cls(memory.looks, noises(moment.module), shift, memory.is_single, is_settling)
 
 
 def _is_single(batch: Any, call: LossCall) -> bool:
