@@ -31,8 +31,8 @@ _SIGNS = {
     r"|mps)|can't convert (cuda|mps).* to numpy|is not on the expected device|on device meta"
     r"|device type .* but got device type|meta tensors?|expected device",
     "index_out_of_range": r"index out of range|is out of bounds|device-side assert"
-    r"|in the valid range|must be smaller than num_classes|elements of (input|target) should be between 0 and 1"
-    r"|indices should be|Class values must be",
+    r"|must be smaller than num_classes|elements of (input|target) should be between 0 and 1"
+    r"|in the valid range|indices should be|Class values must be",
     "dtype_clash": r"scalar type|same dtype|[Dd]type|not implemented for '|can't be cast to"
     r"|Input type \(\w+\) and (bias|weight) type|Input type \(torch\.\w+Tensor\)|be same type"
     r"|floating[ -]point type for target",
