@@ -30,6 +30,7 @@ _INITIAL = 5  # steps whose mean loss is the one before training
 _RUNS = 4  # of which the mean is taken, if there is doubt
 _WORTH = 0.1  # There is, where this share of the progress is lost.
 _SETTLED = 3.0  # time constants after which running statistics are within 5 % of their target
+_FRESH = 5.0  # time constants at the start of a run, where the target moves fastest
 _USUAL = 0.1  # the momentum of a norm in torch
 _WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}  # where each process has all of the parameters
 
@@ -118,7 +119,7 @@ def _look(
     momentum = min((_momentum(one) for one in norms), default=math.nan)
     # Statistics with torch's own momentum lag behind at first in any run, however short it is.
     is_slow = is_late and momentum < _USUAL
-    is_settled = is_slow or not norms or batches * momentum >= _SETTLED
+    is_settled = is_slow or not norms or batches * momentum >= _FRESH
     if not (norms or noises) or not is_settled:
         return None
     first = torch.stack(memory.initial)
