@@ -17,6 +17,7 @@ from .core.measurements.skill import Look, Skill, Tally
 
 _SUSTAINED = 3  # validations since the best one, before it counts as a turn
 _SURE = 4.0  # standard errors
+_LIKELY = 2.0  # standard errors, for advice where something else speaks for it
 _HELD_BACK = 0.9  # of the training loss at the turn: it must have fallen below that since
 _WORTH = 0.05  # of what training has gained: a smaller rise of the validation loss is no matter
 _LEARNED = 0.5  # the skill from which on a part of the data counts as learned
@@ -187,6 +188,7 @@ class GeneralizationDetector(Detector):
 
         Likely causes:
             - max_epochs or max_steps is too small for this learning rate
+            - limit_train_batches was left in from a trial
             - EarlyStopping waits for the wrong direction, or for more than an epoch can bring
 
         How to fix:
@@ -211,6 +213,14 @@ class GeneralizationDetector(Detector):
                 f"has fallen; a run that has converged gains less than {self.still_falling:.0%}"
             )
             yield Evidence("loss", gained, self.still_falling, message)
+        elif curve.unseen > 0 and gained > _LIKELY * error:
+            message = (
+                f"limit_train_batches has kept {curve.unseen:.0%} of the training data from the "
+                f"run, whose last fifth has lowered the loss by {gained:.0%} of all that it has "
+                "fallen"
+            )
+            fix = "take limit_train_batches out"
+            yield Evidence("loss", gained, self.still_falling, message, fixes=(fix,))
 
     @rule(
         "GEN104",

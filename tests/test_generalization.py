@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cases._parts import Classifier, loader, split
 from cases._scored import wide
 from program import Program, fit, seed
+from torch.utils.data import DataLoader
 
 from lightning_nndebug import GeneralizationDetector, LossDetector
 from lightning_nndebug.core.measurements.baselines import Baselines, _has_settled, errors
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.loss_calls import LossCall
-from lightning_nndebug.core.measurements.loss_curve import LossCurve
+from lightning_nndebug.core.measurements.loss_curve import LossCurve, _unseen
 from lightning_nndebug.core.measurements.scores import (
     Score,
     Scores,
@@ -286,6 +288,40 @@ def test_a_loss_that_falls_to_the_end_was_stopped_early() -> None:
     assert not list(rule(curve(slope, annealed=True)))
     assert not list(rule(curve([2 * 0.9**i for i in range(100)])))
     assert not list(rule(curve([math.sin(i * i) for i in range(100)])))
+
+
+def test_a_run_that_was_kept_from_data_need_not_be_seen_to_fall_as_clearly() -> None:
+    """It must have been falling all the same, and have had something left to see."""
+    rule = GeneralizationDetector().stopped_early
+    noise = [0.05 * math.sin(i * i) for i in range(40)]
+    falling = [0.1 + 0.9 * 0.95**i + noise[i] for i in range(40)]
+    assert not list(rule(curve(falling)))
+    [found] = rule(curve(falling, unseen=0.25))
+    assert "limit_train_batches has kept 25% of the training data" in found.message
+    settled = [0.1 + 0.9 * 0.8**i + noise[i] for i in range(40)]
+    assert not list(rule(curve(settled, unseen=0.25)))
+    assert not list(rule(curve(falling, unseen=0.25, on_purpose=True)))
+
+
+@pytest.mark.parametrize(
+    ("limit", "seen", "unseen"),
+    [
+        (0.25, 20, 0.5),
+        (0.25, 40, 0.0),  # a pass, in parts
+        (0.25, 400, 0.0),
+        (10, 10, 0.75),
+        (1.0, 10, 0.0),  # max_steps says how long a run is to be
+        (None, 10, 0.0),
+    ],
+)
+def test_what_a_limit_keeps_from_a_run_is_known(limit, seen: int, unseen: float) -> None:
+    """It is what the run cannot have shown, however its data were shuffled."""
+    loop = SimpleNamespace(total_batch_idx=seen - 1)
+    trainer = SimpleNamespace(limit_train_batches=limit, fit_loop=loop)
+    trainer.train_dataloader = DataLoader(range(40))
+    assert _unseen(trainer) == unseen
+    trainer.train_dataloader = {"a": DataLoader(range(40))}
+    assert _unseen(trainer) == 0.0
 
 
 def test_a_loss_has_settled_if_it_gains_little_of_what_is_left() -> None:

@@ -18,6 +18,7 @@ from program import Program, digits, fit, seed
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     IterableDataset,
@@ -356,6 +357,7 @@ def test_blank_batches_do_not_repeat_each_other() -> None:
         (replace(SAMPLES, same=39, alike=40), LOADER, False),  # that is INP101
         (FEW, replace(LOADER, collates=False), True),  # what validation has, is not shown
         (FEW, replace(LOADER, samples=None, is_stream=True), True),
+        (replace(FEW, same=39), replace(LOADER, samples=None, collates=False), False),
         (FEW, replace(LOADER, samples=64), False),  # that is all there is
         (replace(FEW, seen=256), LOADER, False),
         (replace(FEW, overlap=replace(VALIDATION, distinct=128)), LOADER, False),
@@ -439,21 +441,34 @@ def test_rows_of_few_categories_repeat_by_nature(rows: torch.Tensor, distinct: b
     assert bool(list(loads)) == distinct
 
 
+def read(loader) -> TrainLoader:
+    """What a loader says of itself."""
+    combined = SimpleNamespace(flattened=[loader])
+    trainer = SimpleNamespace(fit_loop=SimpleNamespace(_combined_loader=combined))
+    return TrainLoader.take(SimpleNamespace(trainer=trainer), SimpleNamespace())
+
+
 def test_drawing_with_replacement_and_repeated_data_sets_are_known() -> None:
     """What the loader says of itself."""
     data = TensorDataset(X, Y)
-
-    def read(loader) -> TrainLoader:
-        combined = SimpleNamespace(flattened=[loader])
-        trainer = SimpleNamespace(fit_loop=SimpleNamespace(_combined_loader=combined))
-        return TrainLoader.take(SimpleNamespace(trainer=trainer), SimpleNamespace())
-
     assert read(DataLoader(data, shuffle=True)).shuffles is True
     assert read(DataLoader(data)).shuffles is False
     assert read(DataLoader(data, sampler=RandomSampler(data, replacement=True))).replaces is True
     assert read(DataLoader(ConcatDataset([data] * 3), shuffle=True)).replaces is True
     assert read(DataLoader(data, batch_sampler=[[0, 1], [2]])).shuffles is None
     assert read([(X, Y)]) == TrainLoader("list")
+
+
+def test_a_data_set_of_batches_does_not_tell_how_many_samples_it_has() -> None:
+    """Unlike one that is asked for several samples at once."""
+    batches = [(X[:2], Y[:2]), (X[2:4], Y[2:4])] * 5
+    assert read(DataLoader(batches, batch_size=None)).samples is None
+    assert read(DataLoader(batches, batch_size=None, shuffle=True)).samples is None
+    data = TensorDataset(X, Y)
+    several = BatchSampler(RandomSampler(data), 4, drop_last=False)
+    assert read(DataLoader(data, sampler=several, batch_size=None)).samples == len(X)
+    drawn = RandomSampler(batches[:2], replacement=True, num_samples=40)
+    assert read(DataLoader(batches[:2], sampler=drawn, batch_size=None)).samples == 2
 
 
 # -- scale

@@ -204,7 +204,7 @@ class ClassBalanceDetector(Detector):
         if alone or (self._is_grouped(stream) and stream.order_p < _IN_ORDER):
             yield from self._explain("CLS103", stream, stream.order)
 
-    @rule("CLS104", severity=Severity.WARNING)
+    @rule("CLS104", severity=Severity.WARNING, caused_by=["INP102"])
     def missing_class(self, counts: ClassCounts) -> Iterator[Evidence]:
         """A class that is asked for never occurs in training.
 

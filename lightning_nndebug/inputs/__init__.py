@@ -157,8 +157,8 @@ class InputDetector(Detector):
             - Seed once, and each worker differently: ``worker_init_fn``
 
         When it is fine:
-            One batch holds all the data, or ``overfit_batches`` asks for it: both are known. What
-            no loader puts together is only reported where validation has more samples. Blank
+            One batch holds all the data, or ``overfit_batches`` asks for it: both are known.
+            Several that are ready-made are only reported where validation has more samples. Blank
             batches, and small ones of few categories, which repeat by nature, are never reported.
 
         References:
@@ -755,6 +755,8 @@ def _are_few(samples: Samples, loader: TrainLoader) -> bool:
     """Tells whether training goes round and round in fewer samples than there are to validate."""
     if samples.overlap is None or samples.alike >= _BATCHES:
         return False
+    if not loader.collates and samples.same == samples.pairs:
+        return False  # a single batch that is ready-made may well hold all the data
     few, all_ = samples.distinct, loader.samples or math.inf
     return 0 < _FEWER * few < min(samples.overlap.distinct, all_) and _ROUNDS * few <= samples.seen
 

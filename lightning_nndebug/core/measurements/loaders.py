@@ -30,7 +30,7 @@ class TrainLoader(Measurement):
         sampler: The class that decides on the order.
         shuffles: Whether it does so at random; None if nobody knows.
         replaces: Whether it may draw a sample again in the same epoch; None likewise.
-        samples: How many samples the data set has; None likewise.
+        samples: How many samples the data set has; None likewise, and of ready-made batches.
         collates: Whether it puts samples together to batches, rather than to pass on ready ones.
         workers: Processes that load them.
         is_stream: Whether the data set decides on the order itself.
@@ -58,12 +58,15 @@ class TrainLoader(Measurement):
         stream = isinstance(loader.dataset, IterableDataset)
         sampler = _sampler(loader)
         shuffles, replaces = (None, None) if stream else _habits(sampler)
+        collates = loader.batch_sampler is not None
+        # One index at a time, each of them once: what the data set holds are batches.
+        ready = not collates and replaces is False
         return cls(
             sampler=type(loader.dataset if stream else sampler).__name__,
             shuffles=shuffles,
             replaces=True if not stream and _repeats(loader.dataset) else replaces,
-            samples=None if stream else _length(loader.dataset),
-            collates=loader.batch_sampler is not None,
+            samples=None if stream or ready else _length(loader.dataset),
+            collates=collates,
             workers=loader.num_workers,
             is_stream=stream,
         )  # fmt: skip

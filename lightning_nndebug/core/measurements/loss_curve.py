@@ -7,7 +7,9 @@ import statistics
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from torch.utils.data import DataLoader
 
 from . import Measurement, Moment
 from .losses import Loss
@@ -31,6 +33,7 @@ class LossCurve(Measurement):
         on_purpose: Whether the end was called for by a callback or the user, or is that of a trial.
         annealed: Whether the learning rate has come down to less than a tenth of its peak.
         stop: What a callback has ended it for, if one has that waits for a metric.
+        unseen: The least share of the training data that ``limit_train_batches`` has kept from it.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -48,6 +51,7 @@ class LossCurve(Measurement):
     on_purpose: bool = False
     annealed: bool = False
     stop: Stop | None = None
+    unseen: float = 0.0
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossCurve | None:
@@ -71,6 +75,7 @@ class LossCurve(Measurement):
             on_purpose=bool(trainer.should_stop or trainer.fast_dev_run or trainer.overfit_batches),
             annealed=rate < _SLOW * memory.peak,
             stop=moment.take(Stop) if over else None,
+            unseen=_unseen(trainer) if over else 0.0,
         )
 
     def part(self, first: float, last: float) -> list[float]:
@@ -110,6 +115,17 @@ def _add(moment: Moment, memory: SimpleNamespace) -> None:
     if len(memory.means) == _BINS:
         pairs = zip(memory.means[::2], memory.means[1::2], strict=True)
         memory.means, memory.length = [(a + b) / 2 for a, b in pairs], 2 * memory.length
+
+
+def _unseen(trainer: Any) -> float:
+    loader = trainer.train_dataloader
+    if trainer.limit_train_batches in (None, 1.0) or not isinstance(loader, DataLoader):
+        return 0.0
+    try:
+        batches = len(loader)
+    except TypeError:  # a stream
+        return 0.0
+    return max(0.0, 1 - (trainer.fit_loop.total_batch_idx + 1) / batches) if batches else 0.0
 
 
 def _rate(moment: Moment) -> float:
