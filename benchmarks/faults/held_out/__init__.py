@@ -6,6 +6,7 @@ that were seen; a set of which many were seen moves to `spent`.
 
 SEEN = {
     "clipped_number_by_number",
+    "momentum_of_another_framework",
     "one_word_more_than_vectors",
     "plateau_at_every_batch",
     "seer_whose_statistics_move",
