@@ -25,6 +25,7 @@ _HOPELESS = 10.0  # times smaller is enough, if it leaves the loss no hope
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
 _STEPS = 5  # at least must have been watched before never is never
+_BY_NORM = "Set ``gradient_clip_algorithm='norm'``, or clip at a typical entry of the gradient"
 
 
 class GradientDetector(Detector):
@@ -303,7 +304,7 @@ class GradientDetector(Detector):
         Likely causes:
             - The limit has other units than the gradient: targets or inputs are not scaled
             - The loss is a sum over samples, pixels or tokens rather than a mean
-            - The limit was meant for clipping by value, or for another model
+            - The limit was meant for the other algorithm, by norm or by value, or another model
 
         How to fix:
             - Standardize inputs and targets, or take the mean of the loss
@@ -337,13 +338,17 @@ class GradientDetector(Detector):
             left = f", which leaves {_percent(prospect)} of the loss to fall in all planned steps"
         # In the first looks a gradient is often long, and soon no more.
         if len(seen) > _EARLIER and least > limit:
+            norm, clip = _short(gradients.total), f"{gradients.clip:.3g}"
+            clipping = f"clipping a norm of {norm} to {clip}"
+            if gradients.is_clipped_by_value:
+                clipping = f"clipping each number leaves at most {clip} of a norm of {norm}, and"
             yield Evidence(
                 where=gradients.optimizer,
                 measured=least,
                 limit=limit,
-                message=f"clipping a norm of {_short(gradients.total)} to {gradients.clip:.3g} "
-                f"makes updates {_short(least)} times smaller, in {_LOOKS} looks in a row{left}; "
-                f"the limit is {_short(limit)} times",
+                message=f"{clipping} makes updates {_short(least)} times smaller, in {_LOOKS} "
+                f"looks in a row{left}; the limit is {_short(limit)} times",
+                fixes=(_BY_NORM,) if gradients.is_clipped_by_value else (),
             )
 
     @rule("GRD106", severity=Severity.ERROR)

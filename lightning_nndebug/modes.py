@@ -17,6 +17,10 @@ from .core.measurements.norms import NormDrift
 # Whoever calls eval() in one of these wants that part to be in eval mode while it trains.
 _ON_PURPOSE = ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
 
+# Statistics that cannot settle in the planned run are known to be wrong. Then a fifth of the share
+# is enough, if the loss is this many times that in train mode.
+_LAGGING, _TIMES = 0.2, 2.0
+
 
 class ModeDetector(Detector):
     """Watches which modules are in train and which in eval mode, and whether that was meant.
@@ -220,14 +224,16 @@ class ModeDetector(Detector):
             - arXiv:2105.07576
             - arXiv:1801.05134
         """
-        share = share_lost(both)
-        if not share > self.share_lost:
-            return
+        share, limit = share_lost(both), self.share_lost
         by_norms = both.eval_norms - both.train > 0.5 * (both.eval - both.train)
+        if by_norms and both.settling < 1.0 and both.eval > _TIMES * both.train > 0.0:
+            limit *= _LAGGING  # there is no time for it to get better
+        if not share > limit:
+            return
         yield Evidence(
             ", ".join(both.norms if by_norms else both.noises),
             share,
-            self.share_lost,
+            limit,
             message=f"loss {both.train:.3g} in train mode and {both.eval:.3g} in eval mode, on the "
             f"same batch; it began at {both.initial:.3g}",
             causes=tuple(_causes(both)) if by_norms else (),

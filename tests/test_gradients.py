@@ -609,6 +609,24 @@ def test_clipping_counts_sooner_if_it_leaves_the_loss_no_hope() -> None:
     assert not clipped(GradientDetector(), **options)
 
 
+class Descent(Classifier):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(("value", "found"), [(1e-4, ["GRD105"]), (1e-2, [])])
+def test_clipping_each_number_leaves_at_most_so_much_of_the_norm(
+    value: float, found: list[str]
+) -> None:
+    """What a limit for the norm leaves of it, if each number is clipped, is next to nothing."""
+    detector = GradientDetector()
+    data = DataLoader(TensorDataset(*digits(512)), batch_size=32)
+    clip = {"gradient_clip_val": value, "gradient_clip_algorithm": "value", "max_steps": 48}
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    fit(Program(Descent(net), data, trainer=clip), detector)
+    assert [one.code for one in detector.findings] == found
+
+
 def forgotten(fading: float, last_loss: float) -> list[str]:
     detector = GradientDetector()
     recurrent = GradientFlow((Layer("rnn", 1, 1.0, 0.5, 0.5, fading),))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from cases._parts import Classifier, loader
 from lightning.pytorch.plugins import MixedPrecision
-from program import Program, fit, seed
+from program import Program, digits, fit, seed
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import Detector, Evidence, LearningRateDetector, Severity, rule
 from lightning_nndebug.core.measurements.losses import Loss
@@ -304,6 +304,10 @@ def schedule(**values: Any) -> Schedule:
     return Schedule(**{**defaults, **values})
 
 
+def plateau(**values: Any) -> Schedule:
+    return schedule(**{"monitor": "train_loss", "patience": 2, "left": 1e-4, **values})
+
+
 def run(**values: Any) -> Schedules:
     return Schedules(**{"steps": 1000, "epochs": 10, "batches": 100, **values})
 
@@ -337,6 +341,7 @@ def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
         (schedule(monitor="val_loss", mode="max"), run(), "'val_loss'"),
         (schedule(monitor="val/acc", mode="min"), run(), "'val/acc'"),
         (schedule(monitor="val_loss"), run(validates=100), "100 times between validations"),
+        (plateau(), run(done=200, epoch=2), "1e-04 of the learning rate is left"),
     ],
 )
 def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str) -> None:
@@ -366,12 +371,47 @@ def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str
         (schedule(monitor="train_loss", mode="min"), run(validates=100)),
         (schedule(monitor="neg_loss", mode="max"), run()),
         (schedule(monitor="score", mode="max"), run()),
+        (plateau(left=0.01), run(done=200, epoch=2)),
+        (plateau(patience=100), run(done=200, epoch=2)),  # of all batches none was better
+        (plateau(patience=5, frequency=20), run(done=200, epoch=2)),
+        (plateau(interval="epoch"), run(done=200, epoch=2)),
+        (plateau(), run(done=600, epoch=6)),  # it may have converged
+        (plateau(), run(done=200, epoch=2, batches=math.inf)),
         (schedule(), run(steps=math.inf)),
     ],
 )
 def test_a_schedule_that_may_be_meant_is_fine(one: Schedule, of: Schedules) -> None:
     """Doubt is silent."""
     assert misuse(one, of) is None
+
+
+def test_a_plateau_of_what_is_learned_is_one() -> None:
+    """Of a task so easy that an epoch is enough for it, hardly any of the loss is left."""
+    early = run(done=200, epoch=2)
+    assert misuse(plateau(), early, learned=0.5)
+    assert not misuse(plateau(), early, learned=0.95)
+
+
+@pytest.mark.parametrize(("interval", "found"), [("step", ["LRN104"]), ("epoch", [])])
+def test_a_plateau_of_batches_takes_the_rate_down(interval: str, found: list[str]) -> None:
+    """What is left of the rate is read from the optimizer."""
+
+    class Plateau(Classifier):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.log("train_loss", loss, on_step=True, on_epoch=True)
+            return loss
+
+        def configure_optimizers(self):
+            adam = torch.optim.Adam(self.parameters(), lr=1e-3)
+            scheduler = lr_scheduler.ReduceLROnPlateau(adam, patience=2)
+            plan = {"scheduler": scheduler, "monitor": "train_loss", "interval": interval}
+            return {"optimizer": adam, "lr_scheduler": plan}
+
+    detector = LearningRateDetector()
+    data = DataLoader(TensorDataset(*digits(512)), batch_size=8, shuffle=True)
+    fit(Program(Plateau(), data, trainer={"max_epochs": 3}), detector)
+    assert [one.code for one in detector.findings] == found
 
 
 # -- spikes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import math
 import pickle
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from program import Program, digits, fit, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug import ModeDetector
+from lightning_nndebug import Detector, ModeDetector, Severity, rule
 from lightning_nndebug.core.measurements.both_modes import BothModes
 from lightning_nndebug.core.measurements.dropouts import ActiveDropouts, DropoutCall, _is_explicit
 from lightning_nndebug.core.measurements.graphs import LostGraph
@@ -189,6 +190,47 @@ def test_a_momentum_that_lags_is_told():
         both(eval=2.4, eval_norms=2.4, momentum=0.001, batches=100)
     )
     assert one.causes == ("momentum 0.001 averages over some 1000 batches, and there were 100",)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, ["BatchNorm2d"]),
+        ({"settling": 1.5}, []),
+        ({"settling": math.inf}, []),
+        ({"train": 0.9}, []),  # much is lost, and still the loss is not twice as large
+        ({"eval": 0.3, "eval_norms": 0.3, "train": 0.1}, []),  # little of what was learned
+        ({"eval_norms": 0.6}, []),  # it is dropout that makes the difference
+    ],
+)
+def test_statistics_that_cannot_settle_need_to_cost_less(values, told):
+    """It will not get better before the run is over."""
+    lagging = {"eval": 1.1, "eval_norms": 1.1, "settling": 0.2, "momentum": 0.001, **values}
+    assert found(ModeDetector().train_eval_disagreement, both(**lagging)) == told
+
+
+@pytest.mark.parametrize(
+    ("momentums", "settling"),
+    [((0.001, 0.01), 0.6), ((0.001, None), math.inf), ((0.1, 0.1), 6.0)],
+)
+def test_the_quickest_norm_says_whether_there_is_time_to_settle(momentums, settling):
+    """A norm whose momentum is None takes the mean over all batches, and has no time constant."""
+    seen = []
+
+    class Looks(Detector):
+        """Looks at both modes."""
+
+        @rule("BEN214", severity=Severity.INFO)
+        def look(self, both: BothModes):
+            """Looks."""
+            seen.append(both.settling)
+            yield from ()
+
+    norms = [nn.BatchNorm1d(64, momentum=one) for one in momentums]
+    net = nn.Sequential(*norms, nn.Linear(64, 10))
+    fit(Program(Classifier(net), loader(), trainer={"max_steps": 60}), Looks())
+    assert seen
+    assert seen == pytest.approx([settling] * len(seen))
 
 
 @pytest.mark.parametrize("is_explicit", [True, False])

@@ -280,6 +280,7 @@ class LearningRateDetector(Detector):
         Likely causes:
             - Lightning steps a scheduler once an epoch unless it is told otherwise
             - Its length was counted in batches, or for another number of epochs or devices
+            - ``ReduceLROnPlateau`` takes the noise from batch to batch for a plateau
             - In manual optimization nobody steps a scheduler but you
 
         How to fix:
@@ -293,8 +294,10 @@ class LearningRateDetector(Detector):
         References:
             smith2018superconvergence
         """
+        first = self.start["loss"] if self.start else 0.0
+        learned = 1 - self.probes[-1]["level"] / first if first else 0.0
         for schedule in run.schedules:
-            if found := misuse(schedule, run):
+            if found := misuse(schedule, run, learned):
                 yield Evidence(
                     where=f"{schedule.name} of {schedule.optimizer}",
                     measured=found.seen,

@@ -15,6 +15,9 @@ _RISE = (
 )
 _SHORT = 50  # optimizer steps; a run of fewer is a trial
 _CONFUSED = 4  # epochs were taken for steps, or steps for epochs, if they differ by this factor
+_EARLY = 5  # epochs
+_NOTHING = 1e-3  # of a learning rate
+_CONVERGED = 0.9  # of the loss
 
 
 class Misuse(NamedTuple):
@@ -24,10 +27,11 @@ class Misuse(NamedTuple):
     fix: str
 
 
-def misuse(schedule: Schedule, run: Schedules) -> Misuse | None:
-    """Returns what is wrong with a schedule, or None."""
+def misuse(schedule: Schedule, run: Schedules, learned: float = 0.0) -> Misuse | None:
+    """Returns what is wrong with a schedule, in a run that has taken off a share of the loss."""
     if schedule.monitor is not None:
-        return _wrong_mode(schedule) or _impatient(schedule, run)
+        hasty = _hasty(schedule, run) if learned < _CONVERGED else None
+        return _wrong_mode(schedule) or _impatient(schedule, run) or hasty
     if schedule.interval == "hand":
         return _never_stepped(schedule, run)
     if run.shortened or run.steps < _SHORT or math.isinf(run.steps):
@@ -60,6 +64,22 @@ def _impatient(schedule: Schedule, run: Schedules) -> Misuse | None:
     return Misuse(
         f"asked {looks:.0f} times between validations, which alone change {schedule.monitor!r}",
         'Set interval="epoch"',
+    )
+
+
+def _hasty(schedule: Schedule, run: Schedules) -> Misuse | None:
+    """A plateau is no such thing before all data were seen: the noise of batches is cut away."""
+    epoch = run.batches / run.accumulation
+    patience = math.inf if schedule.patience is None else schedule.patience * schedule.frequency
+    is_early = 2 * run.done <= run.steps and run.epoch <= _EARLY
+    if schedule.interval != "step" or not patience < epoch < math.inf or run.shortened:
+        return None
+    if not is_early or schedule.left > _NOTHING:
+        return None
+    return Misuse(
+        f"{schedule.left:.0e} of the learning rate is left after {run.done:,} of {run.steps:,.0f} "
+        f"steps: {schedule.patience} batches that are no better than the best one are no plateau",
+        'Set interval="epoch", and monitor="val_loss"',
     )
 
 

@@ -5,8 +5,11 @@ that were seen; a set of which many were seen moves to `spent`.
 """
 
 SEEN = {
+    "clipped_number_by_number",
     "left_from_a_smoke_test",
+    "momentum_of_another_framework",
     "one_word_more_than_vectors",
+    "plateau_at_every_batch",
     "seer_whose_statistics_move",
     "sigmoids_all_the_way",
     "still_overfitting_two_batches",

@@ -51,6 +51,8 @@ class BothModes(Measurement):
         noises: Classes of the dropouts and the like.
         momentum: The least momentum of the norms; NaN without norms.
         batches: Batches since the beginning.
+        settling: Time constants of the quickest norm's running statistics in the planned run; inf
+            if that is not known. Below 1, much of what they were at the beginning is in them still.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start", "on_train_batch_end")
@@ -65,6 +67,7 @@ class BothModes(Measurement):
     noises: tuple[str, ...]
     momentum: float
     batches: int
+    settling: float = math.inf
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> BothModes | None:
@@ -116,7 +119,9 @@ def _look(
     norms = [one for one in modules if effect(one) == "norm"]
     noises = [one for one in modules if effect(one) == "noise"]
     batches = moment.trainer.fit_loop.total_batch_idx + 1
+    planned = planned_steps(moment.trainer) * accumulation(moment.trainer)
     momentum = min((_momentum(one) for one in norms), default=math.nan)
+    quickest = max((_momentum(one) or math.inf for one in norms), default=math.inf)
     # Statistics with torch's own momentum lag behind at first in any run, however short it is.
     is_slow = is_late and momentum < _USUAL
     is_settled = is_slow or not norms or batches * momentum >= _FRESH
@@ -153,6 +158,7 @@ def _look(
         noises=_kinds(noises),
         momentum=momentum,
         batches=batches,
+        settling=planned * quickest,
     )
 
 

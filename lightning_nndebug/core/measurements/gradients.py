@@ -64,6 +64,7 @@ class Gradients(Measurement):
         loss: The loss that they are the gradients of; None if no hook has seen it.
         accumulation: By how much Lightning has divided that loss.
         clip: The norm that the Trainer clips to; None if it does not, or in another way.
+        is_clipped_by_value: Whether it clips each number: then that norm is the most there can be.
         eps: What the optimizer adds to the size of a gradient before it divides by that; inf if it
             takes the gradient as it is; None if that is not known.
         entries: How many entries the gradients have in all.
@@ -81,6 +82,7 @@ class Gradients(Measurement):
     loss: Loss | None = None
     accumulation: int = 1
     clip: float | None = None
+    is_clipped_by_value: bool = False
     eps: float | None = None
     entries: int = 1
     stride: float | None = None
@@ -120,8 +122,13 @@ class Gradients(Measurement):
             return None
         present = [p.grad for _, p in held if p.grad is not None]
         norms = read_norms([*(p.detach() for _, p in held), *present])
-        weights, arrived = norms[: len(held)], iter(norms[len(held) :])
         scale = gradient_scale(trainer, optimizer)
+        weights, sizes = norms[: len(held)], [one / scale for one in norms[len(held) :]]
+        arrived, by_value = iter(sizes), trainer.gradient_clip_algorithm == "value"
+        clip = _clip(trainer, moment.module)
+        if clip and by_value:
+            each = zip(sizes, present, strict=True)
+            clip = math.hypot(*(min(size, clip * one.numel() ** 0.5) for size, one in each))
         tables = _tables(moment.module)
         if not hasattr(memory, "clipped_early"):
             memory.clipped_early = _clipped_early(trainer, moment.module)
@@ -130,7 +137,7 @@ class Gradients(Measurement):
             parameters=tuple(
                 Gradient(
                     name=name,
-                    norm=None if p.grad is None else next(arrived) / scale,
+                    norm=None if p.grad is None else next(arrived),
                     weight=weight,
                     is_matrix=p.dim() > 1 and id(p) not in tables,
                 )
@@ -138,7 +145,8 @@ class Gradients(Measurement):
             ),
             loss=moment.take(Loss),
             accumulation=accumulation(trainer),
-            clip=_clip(trainer, moment.module),
+            clip=clip or None,
+            is_clipped_by_value=by_value,
             eps=_eps(optimizer),
             entries=sum(one.numel() for one in present),
             stride=_stride(trainer, optimizer),
@@ -216,8 +224,7 @@ def _clip(trainer: Any, module: Any) -> float | None:
     is_lightnings = type(module).configure_gradient_clipping.__module__.startswith(
         ("lightning.", "pytorch_lightning.")
     )
-    by_norm = (trainer.gradient_clip_algorithm or "norm") == "norm"
-    return float(trainer.gradient_clip_val or 0.0) or None if is_lightnings and by_norm else None
+    return float(trainer.gradient_clip_val or 0.0) or None if is_lightnings else None
 
 
 def _eps(optimizer: Any) -> float | None:

@@ -37,6 +37,8 @@ class Schedule:
         frequency: It is stepped at every so many of those.
         monitor: The metric that it follows, or None.
         mode: Whether that metric is meant to fall (``"min"``) or to rise (``"max"``).
+        patience: How many looks at it the rate stays, if none is better than the best; or None.
+        left: The share that it has left of the learning rate; 1 if another one may have done so.
         planned: How many calls of its ``step`` the run leaves time for; inf if nobody knows.
         taken: How many calls there were so far.
         length: The number of calls after which it has done what it was made for, if it has one.
@@ -51,6 +53,8 @@ class Schedule:
     frequency: int = 1
     monitor: str | None = None
     mode: str = "min"
+    patience: int | None = None
+    left: float = 1.0
     planned: float = math.inf
     taken: int = 0
     length: int | None = None
@@ -100,7 +104,8 @@ class Schedules(Measurement):
         if not hasattr(memory, "plan"):
             memory.plan = _plan(trainer, moment.module)
         plan: _Plan = memory.plan
-        now = [_calls(config.scheduler) for config in trainer.lr_scheduler_configs]
+        configs = trainer.lr_scheduler_configs
+        now = [_calls(config.scheduler) for config in configs]
         return cls(
             steps=plan.steps,
             epochs=plan.epochs,
@@ -114,8 +119,10 @@ class Schedules(Measurement):
             peaks=plan.peaks,
             shortened=_is_shortened(trainer),
             schedules=tuple(
-                replace(one, taken=taken - before)
-                for one, taken, before in zip(plan.schedules, now, plan.began, strict=False)
+                replace(one, taken=taken - before, left=_left(config.scheduler, rate))
+                for one, config, taken, before, rate in zip(
+                    plan.schedules, configs, now, plan.began, plan.rates, strict=False
+                )
             ),
         )
 
@@ -192,6 +199,7 @@ class _Plan(NamedTuple):
     peaks: tuple[tuple[float, ...], ...]
     schedules: tuple[Schedule, ...]
     began: tuple[int, ...]
+    rates: tuple[float, ...]
 
 
 def planned_steps(trainer: Any) -> float:
@@ -226,7 +234,7 @@ def _plan(trainer: Any, module: Any) -> _Plan:
     configs = trainer.lr_scheduler_configs
     owners = Counter(id(getattr(config.scheduler, "optimizer", None)) for config in configs)
     peaks = [[_peak(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
-    schedules = []
+    schedules, began = [], []
     for config in configs:
         scheduler = config.scheduler
         optimizer = getattr(scheduler, "optimizer", trainer.optimizers[0])
@@ -235,6 +243,8 @@ def _plan(trainer: Any, module: Any) -> _Plan:
             config.frequency, 1
         )
         alone = owners[id(getattr(scheduler, "optimizer", None))] == 1
+        watched = alone and isinstance(scheduler, ReduceLROnPlateau)
+        began.append(_rate(scheduler) if watched else 0.0)
         rates = _try_out(scheduler, max(planned, steps), trainer, module)
         for index, one in enumerate(trainer.optimizers):
             if one is optimizer and not isinstance(scheduler, ReduceLROnPlateau):
@@ -250,14 +260,24 @@ def _plan(trainer: Any, module: Any) -> _Plan:
                 frequency=config.frequency,
                 monitor=config.monitor if config.reduce_on_plateau else None,
                 mode=getattr(scheduler, "mode", "min"),
+                patience=getattr(scheduler, "patience", None),
                 planned=planned,
                 length=_length(scheduler),
                 factors=tuple(rate / top for rate in highest),
                 summit=summit,
             )
         )
-    began = tuple(_calls(config.scheduler) for config in configs)
-    return _Plan(steps, epochs, tuple(map(tuple, peaks)), tuple(schedules), began)
+    calls = tuple(_calls(config.scheduler) for config in configs)
+    plans = tuple(map(tuple, peaks)), tuple(schedules)
+    return _Plan(steps, epochs, *plans, calls, tuple(began))
+
+
+def _rate(scheduler: Any) -> float:
+    return max(learning_rate(group) or 0.0 for group in scheduler.optimizer.param_groups)
+
+
+def _left(scheduler: Any, began: float) -> float:
+    return _rate(scheduler) / began if began else 1.0
 
 
 def _planned_epochs(trainer: Any) -> float:
