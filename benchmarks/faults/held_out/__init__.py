@@ -4,4 +4,10 @@ They give the numbers of a release. Whoever changes a rule because of one of the
 that were seen; a set of which many were seen moves to `spent`.
 """
 
-SEEN = {"one_word_more_than_vectors", "seer_whose_statistics_move", "sigmoids_all_the_way"}
+SEEN = {
+    "one_word_more_than_vectors",
+    "seer_whose_statistics_move",
+    "siamese_without_a_stop",
+    "sigmoids_all_the_way",
+    "tied_to_a_wide_embedding",
+}
