@@ -5,6 +5,7 @@ that were seen; a set of which many were seen moves to `spent`.
 """
 
 SEEN = {
+    "factors_that_start_alike",
     "one_word_more_than_vectors",
     "seer_whose_statistics_move",
     "siamese_without_a_stop",
