@@ -14,6 +14,7 @@ from .core.statistics import trend
 _SOURCE = "benchmarks/thresholds#outputs"
 _AGE = 30  # steps in which predictions may well be alike
 _LOOKS, _KEPT = 5, 8  # looks in a row that they must be alike, and become no less so
+_ALIKE = 0.2  # 1 minus the cosine of embeddings that nothing keeps apart
 _SHRUNK, _SMALL = 0.1, 0.03  # of what varied at first, and of the size of embeddings
 _RISING = 0.6  # the trend of the spread where something is learned; by chance, one in 25 rises so
 _NONE = 1e-3  # of the least spread: below that, rounding errors come and go
@@ -21,6 +22,7 @@ _NONE = 1e-3  # of the least spread: below that, rounding errors come and go
 _LOGITS = "logits vary between samples by a standard deviation of {}"
 _VALUES = "predictions vary between samples by {} of the standard deviation of the targets"
 _FAKES = "what a net makes in the shape of the data varies between samples by {} of what they do"
+_STRANGERS = "the loss only pulls pairs together, and those of different pairs differ by {} as well"
 _EMBEDDINGS = "no more than {} of the embeddings varies between samples"
 
 
@@ -127,6 +129,7 @@ class OutputDetector(Detector):
             first = self.firsts.setdefault(where, spread)
             if what is _EMBEDDINGS and last == sorted(last, reverse=True):  # on their way there
                 limit, seen = max(limit, min(_SMALL, _SHRUNK * first)), spread
+            limit = _ALIKE if what is _STRANGERS else limit
             if is_old and seen < limit and not rises:
                 yield Evidence(
                     where=where,
@@ -320,6 +323,8 @@ def _spreads(
             yield one.place, one.spread, _LOGITS if one.is_of_classes else _VALUES
     for where, share in activations.fakes:
         yield f"what {where} is given", share, _FAKES
+    if predictions.apart is not None:
+        yield "the pairs of the loss", predictions.apart, _STRANGERS
     last = [one for one in activations.layers if not one.is_hidden and one.varying is not None]
     if last and not predictions.pairs and not predictions.centered:
         widest = max(last, key=lambda one: one.varying or 0.0)

@@ -911,6 +911,26 @@ def test_several_answers_to_a_sample_are_judged(loss, shuffled: bool) -> None:
     assert ("INP204" in [one.code for one in detector.findings]) == shuffled
 
 
+def test_one_token_for_each_sample_tells_no_likeness() -> None:
+    """A user alone, of whom the batch tells what was bought: nothing is said, and nothing fails."""
+    user, item = torch.randint(40, (640,)), torch.randint(30, (640,))
+
+    class Tower(Classifier):
+        def __init__(self) -> None:
+            super().__init__(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1)), lr=1e-3)
+            self.user, self.item = nn.Embedding(40, 4), nn.Embedding(30, 4)
+
+        def training_step(self, batch, batch_idx):
+            user, item, y = batch
+            out = self.net(torch.cat([self.user(user), self.item(item)], 1))
+            return F.mse_loss(out.squeeze(1), y)
+
+    data = DataLoader(TensorDataset(user, item, (user + item) / 70), 32, shuffle=True)
+    detector = InputDetector()
+    fit(Program(Tower(), data, trainer={"max_epochs": 2}), detector)
+    assert "INP204" not in [one.code for one in detector.findings]
+
+
 def test_labels_that_are_all_the_same_are_not_called_unrelated() -> None:
     """There is nothing that they could have to do with anything."""
     rows = Rows("batch[0]", "batch[1]", digits(400)[0], torch.full((400,), 2.5).double())

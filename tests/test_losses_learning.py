@@ -183,6 +183,14 @@ def test_a_net_that_leaves_its_plateau_is_given_time(relations: list[float], fir
     assert bool(told(LossDetector(), looks, "nothing_learned", planned(60))) is fires
 
 
+def test_a_language_model_may_learn_first_how_frequent_tokens_are() -> None:
+    """Next tokens are held against a guess at the start alone."""
+    looks = [at(10 * i, 2.0, is_next=True) for i in range(10)]
+    assert not told(LossDetector(), looks, "nothing_learned", planned(100))
+    looks = [at(step, 8.0, is_next=True) for step in range(3)]
+    assert told(LossDetector(), looks, "initial_loss_off_chance")
+
+
 def test_nothing_is_said_of_progress_as_long_as_there_is_time() -> None:
     """Three quarters of the run, or two thousand steps."""
     looks = [at(step, CHANCE) for step in (0, 1, 2, 10, 20, 30, 40, 50)]

@@ -90,6 +90,21 @@ def test_embeddings_that_shrink_to_a_point_are_told_before_they_are_there() -> N
     assert not shrinks(0.5, 0.02, 0.01, 0.02, 0.02)  # settled: some vary little about their mean
 
 
+def test_pairs_that_are_only_pulled_together_must_stay_apart_from_others() -> None:
+    """Nothing else in such a loss keeps a net from one answer for all."""
+
+    def told(*looks: float) -> bool:
+        detector, found = OutputDetector(), []
+        for i, one in enumerate(looks):
+            look = Predictions((), apart=one, step=30 + 5 * i), Activations(())
+            found = list(detector.collapsed_predictions(*look))
+        return bool(found)
+
+    assert told(0.9, 0.5, 0.15, 0.12, 0.11, 0.12, 0.1)
+    assert not told(0.9, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3)  # whitened, or not yet alike
+    assert not told(0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15)  # alike at first, as behind ReLUs
+
+
 def test_targets_are_unreachable_if_an_error_must_remain() -> None:
     """A little of it may be noise."""
     rule_ = OutputDetector().unreachable_targets
@@ -213,6 +228,38 @@ def test_a_softmax_over_one_unit_is_seen(net: nn.Module, loss: Any, lonely: bool
     """It is one if the dimension of the classes has the size 1."""
     (one,) = watch(Predictions, net, loss, lambda y: (y > 4).float()[:, None]).pairs
     assert one.lonely == lonely
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a, b).mean()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "only_pulls"),
+    [
+        (lambda a, b: -_cosine(a, b), True),
+        (lambda a, b: 2 - 2 * _product(a, b), True),
+        (lambda a, b: 0.5 * ((1 - _cosine(a, b)) - _product(b, a)), True),
+        (lambda a, b: -sum(_cosine(*one) for one in ((a, b), (b, a))) / 2, True),
+        (_cosine, False),
+        (lambda a, b: -_cosine(a, b.detach()), False),
+        (lambda a, b: -_cosine(a, b) - _cosine(b, a.detach()), False),
+        (lambda a, b: _cosine(a, b.roll(1, 0)) - _cosine(a, b), False),
+        (lambda a, b: F.relu(0.2 + _cosine(a, b.roll(1, 0)) - _cosine(a, b)), False),
+        (lambda a, b: F.relu(1 - a.std(0)).mean() - _cosine(a, b), False),
+        (lambda a, b: -_cosine(a[:, :1], b[:, :1]), False),
+        (F.mse_loss, False),
+    ],
+)
+def test_a_loss_that_only_pulls_pairs_together_is_known(loss: Any, only_pulls: bool) -> None:
+    """However it is written; what is detached, pushes apart or keeps a variance is another one."""
+    net = nn.Linear(64, 16)
+    seen = watch(Predictions, net, lambda net, x, y: loss(net(x), net(x + 0.1)))
+    assert (seen.apart is not None) is only_pulls
 
 
 def test_attention_to_a_single_token_is_no_output() -> None:

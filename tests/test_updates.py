@@ -368,6 +368,15 @@ def test_units_that_stay_alike_are_told() -> None:
     assert badly_initialized(updates=[update(is_alike=True, age=5)]) == ["alike"]
 
 
+def test_columns_of_a_table_that_stay_alike_are_told() -> None:
+    """Where it has moved: a scale that starts at ones may be too near to them to tell."""
+    table = {"is_alike": True, "age": 5, "kind": "embedding"}
+    assert badly_initialized(updates=[update(**table)]) == ["alike"]
+    assert not badly_initialized(updates=[update(**table, moved=False)])
+    idle = update(**{**table, "age": 20}, weight=0.0, start=0.0, gradient=0.0)
+    assert not badly_initialized(updates=[idle, idle])
+
+
 def test_a_lone_layer_of_zeros_comes_free() -> None:
     """The last layer of a branch gets a gradient in the first step."""
     still = update(is_alike=True, weight=0.0, start=0.0, gradient=0.0)

@@ -331,7 +331,12 @@ class LossDetector(Detector):
         """
         take_up(self.histories, fits)
         judged = [one.where for one in fits.fits]
-        if not judged or not is_late(fits.step, run.steps) or self._is_explained():
+        if (
+            not judged
+            or any(one.is_next for one in fits.fits)
+            or not is_late(fits.step, run.steps)
+            or self._is_explained()
+        ):
             return
         if self._pulling():  # LOS106 tells it
             return

@@ -56,6 +56,20 @@ def test_targets_are_traced_to_the_batch(step: Any, place: str, whole: bool) -> 
     assert (str(call.place), call.whole) == (place, whole)
 
 
+def test_next_tokens_are_known_as_such() -> None:
+    """Also where they had to be copied; those before, or some of them masked, are not they."""
+    tokens = torch.tensor([[5, 3, 4, 0], [2, 7, 1, 6]])
+    logits = torch.randn(6, 8, requires_grad=True)
+
+    def is_next(targets: Any) -> bool:
+        (call,) = heard(lambda one: F.cross_entropy(logits, targets(one).flatten()), tokens)
+        return call.is_next
+
+    assert is_next(lambda one: one[:, 1:])
+    assert not is_next(lambda one: one[:, :-1])
+    assert not is_next(lambda one: one[:, 1:].masked_fill(one[:, 1:] == 0, 7))
+
+
 @pytest.mark.parametrize(
     ("step", "is_weighed"),
     [

@@ -6,11 +6,14 @@ that were seen; a set of which many were seen moves to `spent`.
 
 SEEN = {
     "clipped_number_by_number",
+    "factors_that_start_alike",
     "left_from_a_smoke_test",
     "momentum_of_another_framework",
     "one_word_more_than_vectors",
     "plateau_at_every_batch",
     "seer_whose_statistics_move",
+    "siamese_without_a_stop",
     "sigmoids_all_the_way",
     "still_overfitting_two_batches",
+    "tied_to_a_wide_embedding",
 }

@@ -84,6 +84,8 @@ class Features(Measurement):
         main, labels = inputs.read_main(moment.batch), inputs.target.read(moment.batch)
         if main is None or labels is None or not given.dim():
             return None
+        if inputs.tokens and main.dim() < 2:  # noqa: PLR2004 -- one of several that go together
+            return None
         answers = answers_of(labels)
         if answers is None or not len(given) == len(main) == len(answers) >= _BATCH:
             return None

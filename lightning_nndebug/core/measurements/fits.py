@@ -47,6 +47,8 @@ class Fit:
         kind: ``classes``, ``answers`` or ``quantities``.
         scaled: Whether predictions may have a temperature: they were multiplied or divided by
             something, or tell the samples of a batch from each other.
+        is_next: Whether targets are the next tokens of the inputs: how frequent they are is learned
+            first, and takes time.
         opposed: Whether a gradient of the user's own making is on its way back to the net, such as
             the reversed one of an adversary: then part of the net wants the loss to rise.
     """
@@ -61,6 +63,7 @@ class Fit:
     totals: Tensor = field(repr=False)
     kind: str
     scaled: bool = False
+    is_next: bool = False
     opposed: bool = False
 
 
@@ -135,7 +138,7 @@ def fit(call: LossCall) -> Fit | None:
     target = call.target
     if judge is None or target is None or target.requires_grad:
         return None
-    if call.place is None and not _is_matching(call, target):
+    if call.place is None and not call.is_next and not _is_matching(call, target):
         return None
     return judge(call, call.input.detach().float(), target.detach())
 
@@ -225,7 +228,8 @@ def _fit_of_shares(
     return Fit(
         where(call), call.line, numbers[0], chance * float(weighted.sum() / samples), numbers[1],
         numbers[2], len(shares), totals.cpu(), kind,
-        call.made_by in ("Mul", "Div") or call.place is None,
+        call.made_by in ("Mul", "Div") or (call.place is None and not call.is_next),
+        is_next=call.is_next,
     )  # fmt: skip
 
 

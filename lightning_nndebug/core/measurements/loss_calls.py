@@ -68,6 +68,7 @@ class LossCall:
         options: The other arguments by name, defaults included.
         place: The tensor of the batch that is the target, or holds the same values.
         whole: Whether the target is all of that tensor, not a part of it.
+        is_next: Whether the target is a copy of sequences of the batch without their first token.
         is_integer: Whether that tensor holds integers.
         lowest: The least value of the targets that count, for functions that tell classes apart.
         highest: Their largest value.
@@ -95,6 +96,7 @@ class LossCall:
     options: Mapping[str, Any] = field(default_factory=dict)
     place: Place | None = None
     whole: bool = False
+    is_next: bool = False
     is_integer: bool = False
     lowest: float = math.nan
     highest: float = math.nan
@@ -418,7 +420,8 @@ class Listener(TorchFunctionMode):
             return call
         place, whole = self._origin(call, call.target)
         padding = self._padding(place, call, call.target)
-        call = replace(call, place=place, whole=whole, padding=padding)
+        is_next = place is None and any(_is_next(one, call.target) for _, one in self._leaves)
+        call = replace(call, place=place, whole=whole, is_next=is_next, padding=padding)
         return _shortened(replace(call, is_integer=self._is_integer(place)))
 
     def _is_integer(self, place: Place | None) -> bool:
@@ -788,6 +791,16 @@ def _same_values(leaf: Tensor, target: Tensor) -> bool:
     if bool(((index < 0) | (index >= target.shape[1])).any()):
         return False
     return torch.equal(one_hot.scatter_(1, index, 1), target)
+
+
+def _is_next(leaf: Tensor, target: Tensor) -> bool:
+    """Whether the targets are the sequences of a tensor without their first token, copied."""
+    if leaf.dim() != 2 or leaf.device != target.device or _is_float(leaf) or _is_float(target):  # noqa: PLR2004
+        return False
+    following = leaf[:, 1:]
+    if following.numel() != target.numel() or target.numel() > _HELD:
+        return False
+    return torch.equal(following.flatten().to(target.dtype), target.flatten())
 
 
 def _is_scaled(leaf: Tensor, target: Tensor) -> bool:

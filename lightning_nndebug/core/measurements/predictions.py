@@ -31,6 +31,15 @@ _HEARD = {*_SCORES, *_ANSWERS, *_VALUES, *_DIFFERENCES}
 _CALLS = 32  # that are noted in a step
 _HELD = 2**20  # entries that are looked at
 _EPS = 1e-6
+_ROWS = 8  # embeddings of a batch, and features of each, at least
+_UNIT = 1e-2  # so near to 1 is a length of 1, also in half precision
+_TERMS = 64  # operations between a loss and the cosines that it is made of
+
+# With which sign a linear operation takes what it is given, first and next.
+_SIGNS: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(("Add", "Mean", "Sum", "Stack", "Cat", "View", "Squeeze", "ToCopy"), (1.0,)),
+    "Neg": (-1.0,), "Sub": (1.0, -1.0), "Rsub": (-1.0, 1.0),
+}  # fmt: skip
 
 # The least and the largest value that an operation can give, by the name of its backward.
 _ENDS = {
@@ -90,6 +99,9 @@ class Predictions(Measurement):
     Attributes:
         pairs: Those that were held against targets, in order.
         centered: Whether something is pulled to a fixed point, as normal data are in Deep SVDD.
+        apart: Of a loss that pulls together pairs of embeddings which are both learned, and does
+            nothing else: by how much those of different pairs differ, as 1 minus their cosine. None
+            of any other loss.
         step: Where they were taken.
     """
 
@@ -99,6 +111,7 @@ class Predictions(Measurement):
 
     pairs: tuple[Prediction, ...]
     centered: bool = False
+    apart: float | None = None
     step: int = 0
 
     @classmethod
@@ -112,7 +125,8 @@ class Predictions(Measurement):
         unfinished = not moment.module.automatic_optimization  # it may go on after a backward
         if not hasattr(memory, "mode") or (moment.hook == "on_before_backward" and unfinished):
             return None
-        return cls(memory.mode.heard(), memory.mode.centered, moment.step)
+        apart = None if unfinished or moment.loss is None else _apart(moment.loss.grad_fn)
+        return cls(memory.mode.heard(), memory.mode.centered, apart, moment.step)
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -251,6 +265,57 @@ def _noted(pair: Pair, line: Line | None) -> _Note:
         lonely=_is_lonely(pair),
         numbers=torch.stack([spread, *_reach(y, ends)]),
     )
+
+
+def _apart(root: Any) -> float | None:
+    """Returns by how much strangers differ under a loss of the cosines of learned pairs alone."""
+    nodes, cosines = [(root, 1.0)], []
+    for node, sign in nodes:  # which grows
+        if node is None:  # a constant
+            continue
+        pair, signs = _pair(node), _signs(node)
+        if pair is not None and sign < 0:
+            cosines.append(1 - _of_strangers(*pair))
+        elif pair is not None or not signs or len(nodes) > _TERMS:
+            return None
+        else:
+            parents = enumerate(one for one, _ in node.next_functions)
+            nodes += [(one, sign * signs[min(i, len(signs) - 1)]) for i, one in parents]
+    return max(torch.stack(cosines).tolist()) if cosines else None
+
+
+def _pair(node: Any) -> tuple[Tensor, Tensor] | None:
+    """Returns the rows, all learned and of length 1, of which a sum is the cosine."""
+    product = next(iter(_parents(node)), None) if node.name() == "SumBackward1" else None
+    if product is None or product.name() != "MulBackward0":
+        return None
+    if [one.name() for one in _parents(product)] != ["DivBackward0"] * 2:
+        return None
+    x, y = (one.detach().float() for one in (product._saved_self, product._saved_other))
+    is_wide = x.shape == y.shape and x.dim() == 2 and min(x.shape) >= _ROWS  # noqa: PLR2004
+    is_unit = is_wide and all(bool((one.norm(dim=1) - 1).abs().max() < _UNIT) for one in (x, y))
+    return (x, y) if is_unit else None
+
+
+def _of_strangers(x: Tensor, y: Tensor) -> Tensor:
+    """Returns the mean cosine of rows that are no pair."""
+    count = len(x)
+    return ((x.sum(0) * y.sum(0)).sum() - (x * y).sum()) / (count * (count - 1))
+
+
+def _signs(node: Any) -> tuple[float, ...]:
+    """Returns the signs with which a linear operation takes what it is given; none of others."""
+    name = node.name().partition("Backward")[0]
+    if name not in ("Mul", "Div"):
+        return _SIGNS.get(name, ())
+    number = getattr(node, "_saved_other", None)
+    if not isinstance(number, Tensor) or number.numel() != 1 or len(_parents(node)) != 1:
+        return ()
+    return (float(number.sign()),)
+
+
+def _parents(node: Any) -> list[Any]:
+    return [one for one, _ in node.next_functions if one is not None]
 
 
 def _part(x: Tensor) -> Tensor:

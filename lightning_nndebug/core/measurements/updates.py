@@ -20,6 +20,8 @@ from .losses import Loss
 from .schedules import learning_rate, optimizer_name
 from .weights import ENTRIES, Kind, are_alike, entries, fan_in, has_units, is_dense, kind_of
 
+_WIDE = 4  # columns of a table, at least, are not alike by chance
+
 
 @dataclass(frozen=True)
 class Update:
@@ -39,7 +41,8 @@ class Update:
         fan_in: How many inputs it sums over.
         rounding: The smallest relative change that its type can hold.
         moved: Whether any entry is not what it was at the first look, before this step.
-        is_alike: Whether all units of the layer have been equal at every look.
+        is_alike: Whether all units of the layer, or columns of a table, have been equal at every
+            look.
     """
 
     name: str
@@ -182,7 +185,7 @@ class _Book:
         if not any(update for _, update, *_ in rows):
             return []
         for (_, p), one in zip(self.held, firsts, strict=True):
-            one.is_alike = one.is_alike and are_alike(p)
+            one.is_alike = one.is_alike and are_alike(_units(one.kind, p))
         return [
             Update(
                 name=name,
@@ -221,10 +224,20 @@ class _Book:
                 self.first[id(p)] = _First(
                     row=row.clone(),
                     step=moment.step,
-                    kind=kind_of(owner, name, p),
+                    kind=(kind := kind_of(owner, name, p)),
                     fan_in=fan_in(owner, p),
-                    is_alike=has_units(owner, p) and are_alike(p),
+                    is_alike=(has_units(owner, p) or _is_wide(kind, p))
+                    and are_alike(_units(kind, p)),
                 )
+
+
+def _is_wide(kind: Kind, p: Tensor) -> bool:
+    return kind == "embedding" and p.dim() == 2 and p.shape[1] >= _WIDE and is_dense(p)  # noqa: PLR2004
+
+
+def _units(kind: Kind, p: Tensor) -> Tensor:
+    """Returns what units of a layer are made of, in rows: those of an embedding are its columns."""
+    return p.detach().T if kind == "embedding" else p
 
 
 def _rows(tensors: Sequence[Tensor | None]) -> Tensor:
