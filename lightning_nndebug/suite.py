@@ -63,9 +63,6 @@ class NNDebug(Detector):
         report: Whether to write ``report.html`` when the run ends, and to log its figures where a
             logger takes some. None does so if the run was long enough for that not to be felt;
             ``nndebug report`` writes it at any time.
-        target_key: Where the targets are in a batch: ``"labels"``, ``1``. None finds them.
-        report: Whether to write ``report.html`` when the run ends. None writes it if the run was
-            long enough for that not to be felt; ``nndebug report`` writes it at any time.
         input_key: Where the inputs are in a batch: ``"image"``, ``0``. None finds them.
         target_key: Where the targets are, likewise.
         target_fn: A function from a batch to its targets, for batches that no key describes.

@@ -26,6 +26,7 @@ _EARLY = 1000  # steps in which nothing that is well grows so much
 _LAYERS = 2  # matrices, at least: a lone one may have to go wherever the targets are
 _BEGINNING = 20  # steps, whose length a layer's first size is a measure of
 _LEFT = 3.0  # times as large as it was, there is little left of what a layer was
+_NOISE = 1e-4  # of the usual gradient: less does not ask a weight to move
 _SINGLE = 1e-6  # relative rounding that is finer than that is no half precision
 _DEPENDS = 0.5  # an update that grows so much with the weight, in logarithms, is driven by it
 _RISE = 1.3  # by which running weights grow in the last looks
@@ -134,15 +135,19 @@ class UpdateDetector(Detector):
 
         When it is fine:
             Never, for parameters that are meant to learn. A learning rate of 0, a gradient that is
-            missing, single numbers at the end of their range and steps that a GradScaler skips are
-            not counted here.
+            missing or nothing beside those of others, single numbers at the end of their range and
+            steps that a GradScaler skips are not counted here.
 
         References:
             micikevicius2018mixed
         """
         stuck = defaultdict(list)
+        # A bias before a norm has none but the rounding errors of others for a gradient.
+        gradients = [one.gradient for one in updates.updates if one.gradient]
+        noise = _NOISE * median(gradients) if gradients else 0.0
         for one in updates.updates:
-            if one.age >= _STEPS and not one.moved and one.gradient and not _is_excused(one):
+            is_asked = one.gradient is not None and one.gradient > noise
+            if one.age >= _STEPS and not one.moved and is_asked and not _is_excused(one):
                 stuck[one.optimizer].append(one)
         for name, ones in stuck.items():
             first = ones[0]

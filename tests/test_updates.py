@@ -282,6 +282,13 @@ def test_a_weight_that_is_put_back_is_unchanged() -> None:
     assert unchanged(update=1e-3)
 
 
+def test_the_rounding_errors_of_others_do_not_ask_a_weight_to_move() -> None:
+    """Such is the gradient of a bias before a batch norm, with SGD."""
+    bias = update("net.0.bias", moved=False, update=0.0, gradient=1e-9)
+    others = [update(f"net.{i}.weight") for i in range(3)]
+    assert not list(UpdateDetector().unchanged_parameter(look(bias, *others)))
+
+
 def test_half_precision_rounds_small_updates_away() -> None:
     """A norm's weight of 1 needs steps of 0.4 % in bfloat16."""
     assert unchanged(weight=1.0, rounding=2**-8)
