@@ -188,7 +188,7 @@ def findings(cell: Cell, directory: Path) -> dict[str, str]:
     seed()
     torch._dynamo.reset()
     # Two iterations of LBFGS on batches of sixteen do not get far, and are told so.
-    suite = NNDebug(ignore=["LOS104"] if cell.optimization == "lbfgs" else None)
+    suite = NNDebug(ignore=["LOS104", "LRN102"] if cell.optimization == "lbfgs" else None)
     fit(program(cell), suite, default_root_dir=directory)
     found = json.loads((directory / "nndebug" / "findings.json").read_text())
     return {one["code"]: one["severity"] for one in found if one["severity"] != "info"}
