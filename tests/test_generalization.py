@@ -481,3 +481,9 @@ def test_a_run_that_is_resumed_or_has_no_validation_is_no_error(caplog) -> None:
     fit(Program(Classifier(), loader(*train), trainer={"max_epochs": 2}), detector)
     assert "is off" not in caplog.text
     assert {one.code for one in detector.findings} == {"GEN103", "GEN106"}
+
+
+def test_a_loss_that_was_nan_for_a_while_has_gained_nothing() -> None:
+    """What it gained before and since is not known; nothing is divided by it."""
+    means = (1.0,) * 40 + (float("nan"),) + (1.0,) * 59
+    assert LossCurve(means, 1, 100).gain(0.5) == (0.0, float("inf"))

@@ -97,7 +97,7 @@ class LossCurve(Measurement):
         # From one stretch to the next, so that the slope itself is no noise.
         steps = [b - a for part in (before, late) for a, b in pairwise(part)]
         error = math.sqrt(statistics.fmean(one * one for one in steps) / len(late))
-        if not math.isfinite(fallen) or fallen <= 3 * error:
+        if not (math.isfinite(fallen) and fallen > 3 * error):  # or something is NaN
             return 0.0, math.inf
         return (statistics.fmean(before) - statistics.fmean(late)) / fallen, error / fallen
 
