@@ -474,9 +474,8 @@ class UpdateDetector(Detector):
     def _strides(self, layers: Sequence[Update]) -> Iterator[Evidence]:
         """Notes a look at all layers, and yields if the usual one has been walked away from."""
         growth = median(map(_growth, layers))
-        if (
-            layers[0].age <= _BEGINNING
-        ):  # later, a layer that has grown for other reasons moves as far
+        # Later, a layer that has grown for other reasons moves as far.
+        if layers[0].age <= _BEGINNING:
             stride = median(one.update / _scale(one) for one in layers)
             self.strides = [*self.strides, stride][-_LOOKS:]
             if len(self.strides) == _LOOKS:

@@ -95,6 +95,11 @@ def accumulation(trainer: Any) -> int:
     )
 
 
+def optimizer_index(trainer: Any, optimizer: Any) -> int:
+    """Returns which optimizer of the run this is; 0 if that cannot be known."""
+    return next((i for i, one in enumerate(trainer.optimizers) if one is optimizer), 0)
+
+
 def is_stepping(trainer: Any) -> bool:
     """Returns whether the batch at hand ends in an optimizer step rather than accumulating."""
     return not trainer.fit_loop._should_accumulate()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..trainer import plain_name
+from ..trainer import optimizer_index, plain_name
 from . import Measurement, Moment
 from .batches import tensors
 from .fingerprint import Fingerprint
@@ -46,8 +46,7 @@ class Rates(Measurement):
         """Reads the rates; those that live on a device are left there."""
         rates = [group.get("lr") for group in moment.optimizer.param_groups]
         numbers = [one for one in rates if isinstance(one, (int, float))]
-        optimizers = moment.trainer.optimizers
-        index = next((i for i, one in enumerate(optimizers) if one is moment.optimizer), 0)
+        index = optimizer_index(moment.trainer, moment.optimizer)
         return cls(index, float(max(numbers))) if numbers else None
 
     def curves(self) -> dict[str, float]:

@@ -195,7 +195,7 @@ class Labels(Measurement):
 
     def snapshot(self) -> dict[str, Any]:
         """The counts of a training batch, unless there are too many classes to be drawn."""
-        if self.validation or self.target.classes > _DRAWN or len(self.counts) > _DRAWN:
+        if self.validation or not 0 < self.target.classes <= _DRAWN:
             return {}
         return {"target": self.target.name, "counts": [round(one) for one in self.counts.tolist()]}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from ..trainer import accumulation, loss_scale
+from ..trainer import accumulation, loss_scale, optimizer_index
 from . import Measurement, Moment
 
 
@@ -59,13 +59,13 @@ class Loss(Measurement):
         read = torch.stack(losses).tolist() if len(losses) > 1 else [losses[0].item()]
         values = [one / scale for one in read]
         pending.clear()
-        return cls(sum(values) / len(values), tuple(values), _index(moment), moment.step)
+        return cls(
+            sum(values) / len(values),
+            tuple(values),
+            optimizer_index(moment.trainer, moment.optimizer),
+            moment.step,
+        )
 
     def curves(self) -> dict[str, float]:
         """The loss, by optimizer if there are several."""
         return {f"loss {self.optimizer}" if self.optimizer else "loss": self.value}
-
-
-def _index(moment: Moment) -> int:
-    optimizers: list[Any] = moment.trainer.optimizers
-    return next((i for i, one in enumerate(optimizers) if one is moment.optimizer), 0)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from ..trainer import optimizer_index
 from . import Cadence, Measurement, Moment
 
 _FAR = 1_000_000  # calls
@@ -166,10 +167,10 @@ class LearningRates(Measurement):
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LearningRates:
         """Reads the groups; of those with rate 0 it remembers a few weights, to see them move."""
         seen: dict[str, list[torch.Tensor]] = memory.__dict__.setdefault("seen", {})
-        optimizer, optimizers = moment.optimizer, moment.trainer.optimizers
+        optimizer = moment.optimizer
         name, alone = optimizer_name(moment.trainer, optimizer), len(optimizer.param_groups) == 1
         plan = moment.take(Schedules)
-        index = next((i for i, one in enumerate(optimizers) if one is optimizer), 0)
+        index = optimizer_index(moment.trainer, optimizer)
         peaks = plan.peaks[index] if plan is not None and index < len(plan.peaks) else ()
         groups = []
         for number, group in enumerate(optimizer.param_groups):
