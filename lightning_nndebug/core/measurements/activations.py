@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..layers import condensed
-from ..listening import listen, stop_listening
+from ..listening import ListeningMode, listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line, outward
 from ..trainer import plain_name
@@ -247,7 +246,7 @@ Heard = tuple[
 ]
 
 
-class _Listener(TorchFunctionMode):
+class _Listener(ListeningMode):
     """Notes activation functions as they are called, and follows where their results go.
 
     Args:

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
-from torch.overrides import TorchFunctionMode
 
+from ..listening import ListeningMode, hookable
 from ..sandbox import named_tensors, running
 from ..source import Line, outward, owner_of
 from ..trainer import eagerly, plain_name
@@ -84,7 +84,7 @@ class ActiveDropouts(Measurement):
         memory.stack = stack = ExitStack()
         memory.listener = _Listener(moment.module, moment.batch)
         stack.enter_context(eagerly(moment.module))
-        for one in moment.module.modules():
+        for _, one in hookable(moment.module):
             code = getattr(type(one).forward, "__code__", None)
             if code is not None and owner_of(code.co_filename) == "user":
                 stack.callback(one.register_forward_pre_hook(memory.listener.pass_).remove)
@@ -105,7 +105,7 @@ class ActiveDropouts(Measurement):
             del memory.stack, memory.listener
 
 
-class _Listener(TorchFunctionMode):
+class _Listener(ListeningMode):
     """Looks at the stack whenever a function drops something.
 
     A mode below autograd would hear more, and turn autocast off within fused operations.

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..listening import hookable
 from ..sandbox import running
 from ..trainer import eagerly
 from . import Cadence, Measurement, Moment
@@ -60,7 +61,7 @@ class Features(Measurement):
         if moment.trainer.current_epoch or sum(map(len, memory.known[2])) >= _ROWS:
             return
         found = vars(memory).get("last")
-        layers = [found] if found else [one for one in moment.module.modules() if computes(one)]
+        layers = [found] if found else [one for _, one in hookable(moment.module) if computes(one)]
         memory.stack.enter_context(eagerly(moment.module))
 
         def calling(module: nn.Module, args: Any) -> None:

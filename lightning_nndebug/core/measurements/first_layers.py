@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..listening import hookable
 from ..mode_effects import is_norm
 from ..sandbox import running
 from ..trainer import eagerly, plain_name
@@ -140,8 +141,8 @@ class FirstLayers(Measurement):
         """Hooks every module that computes something by itself."""
         memory.watch = watch = _Watch(moment, vars(memory).setdefault("before", {}))
         watch.stack.enter_context(eagerly(moment.module))
-        for name, module in moment.module.named_modules():
-            if module is not moment.module and not isinstance(module, torch.jit.ScriptModule):
+        for name, module in hookable(moment.module):
+            if module is not moment.module:
                 watch.add(plain_name(name), module)
 
     @classmethod

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..listening import hookable
 from ..sandbox import running
 from ..trainer import eagerly, plain_name
 from . import ON_REQUEST, Cadence, Measurement, Moment
@@ -129,7 +130,7 @@ class GradientFlow(Measurement):
         """Hooks every module that has parameters of its own."""
         memory.watch = watch = _Watch()
         watch.stack.enter_context(eagerly(moment.module))
-        for name, module in moment.module.named_modules():
+        for name, module in hookable(moment.module):
             own = any(True for _ in module.parameters(recurse=False))
             # Lightning redirects the forward of its own module: a hook there would see the batch.
             if own and module is not moment.module and not isinstance(module, _NORMS):
@@ -173,9 +174,8 @@ class _Watch:
         self._times: dict[str, Tensor | list[Tensor | None]] = {}
 
     def add(self, name: str, module: nn.Module) -> None:
-        if not isinstance(module, torch.jit.ScriptModule):
-            hook = functools.partial(self._called, name)
-            self.stack.callback(module.register_forward_hook(hook).remove)
+        hook = functools.partial(self._called, name)
+        self.stack.callback(module.register_forward_hook(hook).remove)
         if isinstance(module, nn.RNNBase):
             before = functools.partial(self._entered, name)
             self.stack.callback(module.register_forward_pre_hook(before).remove)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
+from ..listening import ListeningMode
 from ..sandbox import Sandbox
 from . import Measurement, Moment
 from .batches import Place
@@ -143,7 +143,7 @@ def _logits(sandbox: Sandbox, moment: Moment, number: int) -> Tensor | None:
     return collector.inputs[number] if number < len(collector.inputs) else None
 
 
-class _Collector(TorchFunctionMode):
+class _Collector(ListeningMode):
     """Keeps what loss functions of classes are given."""
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from ..listening import ListeningMode
 from ..sandbox import Sandbox
 from ..source import Line, nearest_line
 from . import Measurement, Moment
@@ -126,7 +126,7 @@ class LostGraph(Measurement):
         memory.batch = None
 
 
-class _Listener(TorchFunctionMode):
+class _Listener(ListeningMode):
     """Counts the operations on trainable parameters by whether they leave a graph."""
 
     def __init__(self) -> None:

@@ -14,11 +14,10 @@ from types import FrameType, SimpleNamespace, TracebackType
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from ..listening import listen, stop_listening
+from ..listening import ListeningMode, listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line
 from . import Cadence, Measurement, Moment
@@ -225,10 +224,6 @@ class LossCalls(Measurement):
         stop_listening(memory)
 
 
-# In eval mode these take a fast path, unless somebody listens: then they come to other last bits.
-_FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
-
-
 @dataclass(frozen=True)
 class ValidationLossCalls(Measurement):
     """The loss functions that one batch of validation has called, in order.
@@ -245,10 +240,6 @@ class ValidationLossCalls(Measurement):
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Listens to all of a small validation, and to a sixteenth of a large one."""
-        if not hasattr(memory, "has_fast_path"):
-            memory.has_fast_path = any(isinstance(one, _FAST) for one in moment.module.modules())
-        if memory.has_fast_path:
-            return
         if moment.batch_idx < 16 or moment.batch_idx % 16 == 0:  # noqa: PLR2004
             listen(memory, moment.module, Listener(moment.batch))
 
@@ -291,7 +282,7 @@ class LabelCalls(Measurement):
         return cls(calls) if calls else None
 
 
-class Listener(TorchFunctionMode):
+class Listener(ListeningMode):
     """Notes calls as they are made. What it knows of them is read before: the call may fail.
 
     Args:

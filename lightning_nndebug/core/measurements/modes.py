@@ -178,7 +178,10 @@ class _Watch:
             if effect(one) in ("norm", "noise")
         ]
         drops = [one for one in self._modules if isinstance(one, _DropoutNd) and one.p > 0]
-        fused = any(isinstance(one, nn.TransformerEncoderLayer) for one in self._tree.values())
+        fused = any(
+            isinstance(one, nn.TransformerEncoderLayer) and not one.training
+            for one in self._tree.values()
+        )
         if drops and all(one.training for one in drops) and not fused:
             largest = max((len(one) for _, one in named_tensors(batch) if one.dim()), default=0)
             self._handles += [one.register_forward_pre_hook(passed) for one in drops]

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..listening import hookable
 from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
 
@@ -42,9 +43,8 @@ class Magnitudes(Measurement):
         memory.seen = {}
         memory.stack = ExitStack()
         memory.stack.enter_context(eagerly(moment.module))
-        for name, module in moment.module.named_modules():
-            is_leaf = name and not any(module.children())
-            if is_leaf and not isinstance(module, torch.jit.ScriptModule):
+        for name, module in hookable(moment.module):
+            if name and not any(module.children()):
                 watch = _Watch(plain_name(name), memory.seen)
                 memory.stack.callback(module.register_forward_hook(watch).remove)
 

@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from ..listening import listen, stop_listening
+from ..listening import ListeningMode, listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line
 from . import Cadence, Measurement, Moment
@@ -189,7 +188,7 @@ class _Note:
     numbers: Tensor
 
 
-class _Listener(TorchFunctionMode):
+class _Listener(ListeningMode):
     """Notes what is compared as the calls are made."""
 
     def __init__(self, batch: Any) -> None:

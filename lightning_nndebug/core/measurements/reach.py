@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..listening import hookable
 from ..sandbox import Sandbox
 from ..trainer import plain_name
 from . import Measurement, Moment
@@ -289,13 +290,12 @@ class _Trial:
                 if one.parameter.requires_grad:
                     hook = functools.partial(arriving, one.name)
                     stack.callback(one.parameter.register_hook(hook).remove)  # type: ignore[no-untyped-call]
-            for name, module in self._moment.module.named_modules():
-                if not isinstance(module, torch.jit.ScriptModule):
-                    note = functools.partial(calling, plain_name(name))
-                    stack.callback(module.register_forward_pre_hook(note).remove)
-                    if plain_name(name) in around:
-                        note = functools.partial(returning, plain_name(name))
-                        stack.callback(module.register_forward_hook(note).remove)
+            for name, module in hookable(self._moment.module):
+                note = functools.partial(calling, plain_name(name))
+                stack.callback(module.register_forward_pre_hook(note).remove)
+                if plain_name(name) in around:
+                    note = functools.partial(returning, plain_name(name))
+                    stack.callback(module.register_forward_hook(note).remove)
             return self.run(grad=True)
 
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ..foreign import is_consumable
+from ..listening import ListeningMode
 from ..sandbox import Sandbox
 from ..source import Line, nearest_line
 from . import Measurement, Moment
@@ -24,7 +24,7 @@ from .repeatable import Repeatable, is_repeatable
 
 log = logging.getLogger("lightning_nndebug")
 
-L = TypeVar("L", bound=TorchFunctionMode)
+L = TypeVar("L", bound=ListeningMode)
 
 _STEPS = (19, 29)
 _SAMPLES = 4  # at least
@@ -203,7 +203,7 @@ def _scrambled(x: Tensor) -> Tensor:
     return x.flatten(1).flip(1).view_as(x) if x.is_floating_point() and x.dim() > 1 else x
 
 
-class _Ears(TorchFunctionMode):
+class _Ears(ListeningMode):
     """Keeps copies of what is predicted."""
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
@@ -235,7 +235,7 @@ class _Marks:
     result: dict[int, Tensor]
 
 
-class _Marker(TorchFunctionMode):
+class _Marker(ListeningMode):
     """Keeps checksums of what suspicious operations get and give."""
 
     def __init__(self, samples: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..source import owner_of
 from ..trainer import plain_name
@@ -88,16 +89,17 @@ class _Watch:
 
     modules: dict[str, nn.Module] = field(default_factory=dict)
     steps: int = 0
-    _handles: list[Any] = field(default_factory=list)
+    _parts: dict[int, str] = field(default_factory=dict)
+    _hook: Any = None
 
     def add(self, name: str, module: nn.Module) -> None:
         self.modules[name] = module
+        # A part of it may be called on its own.
+        self._parts.update((id(one), name) for one in module.modules())
+        self._hook = self._hook or register_module_forward_pre_hook(self._called)
 
-        def called(*_: Any) -> None:
-            self.modules.pop(name, None)
-
-        for one in module.modules():  # a part of it may be called on its own
-            self._handles.append(one.register_forward_pre_hook(called))
+    def _called(self, module: nn.Module, _: Any) -> None:
+        self.modules.pop(self._parts.get(id(module), ""), None)
 
     def look(self) -> None:
         """Strikes out what a gradient has come to: it need not be called to be used."""
@@ -106,8 +108,8 @@ class _Watch:
                 del self.modules[name]
 
     def close(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        if self._hook is not None:
+            self._hook.remove()
 
 
 def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:

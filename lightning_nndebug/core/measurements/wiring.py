@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.overrides import TorchFunctionMode
 
+from ..listening import ListeningMode, hookable
 from ..sandbox import running
 from ..source import nearest_line
 from ..trainer import eagerly, plain_name
@@ -126,7 +126,7 @@ class Wiring(Measurement):
         memory.watch = watch = _Watch(moment)
         watch.stack.enter_context(eagerly(moment.module))
         watch.stack.enter_context(_Listener(watch))
-        for name, module in moment.module.named_modules():
+        for name, module in hookable(moment.module):
             if (part := _part(plain_name(name), module)) is not None:
                 watch.add(part, module)
 
@@ -247,7 +247,7 @@ class _Watch:
             call.out_of = output.grad_fn
 
 
-class _Listener(TorchFunctionMode):
+class _Listener(ListeningMode):
     """Hears dropout that is called as a function."""
 
     def __init__(self, watch: _Watch) -> None:
