@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Subject:
-    """A net with the shape of its batches."""
+    """A net, and what makes a batch for it: a new one every time, with something to learn."""
 
     net: Callable[[], nn.Module]
     batch: Callable[[], tuple[Tensor, Tensor]]
@@ -114,17 +114,39 @@ def cnn() -> nn.Module:
     )  # fmt: skip
 
 
+def rows(n: int = 256) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Rows (n, 64) of numbers; the class is which of the first ten is the largest."""
+
+    def batch() -> tuple[Tensor, Tensor]:
+        x = torch.randn(n, 64)
+        return x, x[:, :10].argmax(1)
+
+    return batch
+
+
 def images(n: int, size: int, classes: int) -> Callable[[], tuple[Tensor, Tensor]]:
-    return lambda: (torch.randn(n, 3, size, size), torch.randint(classes, (n,)))
+    """Noisy images (n, 3, size, size), of a colour to each class."""
+    colours = torch.randn(classes, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+
+    def batch() -> tuple[Tensor, Tensor]:
+        y = torch.randint(classes, (n,))
+        return torch.randn(n, 3, size, size) + colours[y], y
+
+    return batch
+
+
+def counting(length: int = 128, tokens: int = 200) -> tuple[Tensor, Tensor]:
+    """A sequence (1, length) that counts on in steps of one size; and the token after each."""
+    start, step = torch.randint(tokens, (2, 1))
+    x = (start + step * torch.arange(length + 1)) % tokens
+    return x[None, :-1], x[None, 1:]
 
 
 SUBJECTS = {
-    "mlp 0.1M": Subject(mlp, lambda: (torch.randn(256, 64), torch.randint(10, (256,))), 1e-3),
+    "mlp 0.1M": Subject(mlp, rows(), 1e-3),
     "cnn 1M": Subject(cnn, images(64, 32, 10), 1e-3),
     "resnet50 26M": Subject(resnet50, images(8, 96, 1000)),
-    "gpt2 124M": Subject(
-        GPT, lambda: (torch.randint(50257, (1, 128)), torch.randint(50257, (1, 128)))
-    ),
+    "gpt2 124M": Subject(GPT, counting),
 }
 
 
@@ -135,7 +157,7 @@ def _grown(layers: int = 4, width: int = 256, batch: int = 256, steps: int = 300
         parts = [part for a, b in hidden for part in (nn.Linear(a, b), nn.ReLU())]
         return nn.Sequential(*parts, nn.Linear(width, 10))
 
-    return Subject(net, lambda: (torch.randn(batch, 64), torch.randint(10, (batch,))), 1e-3, steps)
+    return Subject(net, rows(batch), 1e-3, steps)
 
 
 GROWTH = {
