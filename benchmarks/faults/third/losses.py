@@ -31,7 +31,7 @@ class Tagger(Task):
 @fault(
     "LOS102",
     "OUT102",
-    source="https://discuss.pytorch.org/t/bceloss-vs-bcewithlogitsloss/33586 (what the last layer is to be)",
+    source=HUMBATOVA + " (the activation of the last layer)",
 )
 def tanh_under_a_sigmoid(fixed: bool) -> Program:
     """The head of the tags ends in a tanh: BCEWithLogitsLoss never sees a logit beyond one."""
@@ -92,7 +92,7 @@ class Segmenter(Task):
 @fault(
     "LOS102",
     "LOS101",
-    source="https://discuss.pytorch.org/t/bceloss-input-and-target/20430; " + HUMBATOVA,
+    source=HUMBATOVA + " (the arguments of the loss function)",
 )
 def targets_come_first(fixed: bool) -> Program:
     """binary_cross_entropy(mask, p), as other libraries order them: the logarithms are those of the target."""
@@ -121,7 +121,8 @@ class Locator(Task):
     "LOS103",
     "OUT101",
     "LOS104",
-    source="https://discuss.pytorch.org/t/userwarning-using-a-target-size-that-is-different-to-the-input-size/59922",
+    source="the warning of smooth_l1_loss (a target size that is different to the input size); "
+    + HUMBATOVA,
 )
 def box_in_a_list_of_one(fixed: bool) -> Program:
     """Boxes are (N, 1, 4), predictions (N, 4): each prediction is compared with every box of the batch."""
@@ -159,8 +160,7 @@ class HalfSupervised(Task):
 
 @fault(
     "LOS105",
-    source="https://discuss.pytorch.org/t/how-to-combine-multiple-criterions-to-a-loss-function/348; "
-    "https://arxiv.org/abs/1705.07115 (weighing losses of several tasks)",
+    source="https://arxiv.org/abs/1705.07115 (weighing the losses of several tasks)",
 )
 def picture_summed_class_averaged(fixed: bool) -> Program:
     """The reconstruction is summed over pixels and batch, the cross entropy averaged: a code for one task."""
@@ -189,7 +189,7 @@ class Denoiser(Task):
     "LOS106",
     "LOS105",
     "OUT101",
-    source="https://github.com/pytorch/examples/issues/360 (neural style: the weights of the terms)",
+    source="https://arxiv.org/abs/1603.08155 (perceptual losses, and the weight of total variation)",
 )
 def smooth_above_all(fixed: bool) -> Program:
     """The total variation weighs ten thousand times too much: the cleaned image is one grey."""
@@ -255,8 +255,7 @@ class DeeplySupervised(Task):
     "LOS107",
     "GRD103",
     "UPD102",
-    source="https://discuss.pytorch.org/t/loss-backward-with-detach-for-logging/111180; "
-    + HUMBATOVA,
+    source=HUMBATOVA,
 )
 def detached_to_be_kept(fixed: bool) -> Program:
     """The main answer is detached to be kept for the plots, and the loss is taken of what is kept."""
@@ -285,7 +284,7 @@ class Variational(Task):
     "LOS109",
     "UPD105",
     "NAN102",
-    source="https://stackoverflow.com/questions/61597340 (VAE: the KL term is negative, and falls)",
+    source="https://github.com/pytorch/examples/issues/824 (the sign of the divergence)",
 )
 def divergence_without_its_minus(fixed: bool) -> Program:
     """The minus before the divergence is lost: codes are paid to go as far away as they can."""
@@ -341,7 +340,7 @@ class Pairs(Task):
     "CLS105",
     "LOS102",
     "OUT101",
-    source="https://discuss.pytorch.org/t/cosineembeddingloss-target-0-and-1/114880 (the target is 1 or -1)",
+    source="https://github.com/pytorch/pytorch/issues/23782 (CosineEmbeddingLoss takes any target)",
 )
 def unlike_is_zero(fixed: bool) -> Program:
     """cosine_embedding_loss takes 1 and -1, and is given 1 and 0: nothing ever pushes two sentences apart."""
@@ -372,7 +371,7 @@ class Ranker(Task):
 @fault(
     "LOS109",
     "GEN105",
-    source="https://discuss.pytorch.org/t/marginrankingloss-what-does-y-mean/30498",
+    source="https://pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html (which input is to be higher)",
 )
 def the_worse_film_first(fixed: bool) -> Program:
     """margin_ranking_loss(worse, better, 1): the net learns well, and to recommend what nobody likes."""
@@ -405,7 +404,7 @@ class Reader(Task):
 @fault(
     "LOS102",
     "LOS108",
-    source="https://github.com/pytorch/pytorch/issues/26797 (a negative CTC loss: no log_softmax before it)",
+    source="https://github.com/SeanNaren/deepspeech.pytorch/issues/488 (a negative loss: no log_softmax)",
 )
 def transcript_of_raw_scores(fixed: bool) -> Program:
     """ctc_loss takes logarithms of probabilities, and gets the last layer's output as it is."""
@@ -435,7 +434,7 @@ class Loans(Task):
     "LOS101",
     "OUT101",
     "GRD103",
-    source="https://stackoverflow.com/questions/50677544 (all elements of input should be between 0 and 1)",
+    source="the error of binary_cross_entropy (elements should be between 0 and 1); " + HUMBATOVA,
 )
 def clamped_because_it_complained(fixed: bool) -> Program:
     """ "All elements of input should be between 0 and 1": so the output is clamped there, without a sigmoid."""
@@ -466,7 +465,7 @@ class Contrastive(Task):
     "LOS109",
     "LOS102",
     "LOS104",
-    source="https://github.com/sthalles/SimCLR/issues/16 (which similarities belong to the denominator)",
+    source="https://github.com/Lightning-Universe/lightning-bolts/issues/695 (SimCLR: pairs of a view with itself)",
 )
 def each_is_its_own_neighbour(fixed: bool) -> Program:
     """The similarity of each view to itself is not masked: the right answer can never be the best."""

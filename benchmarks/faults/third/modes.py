@@ -39,7 +39,7 @@ class SmallBatches(Classify):
 
 @fault(
     "MOD101",
-    source="https://discuss.pytorch.org/t/freeze-batchnorm-layer-lead-to-nan/8385 (train() overridden)",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/2551 (norms that are to stay in eval mode)",
 )
 def norms_frozen_at_birth(fixed: bool) -> Program:
     """train() is overridden to keep batch norms in eval mode, in a net that starts from scratch."""
@@ -68,8 +68,7 @@ class Distilled(Task):
 
 @fault(
     "MOD101",
-    source="https://discuss.pytorch.org/t/deepcopy-of-a-model-in-eval-mode/84931; "
-    "https://github.com/Lightning-AI/pytorch-lightning/issues/19467",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/19467 (from 2.2 nobody calls train())",
 )
 def student_copied_from_its_teacher(fixed: bool) -> Program:
     """The student is a deep copy of a teacher in eval mode, and nothing ever puts it into train mode."""
@@ -112,8 +111,7 @@ class Hidden(Task):
 @fault(
     "MOD102",
     "MOD106",
-    source="https://discuss.pytorch.org/t/model-eval-does-not-reach-modules-in-a-list/61285; "
-    + HUMBATOVA,
+    source=HUMBATOVA + " (modules that are not registered)",
 )
 def where_eval_does_not_look(fixed: bool) -> Program:
     """The net is in a tuple and its parameters in the optimizer: it learns, and never hears of eval()."""
@@ -147,8 +145,7 @@ class Frames(Task):
 
 @fault(
     "MOD103",
-    source="https://keras.io/guides/transfer_learning (frozen batch norm); "
-    "https://discuss.pytorch.org/t/batchnorm-under-torch-no-grad/13396",
+    source="https://keras.io/guides/transfer_learning (frozen batch norm)",
 )
 def features_under_no_grad(fixed: bool) -> Program:
     """Features come from a net under no_grad, in train mode: dark frames move its running statistics."""
@@ -206,8 +203,7 @@ class Ring(pl.LightningModule):
     "GRD103",
     "UPD102",
     "LOS107",
-    source="https://discuss.pytorch.org/t/gan-generator-not-learning-torch-no-grad/102030; "
-    + HUMBATOVA,
+    source=HUMBATOVA,
 )
 def fakes_without_a_graph(fixed: bool) -> Program:
     """Fakes are made under no_grad, to spare the critic's step a detach(), and serve both steps."""
@@ -234,8 +230,7 @@ class Drop(nn.Module):
 @fault(
     "MOD105",
     "GEN105",
-    source="https://stackoverflow.com/questions/54109617 (implementing dropout from scratch); "
-    "https://cs231n.github.io/neural-networks-2 (inverted dropout)",
+    source="https://cs231n.github.io/neural-networks-2 (inverted dropout)",
 )
 def dropout_without_its_scale(fixed: bool) -> Program:
     """Dropout written by hand does not divide by what it keeps: layers get twice as much in validation."""
@@ -249,7 +244,7 @@ def dropout_without_its_scale(fixed: bool) -> Program:
 @fault(
     "MOD105",
     "GEN105",
-    source="https://discuss.pytorch.org/t/batchnorm-momentum-convention-pytorch/18740 (Keras's 0.99 is our 0.01)",
+    source="https://github.com/eriklindernoren/PyTorch-YOLOv3/issues/230 (a momentum of 0.9)",
 )
 def momentum_of_ninety_nine(fixed: bool) -> Program:
     """momentum=0.99, as another framework has it: the running statistics are those of the last batch."""
@@ -281,7 +276,8 @@ class SelfNormalizing(nn.Module):
 
 @fault(
     "MOD106",
-    source="https://github.com/pytorch/pytorch/issues/26338 (functional dropout and its `training`)",
+    source="https://pytorch.org/docs/stable/generated/torch.nn.functional.alpha_dropout.html; "
+    + HUMBATOVA,
 )
 def alpha_dropout_for_ever(fixed: bool) -> Program:
     """F.alpha_dropout(x, 0.15, True): the net that sorts clients drops in validation as in training."""
@@ -323,8 +319,7 @@ class Movement(nn.Module):
 
 @fault(
     "MOD101",
-    source="https://lightning.ai/docs/pytorch/stable/common/lightning_module.html (on_validation_model_train); "
-    + HUMBATOVA,
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/20177 (on_validation_model_train)",
 )
 def nobody_calls_train_again(fixed: bool) -> Program:
     """on_validation_model_train is overridden without super(): after the first validation all is in eval."""
@@ -392,8 +387,7 @@ class Sentences(Task):
 
 @fault(
     "MOD101",
-    source="https://discuss.pytorch.org/t/transformerencoder-eval-mode-fast-path/157483; "
-    + HUMBATOVA,
+    source=HUMBATOVA,
 )
 def encoder_tried_out_first(fixed: bool) -> Program:
     """The encoder is tried out in eval mode before the run, and only the rest of the module goes back."""

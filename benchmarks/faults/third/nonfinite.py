@@ -34,8 +34,7 @@ class Assays(Task):
 @fault(
     "NAN101",
     "NAN102",
-    source="https://discuss.pytorch.org/t/masking-nan-in-a-multi-task-loss/117291 (NaN * 0 is NaN); "
-    + HUMBATOVA,
+    source="https://github.com/ecmwf/WeatherGenerator/issues/2723 (NaN * 0 is NaN)",
 )
 def masked_by_a_product(fixed: bool) -> Program:
     """What was not measured is NaN in the targets, and the loss is multiplied by a mask: NaN times 0 is NaN."""
@@ -66,8 +65,7 @@ class Crops(Dataset):
 
 @fault(
     "NAN101",
-    source="https://discuss.pytorch.org/t/nan-loss-after-random-crop-augmentation/70342; "
-    + HUMBATOVA,
+    source=HUMBATOVA,
 )
 def crop_of_no_length(fixed: bool) -> Program:
     """A random crop may have no length at all, and the mean and the deviation of nothing are NaN."""
@@ -166,7 +164,7 @@ class Graph(Task):
 
 @fault(
     "NAN102",
-    source="https://github.com/tkipf/pygcn/issues/21 (degree ** -0.5 of a node without neighbours)",
+    source="https://github.com/stellargraph/stellargraph/issues/1015 (the degree of isolated nodes)",
 )
 def nodes_without_neighbours(fixed: bool) -> Program:
     """Self-loops are forgotten: the degree of a lonely node is 0, and its inverse root infinite."""
@@ -196,7 +194,7 @@ class Spectral(nn.Module):
 
 @fault(
     "NAN102",
-    source="https://github.com/pytorch/pytorch/issues/49057 (the square root of a covariance matrix)",
+    source="https://github.com/pytorch/pytorch/issues/25972 (negative eigenvalues of a symmetric matrix)",
 )
 def covariance_of_few_points(fixed: bool) -> Program:
     """Ten points span nine of twelve dimensions: rounding makes eigenvalues of 0 negative, before a root."""
@@ -221,7 +219,7 @@ class Bilinear(nn.Module):
 
 @fault(
     "NAN103",
-    source="https://github.com/HaoMood/bilinear-cnn/issues/14 (the signed root of bilinear pooling: NaN)",
+    source="https://github.com/jnhwkim/cbp/issues/1 (the gradient of the signed square root)",
 )
 def signed_root_of_pairs(fixed: bool) -> Program:
     """Bilinear pooling takes sign(x) * sqrt(|x|), whose slope where x is 0 is infinity times nothing."""
@@ -243,7 +241,7 @@ class Careful(Classify):
 @fault(
     "NAN101",
     "NAN104",
-    source="https://discuss.pytorch.org/t/skip-batch-with-nan-loss-batchnorm-running-stats-nan/63405",
+    source="https://github.com/pytorch/pytorch/issues/88474 (the step is skipped, the running mean is NaN)",
 )
 def skipped_too_late(fixed: bool) -> Program:
     """One image is broken; its loss is skipped, but the running statistics of the norms have seen it."""
@@ -300,8 +298,7 @@ class Normed(Task):
 @fault(
     "NAN103",
     "NAN104",
-    source="https://discuss.pytorch.org/t/normalizing-gradients-of-each-parameter/95062; "
-    "https://arxiv.org/abs/2003.04887 (ReZero: gates that start at zero)",
+    source="https://arxiv.org/abs/2003.04887 (ReZero: gates that start at zero); " + HUMBATOVA,
 )
 def gradients_over_their_length(fixed: bool) -> Program:
     """Gradients are divided by their lengths, and behind a gate that starts at zero this is 0 / 0."""
@@ -327,7 +324,7 @@ class Imitator(Task):
 
 @fault(
     "NAN102",
-    source="https://github.com/pytorch/pytorch/issues/32690 (TanhTransform: actions at the very edge)",
+    source="https://github.com/rlworkgroup/garage/pull/2129 (the likelihood of an action at the edge)",
 )
 def actions_at_the_edge(fixed: bool) -> Program:
     """The expert sometimes steers to the stop: atanh(1) is infinite, and so is the likelihood."""
@@ -409,8 +406,7 @@ class Dice(Task):
 
 @fault(
     "NAN102",
-    source="https://github.com/milesial/Pytorch-UNet/issues/178 (Dice of an empty mask); "
-    + HUMBATOVA,
+    source="https://github.com/Project-MONAI/MONAI/issues/120 (Dice of an empty mask)",
 )
 def overlap_of_nothing(fixed: bool) -> Program:
     """A few scans have no lesion, and the overlap of nothing with nothing is 0 / 0."""
@@ -435,8 +431,7 @@ class Watch(pl.Callback):
 
 @fault(
     "NAN104",
-    source="https://discuss.pytorch.org/t/weight-normalization-by-hand-gives-nan/48251; "
-    + HUMBATOVA,
+    source=HUMBATOVA,
 )
 def weights_standardized_by_column(fixed: bool) -> Program:
     """A callback divides each column of weights by its deviation, and pruned columns have none."""

@@ -59,7 +59,7 @@ class Clouded(pl.LightningModule):
 @fault(
     "OUT101",
     "GRD104",
-    source="https://github.com/soumith/ganhacks (noise); https://discuss.pytorch.org/t/gan-mode-collapse/45478",
+    source="https://github.com/soumith/ganhacks; " + HUMBATOVA,
 )
 def one_noise_for_all(fixed: bool) -> Program:
     """One draw of noise is expanded to the batch: all fakes of a batch are one and the same point."""
@@ -88,7 +88,7 @@ class Heading(Task):
     "OUT102",
     "OUT101",
     "GRD103",
-    source="https://discuss.pytorch.org/t/f-normalize-on-a-single-output/139472; " + HUMBATOVA,
+    source=HUMBATOVA,
 )
 def vector_of_one_number(fixed: bool) -> Program:
     """F.normalize of an output of one number: it is plus one or minus one, and nothing flows back."""
@@ -162,7 +162,7 @@ class Values(Task):
     "OUT102",
     "LOS104",
     "GEN102",
-    source="https://discuss.pytorch.org/t/dqn-with-softmax-output/74327; " + HUMBATOVA,
+    source=HUMBATOVA + " (a wrong activation of the last layer)",
 )
 def values_from_a_policy_net(fixed: bool) -> Program:
     """The net of a policy became one of values, and kept its log_softmax: no value is above zero."""
@@ -180,7 +180,7 @@ def values_from_a_policy_net(fixed: bool) -> Program:
     "MOD105",
     "LOS104",
     "GRD103",
-    source="https://stackoverflow.com/questions/65813108 (keep_prob of TensorFlow 1, p of PyTorch)",
+    source="https://www.tensorflow.org/api_docs/python/tf/compat/v1/nn/dropout (keep_prob)",
 )
 def keep_probability_of_one(fixed: bool) -> Program:
     """nn.Dropout(1.0), where 1.0 was the probability to keep: in training, nothing goes through."""
@@ -217,7 +217,7 @@ class Reversal(Task):
     "OUT103",
     "GRD103",
     "UPD102",
-    source="https://discuss.pytorch.org/t/transformer-decoder-ignores-memory/152303; " + HUMBATOVA,
+    source=HUMBATOVA,
 )
 def translates_without_reading(fixed: bool) -> Program:
     """The decoder is given its own start for the memory: it writes without having read anything."""
@@ -246,7 +246,7 @@ class Organs(Task):
 @fault(
     "OUT104",
     "OUT101",
-    source="https://github.com/milesial/Pytorch-UNet/issues/79 (softmax over a single channel)",
+    source="https://github.com/torch/nn/issues/1016 (a softmax over one channel is 1)",
 )
 def softmax_over_one_channel(fixed: bool) -> Program:
     """A softmax over the channels of a map that has one: every pixel belongs to the lesion."""
@@ -329,7 +329,7 @@ class Neighbours(nn.Module):
 
 @fault(
     "OUT105",
-    source="https://github.com/pyg-team/pytorch_geometric/issues/1226 (knn_graph without its batch vector)",
+    source="https://github.com/rusty1s/pytorch_cluster/issues/16 (neighbours in batches)",
 )
 def neighbours_in_other_clouds(fixed: bool) -> Program:
     """The nearest points are sought in the whole batch: most neighbours belong to other clouds."""
@@ -352,7 +352,7 @@ class Churn(Classify):
 
 @fault(
     "OUT105",
-    source="https://stackoverflow.com/questions/66646604 (normalizing by the batch instead of the data)",
+    source=HUMBATOVA + " (preprocessing)",
 )
 def standardized_by_its_company(fixed: bool) -> Program:
     """forward() standardizes each batch by itself, in validation too: an answer depends on the others."""

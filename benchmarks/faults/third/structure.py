@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import HUMBATOVA, fault
+from .. import HUMBATOVA, NEURALINT, fault
 from .._parts import Program, digit_loaders, loaders, mlp, split
 from ..held_out._parts import lesions, patches
 from ..spent._parts import gestures, meters, reviews, sounds
@@ -67,7 +67,7 @@ class Rectified(Classify):
 @fault(
     "STR103",
     "GEN102",
-    source="https://discuss.pytorch.org/t/f-relu-does-not-change-its-input/48911; " + HUMBATOVA,
+    source=NEURALINT + "; " + HUMBATOVA,
 )
 def relu_thrown_away(fixed: bool) -> Program:
     """F.relu(x) without x = ...: what it answers is thrown away, and three layers are one."""
@@ -144,7 +144,7 @@ class Pyramid(Task):
 @fault(
     "STR104",
     "MOD105",
-    source="https://github.com/pytorch/vision/issues/4106 (the image pooling of ASPP and small batches)",
+    source="https://github.com/VainF/DeepLabV3Plus-Pytorch/issues/27 (batch norm after global pooling)",
 )
 def pooled_to_one_and_normed(fixed: bool) -> Program:
     """The branch that pools the image has a batch norm, and two images to a batch: plus or minus one."""
@@ -172,7 +172,7 @@ class CopyPaste(nn.Module):
 @fault(
     "STR105",
     "GRD103",
-    source="https://discuss.pytorch.org/t/find-unused-layers-of-a-model/57834; " + HUMBATOVA,
+    source=HUMBATOVA + " (wrong layers)",
 )
 def second_layer_called_twice(fixed: bool) -> Program:
     """A line was copied: forward() calls the second layer twice, and the third not at all."""
@@ -202,8 +202,7 @@ class Coder(Task):
 @fault(
     "STR105",
     "GRD103",
-    source="https://stackoverflow.com/questions/62833157 (a VAE whose mu and logvar are the same); "
-    + HUMBATOVA,
+    source=HUMBATOVA + " (wrong layers)",
 )
 def mean_and_variance_from_one_layer(fixed: bool) -> Program:
     """logvar = self.fc_mu(h): a code's variance is tied to its mean, and fc_logvar is never used."""
@@ -231,8 +230,7 @@ class Head(nn.Module):
 @fault(
     "STR105",
     "GRD103",
-    source="https://discuss.pytorch.org/t/batchnorm-defined-in-init-but-not-used-in-forward/60217; "
-    + HUMBATOVA,
+    source=HUMBATOVA + " (missing normalization layers)",
 )
 def norms_that_nobody_calls(fixed: bool) -> Program:
     """The batch norms are built, and forward() calls the convolutions without them."""
@@ -258,8 +256,7 @@ class Projector(Task):
 
 @fault(
     "STR103",
-    source="https://stackoverflow.com/questions/64174363 (linear layers after an LSTM); "
-    + HUMBATOVA,
+    source=NEURALINT,
 )
 def three_lines_after_a_gru(fixed: bool) -> Program:
     """Three linear layers in a row end the recurrent net, without anything between them."""

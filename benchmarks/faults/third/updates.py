@@ -15,7 +15,7 @@ from .._parts import Program, Supervised, digit_loaders, loaders, mlp, split
 from ..held_out._parts import demand as electricity
 from ..held_out._parts import patches, windows
 from ..spent._parts import meters, reviews
-from ._more_parts import Classify, Task, small_cnn
+from ._more_parts import Classify, Task, right, small_cnn
 
 
 class Block(nn.Module):
@@ -80,7 +80,8 @@ def in_neither_group(fixed: bool) -> Program:
 @fault(
     "UPD101",
     "UPD102",
-    source="https://discuss.pytorch.org/t/nn-parameter-multiplied-is-not-a-leaf/29543",
+    source="https://pytorch.org/docs/stable/generated/torch.nn.parameter.Parameter.html; "
+    + HUMBATOVA,
 )
 def shaped_after_it_was_a_parameter(fixed: bool) -> Program:
     """nn.Parameter(...)[None, None] is no parameter any more: the token of the class never learns."""
@@ -106,7 +107,7 @@ class Folds(Classify):
     "LRN105",
     "UPD102",
     "GEN102",
-    source="https://stackoverflow.com/questions/58996242 (k-fold cross-validation: resetting the weights)",
+    source=HUMBATOVA,
 )
 def reset_at_every_epoch(fixed: bool) -> Program:
     """The weights are set back at the start of every epoch, as they once were for every fold."""
@@ -114,39 +115,35 @@ def reset_at_every_epoch(fixed: bool) -> Program:
     return Program(module, **digit_loaders(image=True), trainer={"max_epochs": 5})
 
 
-class Halves(Task):
-    """Learns which left half of a digit goes with which right half, as CLIP does with words."""
+class Widths(Task):
+    """Gives the weights of each layer a rate in proportion to its width, so that widths can change."""
 
     def __init__(self, *, fixed: bool) -> None:
-        super().__init__(lr=2e-3)
-        self.left, self.right = mlp(32, 64, 32), mlp(32, 64, 32)
-        self.scale, self.fixed = nn.Parameter(torch.tensor(2.0)), fixed
+        super().__init__()
+        self.net, self.power = mlp(8, 128, 128, 1), 1 if fixed else 2
 
     def step(self, batch):
-        left, right_half = batch[0].view(-1, 8, 8).split(4, dim=2)
-        a = F.normalize(self.left(left.flatten(1)), dim=1)
-        b = F.normalize(self.right(right_half.flatten(1)), dim=1)
-        logits, same = self.scale.exp() * a @ b.T, torch.arange(len(a))
-        loss = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-        return loss, {"found": right(logits, same), "scale": self.scale.exp()}
+        x, y = batch
+        loss = F.mse_loss(self.net(x), y)
+        return loss, {"r2": 1 - loss / y.var()}
 
     def configure_optimizers(self):
-        nets = [*self.left.parameters(), *self.right.parameters()]
-        rate = self.lr if self.fixed else 500 * self.lr
-        groups = [{"params": nets}, {"params": [self.scale], "lr": rate, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.lr)
+        groups = [{"params": layer.bias, "lr": 2e-3} for layer in self.net[::2]]
+        for layer in self.net[::2]:
+            rate = 0.02 * (8 / layer.in_features) ** self.power
+            groups.append({"params": layer.weight, "lr": rate})
+        return torch.optim.Adam(groups)
 
 
 @fault(
     "UPD103",
-    "LRN101",
-    "LRN105",
-    source="https://arxiv.org/abs/2103.00020 (CLIP: the temperature is learned, and bounded)",
+    "LRN102",
+    source="https://arxiv.org/abs/2203.03466 (muP: rates of Adam in proportion to one over the width)",
 )
-def temperature_in_leaps(fixed: bool) -> Program:
-    """The logarithm of the temperature is a group of its own with a rate of one: it leaps with every step."""
-    module = Halves(fixed=fixed)
-    return Program(module, **digit_loaders(batch_size=32), trainer={"max_epochs": 8})
+def divided_by_the_width_twice(fixed: bool) -> Program:
+    """The rate of a layer is divided by the square of its width: the wide layers hardly move."""
+    module = Widths(fixed=fixed)
+    return Program(module, **loaders(*split(*meters(2000))), trainer={"max_epochs": 5})
 
 
 class Forecaster(Task):
@@ -169,8 +166,7 @@ class Forecaster(Task):
     "UPD104",
     "ACT103",
     "LOS101",
-    source="https://stackoverflow.com/questions/49433936 (uniform_ goes from 0 to 1 unless told); "
-    + HUMBATOVA,
+    source="https://stackoverflow.com/questions/49433936 (How do I initialize weights in PyTorch?)",
 )
 def uniform_from_zero_to_one(fixed: bool) -> Program:
     """nn.init.uniform_(weight) draws between 0 and 1: all weights are positive, and large."""
@@ -279,8 +275,7 @@ class Resumed(Classify):
 @fault(
     "UPD101",
     "UPD102",
-    source="https://pytorch.org/docs/stable/generated/torch.nn.Module.html (load_state_dict: assign=True "
-    "and optimizers)",
+    source="https://github.com/pytorch/pytorch/pull/121158 (assign=True, and optimizers made before)",
 )
 def assigned_when_the_run_starts(fixed: bool) -> Program:
     """load_state_dict(assign=True) in on_train_start: the optimizer keeps the parameters that were there."""
@@ -304,7 +299,7 @@ class Masked(Classify):
 @fault(
     "UPD102",
     "GRD103",
-    source="https://discuss.pytorch.org/t/freeze-some-rows-of-an-embedding-with-a-hook/13678",
+    source=HUMBATOVA,
 )
 def hook_with_the_mask_inverted(fixed: bool) -> Program:
     """A hook is to keep the padding's vector from moving, and by an inverted mask keeps all the others."""
