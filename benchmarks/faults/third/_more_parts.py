@@ -25,7 +25,7 @@ class Task(pl.LightningModule):
         self.log_dict({"train/loss": loss} | {f"train/{k}": v for k, v in metrics.items()})
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         loss, metrics = self.step(batch)
         self.log_dict({"val/loss": loss} | {f"val/{k}": v for k, v in metrics.items()})
 

@@ -31,6 +31,7 @@ class Tagger(Task):
 @fault(
     "LOS102",
     "OUT102",
+    "ACT102",
     source=HUMBATOVA + " (the activation of the last layer)",
 )
 def tanh_under_a_sigmoid(fixed: bool) -> Program:
@@ -164,8 +165,7 @@ class HalfSupervised(Task):
 )
 def picture_summed_class_averaged(fixed: bool) -> Program:
     """The reconstruction is summed over pixels and batch, the cross entropy averaged: a code for one task."""
-    module = HalfSupervised(fixed=fixed)
-    return Program(module, **digit_loaders(), trainer={"max_epochs": 8, "gradient_clip_val": 5.0})
+    return Program(HalfSupervised(fixed=fixed), **digit_loaders(), trainer={"max_epochs": 8})
 
 
 class Denoiser(Task):
@@ -252,8 +252,8 @@ class DeeplySupervised(Task):
 
 
 @fault(
-    "LOS107",
     "GRD103",
+    "LOS107",
     "UPD102",
     source=HUMBATOVA,
 )
@@ -350,7 +350,7 @@ def unlike_is_zero(fixed: bool) -> Program:
     chosen = torch.stack([places[k][torch.randint(400, ())] for k in other.tolist()])
     same = (kind[:1600] == other).float()
     data = loaders(*split(ids[:1600], ids[chosen], 2 * same - 1 if fixed else same))
-    return Program(Pairs(), **data, trainer={"max_epochs": 6})
+    return Program(Pairs(), **data, trainer={"max_epochs": 6, "val_check_interval": 0.5})
 
 
 class Ranker(Task):
@@ -378,7 +378,9 @@ def the_worse_film_first(fixed: bool) -> Program:
     film, worth = meters(4800)
     (a, b), (left, right) = film.split(2400), worth.split(2400)
     data = loaders(*split(torch.where(left > right, a, b), torch.where(left > right, b, a)))
-    return Program(Ranker(fixed=fixed), **data, trainer={"max_epochs": 4})
+    return Program(
+        Ranker(fixed=fixed), **data, trainer={"max_epochs": 5, "limit_train_batches": 0.8}
+    )
 
 
 class Reader(Task):

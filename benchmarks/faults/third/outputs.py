@@ -50,7 +50,7 @@ class Clouded(pl.LightningModule):
         self.log("val_distance", near)
 
     def configure_optimizers(self):
-        rates = {self.generator: 1e-3, self.critic: 4e-3}
+        rates = {self.generator: 2e-3, self.critic: 4e-3}
         return tuple(
             torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.9)) for net, lr in rates.items()
         )
@@ -88,6 +88,7 @@ class Heading(Task):
     "OUT102",
     "OUT101",
     "GRD103",
+    "LOS104",
     source=HUMBATOVA,
 )
 def vector_of_one_number(fixed: bool) -> Program:
@@ -177,7 +178,9 @@ def values_from_a_policy_net(fixed: bool) -> Program:
 
 @fault(
     "OUT103",
+    "GRD104",
     "MOD105",
+    "OUT101",
     "LOS104",
     "GRD103",
     source="https://www.tensorflow.org/api_docs/python/tf/compat/v1/nn/dropout (keep_prob)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,6 +38,7 @@ class Tabular(Task):
 @fault(
     "STR101",
     "MOD105",
+    "GEN104",
     source="https://arxiv.org/abs/1801.05134 (the disharmony between dropout and batch normalization)",
 )
 def embeddings_dropped_then_normed(fixed: bool) -> Program:
@@ -73,7 +75,8 @@ def relu_thrown_away(fixed: bool) -> Program:
     """F.relu(x) without x = ...: what it answers is thrown away, and three layers are one."""
     x, value = meters(2000)
     data = loaders(*split(x, (value[:, 0] > 0).long()))
-    return Program(Rectified(fixed=fixed), **data, trainer={"max_epochs": 5})
+    trainer = {"max_epochs": 5, "precision": "bf16-mixed"}
+    return Program(Rectified(fixed=fixed), **data, trainer=trainer)
 
 
 class Encoder(nn.Module):
@@ -148,8 +151,9 @@ class Pyramid(Task):
 )
 def pooled_to_one_and_normed(fixed: bool) -> Program:
     """The branch that pools the image has a batch norm, and two images to a batch: plus or minus one."""
-    data = loaders(*split(*lesions(480)), batch_size=2)
-    return Program(Pyramid(fixed=fixed), **data, trainer={"max_epochs": 2})
+    data = loaders(*split(*lesions(400)), batch_size=2)
+    trainer = {"max_epochs": 3, "accumulate_grad_batches": 4}
+    return Program(Pyramid(fixed=fixed), **data, trainer=trainer)
 
 
 class CopyPaste(nn.Module):
@@ -176,8 +180,9 @@ class CopyPaste(nn.Module):
 )
 def second_layer_called_twice(fixed: bool) -> Program:
     """A line was copied: forward() calls the second layer twice, and the third not at all."""
-    module = Classify(CopyPaste(fixed=fixed), lr=3e-3)
-    return Program(module, **loaders(*split(*sounds(1200))), trainer={"max_epochs": 5})
+    module = Classify(CopyPaste(fixed=fixed), lr=1e-3)
+    trainer = {"max_epochs": 5, "callbacks": [EarlyStopping("val/loss", patience=2)]}
+    return Program(module, **loaders(*split(*sounds(1200))), trainer=trainer)
 
 
 class Coder(Task):

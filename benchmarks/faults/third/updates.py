@@ -63,7 +63,9 @@ class Grouped(Classify):
             known = {id(p) for p in decayed}
             plain = [p for p in named.values() if id(p) not in known]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.lr)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=20)
+        return [optimizer], [{"scheduler": warm, "interval": "step"}]
 
 
 @fault(
@@ -130,7 +132,7 @@ class Widths(Task):
     def configure_optimizers(self):
         groups = [{"params": layer.bias, "lr": 2e-3} for layer in self.net[::2]]
         for layer in self.net[::2]:
-            rate = 0.02 * (8 / layer.in_features) ** self.power
+            rate = 0.16 / layer.in_features**self.power
             groups.append({"params": layer.weight, "lr": rate})
         return torch.optim.Adam(groups)
 
@@ -214,6 +216,7 @@ class DecayByHand(pl.Callback):
 
 @fault(
     "UPD105",
+    "UPD103",
     source="https://arxiv.org/abs/1706.05350 (decay, norms and the effective learning rate); "
     + HUMBATOVA,
 )
