@@ -152,7 +152,7 @@ class Pyramid(Task):
 def pooled_to_one_and_normed(fixed: bool) -> Program:
     """The branch that pools the image has a batch norm, and two images to a batch: plus or minus one."""
     data = loaders(*split(*lesions(400)), batch_size=2)
-    trainer = {"max_epochs": 3, "accumulate_grad_batches": 4}
+    trainer = {"max_epochs": 2, "accumulate_grad_batches": 4}
     return Program(Pyramid(fixed=fixed), **data, trainer=trainer)
 
 

@@ -52,7 +52,7 @@ class Grouped(Classify):
     """Weight decay for weights, none for biases and norms, as transformers are trained."""
 
     def __init__(self, *, fixed: bool) -> None:
-        super().__init__(Patches(nn.Parameter(torch.zeros(1, 1, 32))), lr=2e-3)
+        super().__init__(Patches(nn.Parameter(torch.zeros(1, 1, 32))), lr=1e-3)
         self.fixed = fixed
 
     def configure_optimizers(self):
@@ -89,7 +89,7 @@ def shaped_after_it_was_a_parameter(fixed: bool) -> Program:
     """nn.Parameter(...)[None, None] is no parameter any more: the token of the class never learns."""
     token = 0.02 * torch.randn(32)
     token = nn.Parameter(token[None, None]) if fixed else nn.Parameter(token)[None, None]
-    module = Classify(Patches(token), lr=2e-3)
+    module = Classify(Patches(token), lr=1e-3)
     return Program(module, **loaders(*split(*patches(1500))), trainer={"max_epochs": 6})
 
 
