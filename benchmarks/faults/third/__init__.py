@@ -1,0 +1,1 @@
+"""The third round of faults, written blind from the catalogue."""
