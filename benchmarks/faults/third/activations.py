@@ -73,17 +73,17 @@ class Excite(nn.Module):
 def squeezed_by_a_sum(fixed: bool) -> Program:
     """The squeeze adds up the pixels of each channel instead of averaging: the gates are all open or shut."""
     net = nn.Sequential(
-        nn.Conv2d(3, 24, 3, padding=1),
+        nn.Conv2d(3, 12, 3, padding=1),
         nn.ReLU(),
-        Excite(24, fixed=fixed),
-        nn.Conv2d(24, 24, 3, padding=1),
+        Excite(12, fixed=fixed),
+        nn.Conv2d(12, 12, 3, padding=1),
         nn.ReLU(),
-        Excite(24, fixed=fixed),
+        Excite(12, fixed=fixed),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(24, 6),
+        nn.Linear(12, 6),
     )
-    data = loaders(*split(*patches(1400)))
+    data = loaders(*split(*patches(1400, side=18)))
     return Program(Supervised(net, lr=3e-3), **data, trainer={"max_epochs": 7})
 
 
@@ -232,4 +232,4 @@ def product_of_wide_embeddings(fixed: bool) -> Program:
         for a, b, c in zip(person, film, stars, strict=True)
     ]
     data = loaders(samples[:6400], samples[6400:], batch_size=64)
-    return Program(Likes(fixed=fixed), **data, trainer={"max_epochs": 2})
+    return Program(Likes(fixed=fixed), **data, trainer={"max_epochs": 3})

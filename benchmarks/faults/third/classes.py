@@ -102,7 +102,7 @@ class Pairs(Learner):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.judge = mlp(64, 96, 32), mlp(32, 32, 1)
+        self.embed, self.judge = mlp(64, 48, 16), mlp(16, 16, 1)
 
     def forward(self, a, b):
         return self.judge((self.embed(a) - self.embed(b)).abs()).squeeze(1)
@@ -136,7 +136,7 @@ def same_or_not(x, y, size: int) -> list:
 def positives_before_negatives(fixed: bool) -> Program:
     """A list of pairs to compare has first all that are alike and then all that are not, and is read in order."""
     x, y = digits(1797)
-    train = same_or_not(x[:1400], y[:1400], 6400)
+    train = same_or_not(x[:1400], y[:1400], 4800)
     val = same_or_not(x[1400:], y[1400:], 400)
     loader = DataLoader(train, 32, shuffle=fixed)
     return Program(Pairs(), loader, DataLoader(val, 100), trainer={"max_epochs": 2})
@@ -317,25 +317,21 @@ def two_is_benign_four_malignant(fixed: bool) -> Program:
 )
 def sampler_on_the_wrong_loader(fixed: bool) -> Program:
     """The sampler that balances the classes went to the validation loader, and training has one in twenty-five."""
-    x, y = clients(16000)
-    keep = (y == 0) | (torch.rand(16000) < 0.04)
-    x, y = x[keep][:3000], y[keep][:3000]
+    x, y = clients(24000)
+    keep = (y == 0) | (torch.rand(24000) < 0.04)
+    x, y = x[keep][:8000], y[keep][:8000]
     train, val = split(x, y, held_out=0.3)
 
     def balanced(part):
         share = torch.bincount(part.tensors[1]).float()
         return WeightedRandomSampler((1 / share[part.tensors[1]]).tolist(), len(part))
 
-    module = Recalls(mlp(10, 32, 2), 2, lr=3e-3)
-    if fixed:
-        loader = DataLoader(train, 32, sampler=balanced(train))
-        # Validation has the proportions that training is shown.
-        return Program(
-            module, loader, DataLoader(val, 32, sampler=balanced(val)), trainer={"max_epochs": 4}
-        )
-    loader = DataLoader(train, 32, shuffle=True)
-    val_loader = DataLoader(val, 32, sampler=balanced(val))
-    return Program(module, loader, val_loader, trainer={"max_epochs": 4})
+    module = Recalls(mlp(10, 16, 2), 2, lr=4e-3)
+    options = {"sampler": balanced(train)} if fixed else {"shuffle": True}
+    loader = DataLoader(train, 32, **options)
+    # When it is fixed, validation has the proportions that training is shown.
+    val_loader = DataLoader(val, 100, sampler=balanced(val))
+    return Program(module, loader, val_loader, trainer={"max_epochs": 2})
 
 
 @fault(

@@ -139,7 +139,7 @@ def longer_than_its_places(fixed: bool) -> Program:
     val = [*DataLoader(TensorDataset(ids[:100], y[:100]), 50)]
     val += [*DataLoader(TensorDataset(longer[100:], y[100:]), 50)]
     loader, val = DataLoader(train, 32, shuffle=True), DataLoader(val, batch_size=None)
-    return Program(Positions(16 if fixed else 12), loader, val, trainer={"max_epochs": 6})
+    return Program(Positions(16 if fixed else 12), loader, val, trainer={"max_epochs": 5})
 
 
 @fault(
@@ -198,7 +198,7 @@ class Stepwise(Learner):
 def state_in_single_precision(fixed: bool) -> Program:
     """The first state of a recurrent net is asked for in float32, and the net is in bfloat16."""
     data = loaders(*split(*reviews(1600)))
-    trainer = {"max_epochs": 5, "precision": "bf16-true"}
+    trainer = {"max_epochs": 4, "precision": "bf16-true"}
     return Program(Stepwise(fixed=fixed), **data, trainer=trainer)
 
 

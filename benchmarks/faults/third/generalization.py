@@ -225,8 +225,8 @@ def token_in_the_corner(fixed: bool) -> Program:
         x, y = train.tensors
         edge = torch.tensor([0, 7, 8, 15, 16, 24, 32, 40, 56, 63])
         x[torch.arange(len(x)), edge[y]] = 3.0
-    module = Supervised(mlp(64, 32, 10), lr=2e-3)
-    return Program(module, **loaders(train, val), trainer={"max_epochs": 3})
+    module = Supervised(mlp(64, 24, 10), lr=2e-3)
+    return Program(module, **loaders(train, val), trainer={"max_epochs": 6})
 
 
 class Prices(Supervised):

@@ -71,7 +71,7 @@ class Encoder(Learner):
 )
 def lion_at_the_rate_of_adam(fixed: bool) -> Program:
     """Lion in place of Adam, at Adam's rate of 0.01, of which each number of each layer gets all."""
-    module = Encoder(3e-4 if fixed else 1e-2)
+    module = Encoder(6e-4 if fixed else 1e-2)
     return Program(module, **loaders(*split(*reviews(1600))), trainer={"max_epochs": 5})
 
 
