@@ -356,7 +356,7 @@ def nought_is_no_padding(fixed: bool) -> Program:
     "CLS105",
     "LOS102",
     "LOS104",
-    source="https://stackoverflow.com/questions/52855843 (multi-label, and which loss for it)",
+    source="https://discuss.pytorch.org/t/using-bcewithlogisloss-for-multi-label-classification/67011",
 )
 def several_moods_in_one_softmax(fixed: bool) -> Program:
     """A song may have several of six moods or none, and cross_entropy shares one certainty among them."""

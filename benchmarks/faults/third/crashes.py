@@ -6,6 +6,7 @@ import os
 
 import lightning.pytorch as pl
 import torch
+from healthy._parts import new_digits, pretrained
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from .. import DEEPFD, HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, blobs, digit_loaders, digits, loaders, mlp, scenes, split
-from ..held_out._parts import patches
 from ..spent._parts import Learner, accuracy, reviews
 from ._parts import small_cnn
 
@@ -129,8 +129,7 @@ class Positions(Learner):
 
 @fault(
     "ERR102",
-    source="https://discuss.pytorch.org/t/embeddings-index-out-of-range-error/12582; "
-    "https://arxiv.org/abs/1706.03762 (learned positions do not extrapolate)",
+    source="https://discuss.pytorch.org/t/embeddings-index-out-of-range-error/12582",
 )
 def longer_than_its_places(fixed: bool) -> Program:
     """There are twelve learned places, as many as training has words; some texts of validation have sixteen."""
@@ -202,6 +201,13 @@ def state_in_single_precision(fixed: bool) -> Program:
     return Program(Stepwise(fixed=fixed), **data, trainer=trainer)
 
 
+class Transferred(Supervised):
+    """Keeps its backbone as it is, norms included."""
+
+    def on_train_epoch_start(self):
+        self.net[:-1].eval()
+
+
 @fault(
     "ERR106",
     "LOS107",
@@ -212,15 +218,14 @@ def state_in_single_precision(fixed: bool) -> Program:
 )
 def frozen_with_its_new_head(fixed: bool) -> Program:
     """First a new head, then requires_grad_(False) for all: the order of the two lines is the fault."""
-    net = small_cnn(3, 20)
+    net = pretrained()
     if fixed:
-        net[:3].requires_grad_(False)
-        net[-1] = nn.Linear(128, 6)
-    else:
-        net[-1] = nn.Linear(128, 6)
         net.requires_grad_(False)
-    data = loaders(*split(*patches(1400)))
-    return Program(Supervised(net, lr=2e-3), **data, trainer={"max_epochs": 6})
+        net[-1] = mlp(32, 64, 5)
+    else:
+        net[-1] = mlp(32, 64, 5)
+        net.requires_grad_(False)
+    return Program(Transferred(net, lr=1e-2), **new_digits(), trainer={"max_epochs": 10})
 
 
 class LearnedGraph(Learner):

@@ -40,7 +40,7 @@ class Buffered(Dataset):
     + HUMBATOVA,
 )
 def one_buffer_for_all(fixed: bool) -> Program:
-    """The data set decodes into one buffer and returns it: all images of a batch are its last, with labels of their own."""
+    """The data set returns its one buffer: all images of a batch are the last, with labels of their own."""
     x, y = digits(1797, image=True)
     train, val = (Buffered(x[p], y[p], fixed=fixed) for p in (slice(0, 1400), slice(1400, None)))
     return Program(Supervised(small_cnn(1, 10)), **loaders(train, val), trainer={"max_epochs": 5})
@@ -265,7 +265,7 @@ class Lengths(Learner):
 @fault(
     "INP201",
     "CLS103",
-    source="https://discuss.pytorch.org/t/tensorflow-esque-bucket-by-sequence-length/41284; "
+    source="https://www.tensorflow.org/versions/r1.15/api_docs/python/tf/contrib/data/bucket_by_sequence_length; "
     + DEEPFD,
 )
 def sorted_by_length(fixed: bool) -> Program:

@@ -201,7 +201,7 @@ def warming_up_by_the_epoch(fixed: bool) -> Program:
     "https://github.com/pytorch/examples/tree/main/imagenet (a tenth every 30 epochs)",
 )
 def milestones_of_imagenet(fixed: bool) -> Program:
-    """The rate is to fall after 30, 60 and 80 epochs, as for ImageNet; this run has eight, at a rate to begin with."""
+    """The rate is to fall after 30, 60 and 80 epochs, as for ImageNet; this run has eight."""
 
     def schedule(optimizer):
         milestones = [4, 6] if fixed else [30, 60, 80]
@@ -235,7 +235,8 @@ class Folded(Supervised):
     "LRN105",
     "GEN102",
     "UPD103",
-    source="https://discuss.pytorch.org/t/reset-the-parameters-of-a-model/29839; " + HUMBATOVA,
+    source="https://ogunlao.github.io/2020/05/08/cross-validation-and-reproducibility-in-neural-networks.html; "
+    + HUMBATOVA,
 )
 def every_epoch_is_a_fold(fixed: bool) -> Program:
     """The hook that gave new weights to each fold is called for each epoch: all begin where the first began."""
