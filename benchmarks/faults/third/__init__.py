@@ -1,1 +1,1 @@
-"""The third round of faults, written blind from the catalogue."""
+"""The third round of programs written blind, of which half are still held out."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._parts import Supervised
-from ..spent._parts import explained
+from ..first._parts import explained
 
 
 class Value(Supervised):

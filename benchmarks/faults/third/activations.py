@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from .. import DEEPFD, HUMBATOVA, fault
 from .._parts import Program, Supervised, digit_loaders, digits, loaders, mlp, split
-from ..held_out._parts import patches, ratings
-from ..spent._parts import Learner, accuracy, reviews
+from ..first._parts import Learner, accuracy, reviews
+from ..second._parts import patches, ratings
 from ._parts import Value
 
 

@@ -15,8 +15,8 @@ from torch.utils.data import (
 
 from .. import DEEPFD, HUMBATOVA, fault
 from .._parts import Program, Supervised, blobs, digits, loaders, mlp, split
-from ..held_out._parts import clients, lesions
-from ..spent._parts import Learner, accuracy, sounds
+from ..first._parts import Learner, accuracy, sounds
+from ..second._parts import clients, lesions
 from ._parts import small_cnn
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from .. import DEEPFD, HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, blobs, digit_loaders, digits, loaders, mlp, scenes, split
-from ..spent._parts import Learner, accuracy, reviews
+from ..first._parts import Learner, accuracy, reviews
 from ._parts import small_cnn
 
 

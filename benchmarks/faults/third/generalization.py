@@ -22,8 +22,8 @@ from .._parts import (
     mlp,
     split,
 )
-from ..held_out._parts import clients, passages, patches
-from ..spent._parts import Learner, accuracy, explained, gestures, meters
+from ..first._parts import Learner, accuracy, explained, gestures, meters
+from ..second._parts import clients, passages, patches
 from ._parts import Value, cut, small_cnn
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, KARPATHY, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
-from ..held_out._parts import clients, patches
-from ..spent._parts import Learner, accuracy, explained, gestures, meters, reviews
+from ..first._parts import Learner, accuracy, explained, gestures, meters, reviews
+from ..second._parts import clients, patches
 from ._parts import Value, small_cnn
 
 

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from .. import DEEPFD, HUMBATOVA, KARPATHY, UMLAUT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
-from ..held_out._parts import demand, patches
-from ..spent._parts import Learner, explained, meters, sounds
+from ..first._parts import Learner, explained, meters, sounds
+from ..second._parts import demand, patches
 from ._parts import Value, cut, small_cnn
 
 

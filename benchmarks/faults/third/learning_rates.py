@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, fault
 from .._parts import Program, Supervised, digit_loaders, loaders, mlp, split
-from ..held_out._parts import demand, forecasts, patches
-from ..spent._parts import Learner, accuracy, gestures, meters, reviews
+from ..first._parts import Learner, accuracy, gestures, meters, reviews
+from ..second._parts import demand, forecasts, patches
 from ._parts import Value, small_cnn
 
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, fault
 from .._parts import Program, digit_loaders, digits, loaders, mlp, split, waves
-from ..held_out._parts import lesions, patches
-from ..spent._parts import meters, reviews
+from ..first._parts import meters, reviews
+from ..second._parts import lesions, patches
 from ._more_parts import Task, right, small_cnn
 
 

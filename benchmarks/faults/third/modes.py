@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, fault
 from .._parts import DataLoader, Program, TensorDataset, digit_loaders, digits, loaders, mlp, split
-from ..held_out._parts import clients, patches
-from ..spent._parts import gestures, reviews, sounds
+from ..first._parts import gestures, reviews, sounds
+from ..second._parts import clients, patches
 from ._more_parts import Classify, Task, conv_block, grammar, right
 
 

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from .. import AUTOTRAINER, HUMBATOVA, fault
 from .._parts import Program, digits, loaders, mlp, split, standardized
-from ..held_out._parts import communities, lesions, patches
-from ..spent._parts import meters, reviews, sounds
+from ..first._parts import meters, reviews, sounds
+from ..second._parts import communities, lesions, patches
 from ._more_parts import Classify, Task, clouds, conv_block, right, small_cnn
 
 

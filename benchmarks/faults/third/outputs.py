@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, fault
 from .._parts import DataLoader, Program, blobs, digit_loaders, loaders, mlp, split
-from ..held_out._parts import UNet, clients, lesions, patches
-from ..spent._parts import gestures, meters
+from ..first._parts import gestures, meters
+from ..second._parts import UNet, clients, lesions, patches
 from ._more_parts import Classify, Task, clouds, right
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, NEURALINT, fault
 from .._parts import Program, digit_loaders, loaders, mlp, split
-from ..held_out._parts import lesions, patches
-from ..spent._parts import gestures, meters, reviews, sounds
+from ..first._parts import gestures, meters, reviews, sounds
+from ..second._parts import lesions, patches
 from ._more_parts import Classify, Task, households, right
 
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, fault
 from .._parts import Program, Supervised, digit_loaders, loaders, mlp, split
-from ..held_out._parts import demand as electricity
-from ..held_out._parts import patches, windows
-from ..spent._parts import meters, reviews
+from ..first._parts import meters, reviews
+from ..second._parts import demand as electricity
+from ..second._parts import patches, windows
 from ._more_parts import Classify, Task, right, small_cnn
 
 

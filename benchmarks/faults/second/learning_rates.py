@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from .. import AUTOTRAINER, DEEPFD, KARPATHY, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
-from ..spent._parts import Learner, explained, gestures, reviews
+from ..first._parts import Learner, explained, gestures, reviews
 from ._parts import clients, demand, forecasts, passages, patches
 
 

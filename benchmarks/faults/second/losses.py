@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .. import HUMBATOVA, KARPATHY, TRAINCHECK, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
-from ..spent._parts import Learner, accuracy, batches, gestures, reviews
+from ..first._parts import Learner, accuracy, batches, gestures, reviews
 from ._parts import UNet, communities, lesions, overlap, passages
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .. import AUTOTRAINER, DEEPFD, KARPATHY, fault
 from .._parts import Program, Supervised, characters, loaders, mlp, split, standardized
-from ..spent._parts import Learner, explained, gestures, meters
+from ..first._parts import Learner, explained, gestures, meters
 from ._parts import UNet, lesions, overlap, passages, patches
 
 

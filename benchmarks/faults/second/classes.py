@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, SequentialSampler, Subset, TensorDatase
 
 from .. import HUMBATOVA, fault
 from .._parts import Program, Supervised, loaders, mlp, split, standardized
-from ..spent._parts import accuracy, gestures
+from ..first._parts import accuracy, gestures
 from ._parts import patches
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .. import HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
-from ..spent._parts import Learner, explained, reviews
+from ..first._parts import Learner, explained, reviews
 from ._parts import clients, demand, forecasts, patches, ratings
 
 

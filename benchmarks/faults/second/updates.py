@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, KARPATHY, fault
 from .._parts import Program, Supervised, characters, digit_loaders, digits, loaders, mlp, split
-from ..spent._parts import Learner, accuracy
+from ..first._parts import Learner, accuracy
 from ._parts import clients, passages, patches, ratings
 
 

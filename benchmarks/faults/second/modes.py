@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, fault
 from .._parts import Program, Supervised, digit_loaders, digits, loaders, mlp, split
-from ..spent._parts import Learner, accuracy, gestures, reviews
+from ..first._parts import Learner, accuracy, gestures, reviews
 from ._parts import patches
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .. import HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
-from ..spent._parts import Learner, explained, meters, reviews
+from ..first._parts import Learner, explained, meters, reviews
 from ._parts import UNet, lesions, overlap, patches, rings
 
 

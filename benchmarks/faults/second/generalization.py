@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from .. import KARPATHY, UMLAUT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split
-from ..spent._parts import Learner, accuracy, explained
+from ..first._parts import Learner, accuracy, explained
 from ._parts import demand, forecasts, patches, ratings, rings
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from .. import AUTOTRAINER, DEEPFD, HUMBATOVA, KARPATHY, fault
 from .._parts import Program, Supervised, digit_loaders, digits, loaders, mlp, split
-from ..spent._parts import Learner, accuracy, explained, gestures, meters, reviews
+from ..first._parts import Learner, accuracy, explained, gestures, meters, reviews
 from ._parts import communities, demand, forecasts, patches
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from .. import HUMBATOVA, UMLAUT, fault
 from .._parts import Program, Supervised, characters, digits, loaders, mlp, split, standardized
-from ..spent._parts import Learner, accuracy, explained
+from ..first._parts import Learner, accuracy, explained
 from ._parts import demand, forecasts, passages
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import DEEPFD, HUMBATOVA, NEURALINT, fault
 from .._parts import Program, Supervised, characters, digit_loaders, loaders, mlp, split
-from ..spent._parts import Learner, accuracy, explained, gestures, meters
+from ..first._parts import Learner, accuracy, explained, gestures, meters
 from ._parts import demand, forecasts, passages, patches, rings
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from .. import DEEPFD, HUMBATOVA, KARPATHY, UMLAUT, fault
 from .._parts import Program, Supervised, digits, loaders, mlp, split, standardized
-from ..spent._parts import Learner, explained, meters
+from ..first._parts import Learner, explained, meters
 from ._parts import UNet, clients, demand, lesions, overlap, patches
 
 

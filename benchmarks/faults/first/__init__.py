@@ -1,0 +1,1 @@
+"""The first round of programs written blind: rules have been mended since because of some."""

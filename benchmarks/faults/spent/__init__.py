@@ -1,1 +1,0 @@
-"""Programs that were held out once: rules have been mended since because of some of them."""
