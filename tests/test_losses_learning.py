@@ -208,6 +208,7 @@ def test_nothing_is_said_of_progress_as_long_as_there_is_time() -> None:
         ({0.0: 1.0, 0.3: 1.0, 1.0: 1.0, 10.0: 0.99, 100.0: 0.9}, 0.9, "steps are too short"),
         ({0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}, 0.1, "steps are too long"),
         ({0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}, 0.9, "not the learning rate"),
+        ({0.0: 1.0, 0.3: 0.99, 1.0: 0.991, 10.0: 9.0, 100.0: 99.0}, 0.1, "not the learning rate"),
     ],
 )
 def test_the_learning_rate_is_acquitted_or_not(

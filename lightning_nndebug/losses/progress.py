@@ -36,7 +36,9 @@ _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 # The beginning of a run, an eighth, a quarter, a half, and all of it.
 _DOUBLINGS = ((0.0, 0.04), (0.1, 0.13), (0.22, 0.25), (0.46, 0.5), (0.95, 1.0))
+_KEPT = 0.6  # of what the gradient promised: such a step is not too long
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
+_GAIN = 0.005  # of the loss: what a step of another length must save, or the length does not matter
 
 
 def take_up(histories: Histories, fits: Fits) -> None:
@@ -218,11 +220,12 @@ def verdict(probes: Sequence[dict[str, Any]]) -> str:
     total = {multiple: sum(one["curve"][multiple] for one in probes) for multiple in common}
     best = min(total, key=total.__getitem__)
     gain = 1 - total[best] / total[0.0] if total[0.0] > 0 else 0.0
+    is_harmless = total[1.0] - total[best] < _GAIN * abs(total[0.0])
     kept = statistics.median(one["kept"] for one in probes)
     pace = statistics.median(one["pace"] for one in probes)
-    if best < 1 and not kept > 0.6 and pace > _SLIGHT:  # noqa: PLR2004 -- as LRN101 has it
+    if best < 1 and not (is_harmless or kept > _KEPT) and pace > _SLIGHT:  # as LRN101 has it
         return TOO_LONG
-    if best > 1 and gain > 0.005:  # noqa: PLR2004 -- as LRN102 has it, which asks for even more
+    if best > 1 and gain > _GAIN:  # as LRN102 has it, which asks for even more
         return "steps are too short"
     return "not the learning rate"
 

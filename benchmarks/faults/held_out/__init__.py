@@ -14,6 +14,8 @@ SEEN = {
     "seer_whose_statistics_move",
     "siamese_without_a_stop",
     "sigmoids_all_the_way",
+    "smoothed_until_all_are_alike",
+    "reversal_before_the_wrong_head",
     "still_overfitting_two_batches",
     "tied_to_a_wide_embedding",
 }
