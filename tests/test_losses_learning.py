@@ -22,6 +22,7 @@ from lightning_nndebug.core.measurements.fits import Fit, Fits, _is_opposed, con
 from lightning_nndebug.core.measurements.fits import fit as fit_of
 from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_curve import LossCurve
+from lightning_nndebug.core.measurements.loss_inputs import LossInputs
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
 from lightning_nndebug.losses.progress import fall, has_diverged, take_up, verdict
@@ -199,6 +200,35 @@ def test_nothing_is_said_of_progress_as_long_as_there_is_time() -> None:
     late = [at(50 * step, CHANCE) for step in range(41)]
     assert told(LossDetector(), late, "nothing_learned", planned(math.inf))
     assert not told(LossDetector(), late[:-1], "nothing_learned", planned(math.inf))
+
+
+@pytest.mark.parametrize(
+    ("relations", "loss", "matches", "fires"),
+    [
+        ([-0.9, -0.4, -0.2, -0.01], 1.02, True, True),
+        ([-0.9, -0.4, -0.2, 0.01], 1.02, True, False),
+        ([-0.9, -0.4, -0.2, -0.01], 1.02, False, False),
+        ([-0.9, -0.4, -0.2, -0.01], 2.0, True, False),
+        ([-0.9, -0.9, -0.9, -0.8], 1.02, True, False),
+        ([-0.05, -0.04, -0.02, -0.01], 1.02, True, False),
+    ],
+    ids=["distances", "learned", "classes", "margin", "never flattened", "by chance"],
+)
+def test_distances_are_no_similarities(
+    relations: list[float], loss: float, matches: bool, fires: bool
+) -> None:
+    """What belongs together begins with the lowest scores, and all that can be done is level them."""
+    detector = LossDetector()
+    steps = (0, 1, 2, *range(10, 80, 5))
+    values = relations[:3] + relations[3:] * (len(steps) - 3)
+    looks = [
+        at(step, CHANCE * loss, one, matches=matches)
+        for step, one in zip(steps, values, strict=True)
+    ]
+    before = told(detector, looks, "nothing_learned", planned(100))
+    found = list(detector.unsuitable_loss(LossInputs(())))
+    assert bool(found) is fires
+    assert not (fires and before)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from .progress import (
     is_far,
     is_late,
     is_soon,
+    is_turned,
     recent,
     step_record,
     take_up,
@@ -96,6 +97,7 @@ class LossDetector(Detector):
     histories: Histories = state(dict)
     probes: list[dict[str, Any]] = state(list)
     held_up: str = state(str)
+    turned: list[str] = state(list)
     pulls: dict[str, list[float]] = state(dict)
     falls: list[tuple[float, float]] = state(list)
 
@@ -341,6 +343,9 @@ class LossDetector(Detector):
         if self._pulling():  # LOS106 tells it
             return
         histories = [self.histories[one] for one in judged]
+        self.turned = [one for one in judged if is_turned(self.histories[one], self.relation)]
+        if self.turned:  # LOS109 tells it
+            return
         is_slow = self.held_up.startswith("steps are too short") and all(map(is_far, histories))
         if self.held_up.startswith("steps are") and not is_slow:
             return  # the learning rate: LRN101 and LRN102 tell it
@@ -582,6 +587,19 @@ class LossDetector(Detector):
             goodfellow2016deep, humbatova2020taxonomy
         """
         yield from flipped(found)
+        for name in self.turned:
+            history = self.histories[name]
+            level = excess(history, recent(history))
+            yield Evidence(
+                where=name,
+                measured=level,
+                limit=1.0,
+                message=f"what belongs together had the lowest score of all from the first step "
+                f"on, at {history['line']}; training has made all scores alike, and the loss "
+                f"{level:.2f} times that of a guess",
+                causes=("Distances are taken for similarities, or a minus sign is too many",),
+                fixes=("Give it similarities: put a minus sign before distances",),
+            )
         yield from squared_classes(found, self.labels)
         yield from unbounded_answers(found)
         yield from accuracy_of_quantities(found)

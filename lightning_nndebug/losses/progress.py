@@ -32,6 +32,8 @@ _LEAST = 50  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
 _SLIGHTLY = 1e-3  # what predictions have to do with targets by rounding, or a single sample
 _FAR = 1.5  # times the variance: what is known of the targets is not even their mean
+_FLAT = 0.3  # of the first differences between scores: training has made them alike
+_GUESSED = 1.1  # times the loss of a guess
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 # The beginning of a run, an eighth, a quarter, a half, and all of it.
@@ -52,7 +54,7 @@ def take_up(histories: Histories, fits: Fits) -> None:
         known = histories.get(where)
         if known is None or known["kind"] != fit.kind or known["totals"].shape != fit.totals.shape:
             known = {"kind": fit.kind, "totals": fit.totals * 0, "looks": [], "line": str(fit.line)}
-            histories[where] = {**known, "scaled": fit.scaled}
+            histories[where] = {**known, "scaled": fit.scaled, "matches": fit.matches}
             known = histories[where]
         looks = known["looks"]
         if looks and looks[-1][STEP] >= fits.step:
@@ -157,6 +159,26 @@ def _is_leaving(history: History) -> bool:
     past = [abs(one[RELATION]) for one in looks if one[STEP] < looks[-1][STEP] / 2]
     first, second, third = (one[RELATION] for one in looks[-_FEW:])
     return bool(max(0.0, first) < second < third and third > max(_SLIGHTLY, _NOISES * max(past)))
+
+
+def is_turned(history: History, relation: float) -> bool:
+    """Whether the samples that belong together got the lowest scores, and training made all alike.
+
+    No net can do better that has to tell a sample from others by how little it is like itself. A
+    margin takes from the own score, too, but there the loss stays far above that of a guess.
+    """
+    looks, late = history["looks"], recent(history)
+    if not (history["matches"] and late):
+        return False
+    first, last = (
+        statistics.fmean(one[RELATION] for one in some) for some in (looks[:_FIRST], late)
+    )
+    return bool(
+        max(one[RELATION] for one in looks) < 0
+        and first < -relation
+        and last > _FLAT * first
+        and 1 <= excess(history, late) < _GUESSED
+    )
 
 
 def has_diverged(history: History, rise: float) -> tuple[float, float] | None:

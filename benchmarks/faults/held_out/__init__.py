@@ -6,16 +6,17 @@ that were seen; a set of which many were seen moves to `spent`.
 
 SEEN = {
     "clipped_number_by_number",
+    "distances_for_similarities",
     "factors_that_start_alike",
     "left_from_a_smoke_test",
     "momentum_of_another_framework",
     "one_word_more_than_vectors",
     "plateau_at_every_batch",
+    "reversal_before_the_wrong_head",
     "seer_whose_statistics_move",
     "siamese_without_a_stop",
     "sigmoids_all_the_way",
     "smoothed_until_all_are_alike",
-    "reversal_before_the_wrong_head",
     "still_overfitting_two_batches",
     "tied_to_a_wide_embedding",
 }
