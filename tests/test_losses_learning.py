@@ -25,6 +25,7 @@ from lightning_nndebug.core.measurements.loss_curve import LossCurve
 from lightning_nndebug.core.measurements.loss_inputs import LossInputs
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
+from lightning_nndebug.core.measurements.step_probe import StepProbe
 from lightning_nndebug.losses.progress import fall, has_diverged, take_up, verdict
 
 BALANCED = torch.tensor([[10.0] * 4 + [40.0]])  # forty labels of four classes
@@ -200,6 +201,20 @@ def test_nothing_is_said_of_progress_as_long_as_there_is_time() -> None:
     late = [at(50 * step, CHANCE) for step in range(41)]
     assert told(LossDetector(), late, "nothing_learned", planned(math.inf))
     assert not told(LossDetector(), late[:-1], "nothing_learned", planned(math.inf))
+
+
+@pytest.mark.parametrize(
+    ("level", "said"), [(1.0, "steps are too long"), (0.5, "not the learning rate")]
+)
+def test_who_has_got_on_was_not_thrown_away(level: float, said: str) -> None:
+    """First steps that were too long are forgotten once the loss has fallen since."""
+    wild = {0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}
+    calm = {0.0: 1.0, 0.3: 0.9, 1.0: 0.8, 10.0: 0.9, 100.0: 2.0}
+    detector = LossDetector()
+    for step, curve in enumerate([wild] * 4 + [calm] * 4):
+        own, losses = (1.0, curve[1.0]), (level if curve is calm else 1.0,)
+        detector.kept(StepProbe("SGD", step, 0.1, 1.0, curve, own, 0.2, losses))
+    assert detector.held_up == said
 
 
 @pytest.mark.parametrize(

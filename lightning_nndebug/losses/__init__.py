@@ -26,6 +26,7 @@ from .progress import (
     fall,
     first_ratio,
     has_diverged,
+    has_got_on,
     has_stalled,
     is_far,
     is_late,
@@ -624,9 +625,9 @@ class LossDetector(Detector):
     def kept(self, probe: StepProbe) -> float:
         """What the last probed step kept of what the gradient promised."""
         self.probes.append(step_record(probe))
-        del self.probes[:-_PROBES]
+        del self.probes[1:-_PROBES]  # the first tells where the loss began
         # A net that was thrown away stays where it is, and then no step is too long for it.
-        if self.held_up != TOO_LONG:
+        if self.held_up != TOO_LONG or has_got_on(self.probes):
             self.held_up = verdict(self.probes)
         return float(self.probes[-1]["kept"])
 

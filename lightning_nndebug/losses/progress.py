@@ -38,6 +38,7 @@ _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 # The beginning of a run, an eighth, a quarter, a half, and all of it.
 _DOUBLINGS = ((0.0, 0.04), (0.1, 0.13), (0.22, 0.25), (0.46, 0.5), (0.95, 1.0))
+_GOT_ON = 0.9  # of the first loss
 _KEPT = 0.6  # of what the gradient promised: such a step is not too long
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 _GAIN = 0.005  # of the loss: what a step of another length must save, or the length does not matter
@@ -230,7 +231,13 @@ def step_record(probe: StepProbe) -> dict[str, Any]:
     before, after = probe.own
     kept = (before - after) / probe.predicted if probe.predicted > 0 else 0.0
     pace = probe.predicted / before if before > 0 else 0.0
-    return {"curve": dict(probe.curve), "kept": kept, "pace": pace}
+    level = statistics.median(probe.losses[-20:] or (before,))
+    return {"curve": dict(probe.curve), "kept": kept, "pace": pace, "level": level}
+
+
+def has_got_on(probes: Sequence[dict[str, Any]]) -> bool:
+    """Whether training has taken something off the loss since the first probe, as LRN101 has it."""
+    return bool(probes[-1]["level"] < _GOT_ON * probes[0]["level"])
 
 
 def verdict(probes: Sequence[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ SEEN = {
     "distances_for_similarities",
     "factors_that_start_alike",
     "left_from_a_smoke_test",
+    "median_of_a_heat_map",
     "momentum_of_another_framework",
     "one_word_more_than_vectors",
     "plateau_at_every_batch",
