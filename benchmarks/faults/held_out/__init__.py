@@ -14,6 +14,7 @@ SEEN = {
     "one_word_more_than_vectors",
     "plateau_at_every_batch",
     "reversal_before_the_wrong_head",
+    "second_output_never_asked_for",
     "seer_whose_statistics_move",
     "siamese_without_a_stop",
     "sigmoids_all_the_way",
