@@ -38,17 +38,20 @@ from .progress import (
     verdict,
 )
 from .unsuitable import (
+    Ends,
     Labels,
     accuracy_of_quantities,
     accuracy_that_is_none,
     flipped,
     squared_classes,
     unbounded_answers,
+    unwrapped_angles,
 )
 
 _SOURCE = "benchmarks/thresholds#losses"
 _PROBES = 9
 _SOLVED = 0.3  # of the loss of a constant prediction
+_LEARNED = 0.4  # likewise: such predictions are no guesses
 _STILL = 0.1  # what dominated at the start still is so much of what the data are
 _LOOKS = 3  # the first ones, which show what the classes are like
 # What explains that nothing comes of the training: one finding is enough.
@@ -95,6 +98,7 @@ class LossDetector(Detector):
     runaway: float = threshold(default=2.5, source=_SOURCE, minimum=2.0)
 
     labels: Labels = state(dict)
+    ends: Ends = state(dict)
     histories: Histories = state(dict)
     probes: list[dict[str, Any]] = state(list)
     held_up: str = state(str)
@@ -571,6 +575,7 @@ class LossDetector(Detector):
             - A squared error on the numbers of classes
             - A binary cross entropy on quantities
             - A minus sign, or ``maximize=True``, that turns the loss around
+            - A squared difference of angles, as if 359 degrees were far from 1
             - An accuracy for a regression, which is always near 0
             - A metric that is computed from something else than the predictions
 
@@ -603,6 +608,7 @@ class LossDetector(Detector):
             )
         yield from squared_classes(found, self.labels)
         yield from unbounded_answers(found)
+        yield from unwrapped_angles(found, self.ends, self._is_learned)
         yield from accuracy_of_quantities(found)
         yield from accuracy_that_is_none(found)
 
@@ -659,6 +665,11 @@ class LossDetector(Detector):
         return bool(known) and all(
             has_stalled(one, self.stalled, self.relation, planned) for one in known
         )
+
+    def _is_learned(self, name: str) -> bool:
+        """Whether predictions are far better by now than a constant one."""
+        history = self.histories.get(name)
+        return history is not None and excess(history, history["looks"][-1:]) < _LEARNED
 
     def _is_explained(self) -> bool:
         return any(one.code in _CAUSES for one in self._findings)

@@ -6,6 +6,7 @@ that were seen; a set of which many were seen moves to `spent`.
 
 SEEN = {
     "clipped_number_by_number",
+    "difference_of_two_angles",
     "distances_for_similarities",
     "factors_that_start_alike",
     "left_from_a_smoke_test",
