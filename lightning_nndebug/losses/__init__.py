@@ -575,6 +575,7 @@ class LossDetector(Detector):
             - A squared error on the numbers of classes
             - A binary cross entropy on quantities
             - A minus sign, or ``maximize=True``, that turns the loss around
+            - Distances that are taken for similarities
             - A squared difference of angles, as if 359 degrees were far from 1
             - An accuracy for a regression, which is always near 0
             - A metric that is computed from something else than the predictions
