@@ -198,6 +198,10 @@ def test_steps_that_overshoot_and_get_nowhere_are_too_long() -> None:
         ("steps are tiny", [high(s, predicted=1e-6, own=(1.0, 1.0)) for s in FIRST]),
         ("the loss goes below 0", [high(s, losses=(1.0, -0.1)) for s in FIRST]),
         ("longer steps would be better", [probe(s, 0.5, 0.1, own=(1.0, 1.1)) for s in FIRST]),
+        (
+            "the next batch hardly minds",
+            [probe(s, 0.004, 0.005, own=(1.0, 0.9), predicted=0.5) for s in FIRST],
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_nndebug import LossDetector
-from lightning_nndebug.core.measurements.loss_calls import Listener
+from lightning_nndebug.core.measurements.batches import Place
+from lightning_nndebug.core.measurements.loss_calls import Listener, LossCall
 from lightning_nndebug.core.measurements.loss_inputs import LossInputs, _is_used, read
+from lightning_nndebug.losses.unsuitable import unwrapped_angles
 
 ONCE = {"max_epochs": 1}
 
@@ -55,6 +57,35 @@ def test_a_misuse_is_named_with_its_line(name: str) -> None:
         number = int(message.partition("losses_wrong.py:")[2].partition(" ")[0])
         assert first <= number < first + len(lines)
         assert "# here" in linecache.getline(inspect.getsourcefile(step), number)
+
+
+@pytest.mark.parametrize(
+    ("turn", "lowest", "error", "is_learned", "fires"),
+    [
+        (6.2832, -3.1416, 1.0, True, True),
+        (360.0, 0.0, 1.0, True, True),
+        (360.0, -180.0, 1.0, True, True),
+        (360.0, 0.0, 1.0, False, False),
+        (360.0, 0.0, 0.4, True, False),
+        (300.0, 0.0, 1.0, True, False),
+        (380.0, 0.0, 1.0, True, False),
+    ],
+    ids=["radians", "degrees", "to 180", "at first", "near", "a part", "more"],
+)
+def test_angles_are_no_quantities(
+    turn: float, lowest: float, error: float, is_learned: bool, fires: bool
+) -> None:
+    """They fill a turn, and those at its ends are missed by nearly all of it."""
+    target = torch.linspace(lowest, lowest + turn, 101)[:, None]
+    given = target.clone()
+    given[:3] += error * turn
+    call = LossCall("mse_loss", given, target, (101, 1), place=Place((1,), (False,)), whole=True)
+    seen: dict[str, list[float]] = {}
+    told = [
+        list(unwrapped_angles(LossInputs((read(call),)), seen, lambda _: is_learned))
+        for _ in range(2)
+    ]
+    assert [bool(one) for one in told] == [False, fires]
 
 
 def dice(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -22,8 +22,10 @@ from lightning_nndebug.core.measurements.fits import Fit, Fits, _is_opposed, con
 from lightning_nndebug.core.measurements.fits import fit as fit_of
 from lightning_nndebug.core.measurements.loss_calls import Listener
 from lightning_nndebug.core.measurements.loss_curve import LossCurve
+from lightning_nndebug.core.measurements.loss_inputs import LossInputs
 from lightning_nndebug.core.measurements.loss_terms import LossTerms, Regularization, Term, terms
 from lightning_nndebug.core.measurements.schedules import Schedules
+from lightning_nndebug.core.measurements.step_probe import StepProbe
 from lightning_nndebug.losses.progress import fall, has_diverged, take_up, verdict
 
 BALANCED = torch.tensor([[10.0] * 4 + [40.0]])  # forty labels of four classes
@@ -202,12 +204,56 @@ def test_nothing_is_said_of_progress_as_long_as_there_is_time() -> None:
 
 
 @pytest.mark.parametrize(
+    ("level", "said"), [(1.0, "steps are too long"), (0.5, "not the learning rate")]
+)
+def test_who_has_got_on_was_not_thrown_away(level: float, said: str) -> None:
+    """First steps that were too long are forgotten once the loss has fallen since."""
+    wild = {0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}
+    calm = {0.0: 1.0, 0.3: 0.9, 1.0: 0.8, 10.0: 0.9, 100.0: 2.0}
+    detector = LossDetector()
+    for step, curve in enumerate([wild] * 4 + [calm] * 4):
+        own, losses = (1.0, curve[1.0]), (level if curve is calm else 1.0,)
+        detector.kept(StepProbe("SGD", step, 0.1, 1.0, curve, own, 0.2, losses))
+    assert detector.held_up == said
+
+
+@pytest.mark.parametrize(
+    ("relations", "loss", "matches", "fires"),
+    [
+        ([-0.9, -0.4, -0.2, -0.01], 1.02, True, True),
+        ([-0.9, -0.4, -0.2, 0.01], 1.02, True, False),
+        ([-0.9, -0.4, -0.2, -0.01], 1.02, False, False),
+        ([-0.9, -0.4, -0.2, -0.01], 2.0, True, False),
+        ([-0.9, -0.9, -0.9, -0.8], 1.02, True, False),
+        ([-0.05, -0.04, -0.02, -0.01], 1.02, True, False),
+    ],
+    ids=["distances", "learned", "classes", "margin", "never flattened", "by chance"],
+)
+def test_distances_are_no_similarities(
+    relations: list[float], loss: float, matches: bool, fires: bool
+) -> None:
+    """What belongs together begins with the lowest scores, and all that can be done is level them."""
+    detector = LossDetector()
+    steps = (0, 1, 2, *range(10, 80, 5))
+    values = relations[:3] + relations[3:] * (len(steps) - 3)
+    looks = [
+        at(step, CHANCE * loss, one, matches=matches)
+        for step, one in zip(steps, values, strict=True)
+    ]
+    before = told(detector, looks, "nothing_learned", planned(100))
+    found = list(detector.unsuitable_loss(LossInputs(())))
+    assert bool(found) is fires
+    assert not (fires and before)
+
+
+@pytest.mark.parametrize(
     ("curve", "kept", "said"),
     [
         ({0.0: 1.0, 0.3: 0.9, 1.0: 0.8, 10.0: 0.9, 100.0: 2.0}, 0.9, "not the learning rate"),
         ({0.0: 1.0, 0.3: 1.0, 1.0: 1.0, 10.0: 0.99, 100.0: 0.9}, 0.9, "steps are too short"),
         ({0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}, 0.1, "steps are too long"),
         ({0.0: 1.0, 0.3: 1.1, 1.0: 1.5, 10.0: 9.0, 100.0: 99.0}, 0.9, "not the learning rate"),
+        ({0.0: 1.0, 0.3: 0.99, 1.0: 0.991, 10.0: 9.0, 100.0: 99.0}, 0.1, "not the learning rate"),
     ],
 )
 def test_the_learning_rate_is_acquitted_or_not(

@@ -230,7 +230,29 @@ class AskedRefined(Refined):
         return Classifier.forward(self, x)
 
 
-@pytest.mark.parametrize("kind", [LaterRefined, StageRefined, AskedRefined, lambda: Refined(True)])
+class TrainedRefined(Refined):
+    """The switch counts in training alone, and to speak of refine is no use of it."""
+
+    def forward(self, x):
+        refines = self.refine if self.training and self.is_refined else nn.Identity()
+        return Classifier.forward(self, refines(x))
+
+
+class EvaluatedRefined(Refined):
+    """The stage is for validation, whatever the switch."""
+
+    def forward(self, x):
+        if self.training and self.is_refined:
+            refine = nn.Identity()
+        else:
+            refine = nn.Identity() if self.training else self.refine
+        return Classifier.forward(self, refine(x))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [LaterRefined, StageRefined, AskedRefined, EvaluatedRefined, lambda: Refined(True)],
+)
 def test_a_branch_that_may_be_taken_is_a_use(kind) -> None:
     """Somebody may set the switch, or it depends on what is being done."""
     module = kind()
@@ -238,8 +260,9 @@ def test_a_branch_that_may_be_taken_is_a_use(kind) -> None:
 
 
 def test_a_branch_that_cannot_be_taken_is_none() -> None:
-    """Its switch is set where the module is made, and nowhere else."""
+    """Its switch is set where the module is made, and nowhere else; it may ask for training, too."""
     assert unused(Refined()) == ["refine"]
+    assert unused(TrainedRefined()) == ["refine"]
 
 
 def test_a_module_that_another_method_names_may_be_meant_for_later() -> None:

@@ -56,8 +56,8 @@ class LearningRateDetector(Detector):
             when they are longer, and are told from the first epoch on.
         settled: None of this is said once training has taken off more than this share of the loss.
         progress: It is too high if training has taken off less than this share of the loss,
-        kept: a shorter step is better, and steps keep less than this share of what the gradient
-            promised.
+        kept: a shorter step is better (by ``gain``, too), and steps keep less than this share of
+            what the gradient promised.
         spike_scales: A loss is a spike if its logarithm is this many standard deviations (of the
             noise below the median) above the median of the losses before it,
         spike_height: and if it undoes at least this share of what training has achieved.
@@ -124,7 +124,12 @@ class LearningRateDetector(Detector):
         elif pool.progress >= self.progress:
             self.verdict = "progress"
             return
-        elif pool.best > _SHORTER or pool.kept >= self.kept or pool.pace <= _SLIGHT:
+        elif (
+            pool.best > _SHORTER
+            or pool.waste < self.gain
+            or pool.kept >= self.kept
+            or pool.pace <= _SLIGHT
+        ):
             self.verdict = "not the learning rate"
             return
         else:

@@ -50,6 +50,11 @@ class Line:
         """The share of the loss that it saves."""
         return 1 - self.curve[self.best]
 
+    @property
+    def waste(self) -> float:
+        """The share of the loss that the best one saves beside the step that was made."""
+        return self.curve[1.0] - self.curve[self.best]
+
     def at(self, multiple: float) -> float:
         """The loss at a multiple; where no search went, it was going up."""
         return _value(self.curve, multiple)

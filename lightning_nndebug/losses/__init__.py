@@ -26,27 +26,32 @@ from .progress import (
     fall,
     first_ratio,
     has_diverged,
+    has_got_on,
     has_stalled,
     is_far,
     is_late,
     is_soon,
+    is_turned,
     recent,
     step_record,
     take_up,
     verdict,
 )
 from .unsuitable import (
+    Ends,
     Labels,
     accuracy_of_quantities,
     accuracy_that_is_none,
     flipped,
     squared_classes,
     unbounded_answers,
+    unwrapped_angles,
 )
 
 _SOURCE = "benchmarks/thresholds#losses"
 _PROBES = 9
 _SOLVED = 0.3  # of the loss of a constant prediction
+_LEARNED = 0.4  # likewise: such predictions are no guesses
 _STILL = 0.1  # what dominated at the start still is so much of what the data are
 _LOOKS = 3  # the first ones, which show what the classes are like
 # What explains that nothing comes of the training: one finding is enough.
@@ -93,9 +98,11 @@ class LossDetector(Detector):
     runaway: float = threshold(default=2.5, source=_SOURCE, minimum=2.0)
 
     labels: Labels = state(dict)
+    ends: Ends = state(dict)
     histories: Histories = state(dict)
     probes: list[dict[str, Any]] = state(list)
     held_up: str = state(str)
+    turned: list[str] = state(list)
     pulls: dict[str, list[float]] = state(dict)
     falls: list[tuple[float, float]] = state(list)
 
@@ -341,6 +348,9 @@ class LossDetector(Detector):
         if self._pulling():  # LOS106 tells it
             return
         histories = [self.histories[one] for one in judged]
+        self.turned = [one for one in judged if is_turned(self.histories[one], self.relation)]
+        if self.turned:  # LOS109 tells it
+            return
         is_slow = self.held_up.startswith("steps are too short") and all(map(is_far, histories))
         if self.held_up.startswith("steps are") and not is_slow:
             return  # the learning rate: LRN101 and LRN102 tell it
@@ -565,6 +575,8 @@ class LossDetector(Detector):
             - A squared error on the numbers of classes
             - A binary cross entropy on quantities
             - A minus sign, or ``maximize=True``, that turns the loss around
+            - Distances that are taken for similarities
+            - A squared difference of angles, as if 359 degrees were far from 1
             - An accuracy for a regression, which is always near 0
             - A metric that is computed from something else than the predictions
 
@@ -582,8 +594,22 @@ class LossDetector(Detector):
             goodfellow2016deep, humbatova2020taxonomy
         """
         yield from flipped(found)
+        for name in self.turned:
+            history = self.histories[name]
+            level = excess(history, recent(history))
+            yield Evidence(
+                where=name,
+                measured=level,
+                limit=1.0,
+                message=f"what belongs together had the lowest score of all from the first step "
+                f"on, at {history['line']}; training has made all scores alike, and the loss "
+                f"{level:.2f} times that of a guess",
+                causes=("Distances are taken for similarities, or a minus sign is too many",),
+                fixes=("Give it similarities: put a minus sign before distances",),
+            )
         yield from squared_classes(found, self.labels)
         yield from unbounded_answers(found)
+        yield from unwrapped_angles(found, self.ends, self._is_learned)
         yield from accuracy_of_quantities(found)
         yield from accuracy_that_is_none(found)
 
@@ -606,9 +632,9 @@ class LossDetector(Detector):
     def kept(self, probe: StepProbe) -> float:
         """What the last probed step kept of what the gradient promised."""
         self.probes.append(step_record(probe))
-        del self.probes[:-_PROBES]
+        del self.probes[1:-_PROBES]  # the first tells where the loss began
         # A net that was thrown away stays where it is, and then no step is too long for it.
-        if self.held_up != TOO_LONG:
+        if self.held_up != TOO_LONG or has_got_on(self.probes):
             self.held_up = verdict(self.probes)
         return float(self.probes[-1]["kept"])
 
@@ -640,6 +666,11 @@ class LossDetector(Detector):
         return bool(known) and all(
             has_stalled(one, self.stalled, self.relation, planned) for one in known
         )
+
+    def _is_learned(self, name: str) -> bool:
+        """Whether predictions are far better by now than a constant one."""
+        history = self.histories.get(name)
+        return history is not None and excess(history, history["looks"][-1:]) < _LEARNED
 
     def _is_explained(self) -> bool:
         return any(one.code in _CAUSES for one in self._findings)

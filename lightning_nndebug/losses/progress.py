@@ -32,11 +32,16 @@ _LEAST = 50  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
 _SLIGHTLY = 1e-3  # what predictions have to do with targets by rounding, or a single sample
 _FAR = 1.5  # times the variance: what is known of the targets is not even their mean
+_FLAT = 0.3  # of the first differences between scores: training has made them alike
+_GUESSED = 1.1  # times the loss of a guess
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 # The beginning of a run, an eighth, a quarter, a half, and all of it.
 _DOUBLINGS = ((0.0, 0.04), (0.1, 0.13), (0.22, 0.25), (0.46, 0.5), (0.95, 1.0))
+_GOT_ON = 0.9  # of the first loss
+_KEPT = 0.6  # of what the gradient promised: such a step is not too long
 _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
+_GAIN = 0.005  # of the loss: what a step of another length must save, or the length does not matter
 
 
 def take_up(histories: Histories, fits: Fits) -> None:
@@ -50,7 +55,7 @@ def take_up(histories: Histories, fits: Fits) -> None:
         known = histories.get(where)
         if known is None or known["kind"] != fit.kind or known["totals"].shape != fit.totals.shape:
             known = {"kind": fit.kind, "totals": fit.totals * 0, "looks": [], "line": str(fit.line)}
-            histories[where] = {**known, "scaled": fit.scaled}
+            histories[where] = {**known, "scaled": fit.scaled, "matches": fit.matches}
             known = histories[where]
         looks = known["looks"]
         if looks and looks[-1][STEP] >= fits.step:
@@ -157,6 +162,26 @@ def _is_leaving(history: History) -> bool:
     return bool(max(0.0, first) < second < third and third > max(_SLIGHTLY, _NOISES * max(past)))
 
 
+def is_turned(history: History, relation: float) -> bool:
+    """Whether the samples that belong together got the lowest scores, and training made all alike.
+
+    No net can do better that has to tell a sample from others by how little it is like itself. A
+    margin takes from the own score, too, but there the loss stays far above that of a guess.
+    """
+    looks, late = history["looks"], recent(history)
+    if not (history["matches"] and late):
+        return False
+    first, last = (
+        statistics.fmean(one[RELATION] for one in some) for some in (looks[:_FIRST], late)
+    )
+    return bool(
+        max(one[RELATION] for one in looks) < 0
+        and first < -relation
+        and last > _FLAT * first
+        and 1 <= excess(history, late) < _GUESSED
+    )
+
+
 def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     """Returns the best level so far and the one now, if it is that much worse and stays so.
 
@@ -206,7 +231,13 @@ def step_record(probe: StepProbe) -> dict[str, Any]:
     before, after = probe.own
     kept = (before - after) / probe.predicted if probe.predicted > 0 else 0.0
     pace = probe.predicted / before if before > 0 else 0.0
-    return {"curve": dict(probe.curve), "kept": kept, "pace": pace}
+    level = statistics.median(probe.losses[-20:] or (before,))
+    return {"curve": dict(probe.curve), "kept": kept, "pace": pace, "level": level}
+
+
+def has_got_on(probes: Sequence[dict[str, Any]]) -> bool:
+    """Whether training has taken something off the loss since the first probe, as LRN101 has it."""
+    return bool(probes[-1]["level"] < _GOT_ON * probes[0]["level"])
 
 
 def verdict(probes: Sequence[dict[str, Any]]) -> str:
@@ -218,11 +249,12 @@ def verdict(probes: Sequence[dict[str, Any]]) -> str:
     total = {multiple: sum(one["curve"][multiple] for one in probes) for multiple in common}
     best = min(total, key=total.__getitem__)
     gain = 1 - total[best] / total[0.0] if total[0.0] > 0 else 0.0
+    is_harmless = total[1.0] - total[best] < _GAIN * abs(total[0.0])
     kept = statistics.median(one["kept"] for one in probes)
     pace = statistics.median(one["pace"] for one in probes)
-    if best < 1 and not kept > 0.6 and pace > _SLIGHT:  # noqa: PLR2004 -- as LRN101 has it
+    if best < 1 and not (is_harmless or kept > _KEPT) and pace > _SLIGHT:  # as LRN101 has it
         return TOO_LONG
-    if best > 1 and gain > 0.005:  # noqa: PLR2004 -- as LRN102 has it, which asks for even more
+    if best > 1 and gain > _GAIN:  # as LRN102 has it, which asks for even more
         return "steps are too short"
     return "not the learning rate"
 

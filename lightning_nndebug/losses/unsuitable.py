@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..core.findings import Evidence
 from ..core.measurements.fits import where
 from ..core.measurements.loss_calls import LossCall
-from ..core.measurements.loss_inputs import LossInputs
+from ..core.measurements.loss_inputs import LossInputs, turn_of
 from .misuse import ELEMENTWISE
 
 Labels = dict[str, list[int]]
+Ends = dict[str, list[float]]  # of targets: the least and the largest, and what Turn counts
 
 _NUMBERED = (3, 100)  # so many classes have numbers that could be taken for quantities
 _EACH = 8  # labels of each class, on average, before their distribution is judged
 _EVEN = 3.0  # classes that are chosen have about the same size; counts and ranks have tails
+_FILLED = 0.01  # of a turn may be missing at each of its ends
+_MISSED, _OFTEN = 5, 0.05  # angles that are missed by more than half a turn, and their share
+_FORMS = {"squared", "absolute"}  # what a hand-written difference may be made to
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|accuracy)($|[^a-z])", re.IGNORECASE)
 
 # What was done to a loss: in a word, in a sentence, its cause, and the fix.
@@ -88,6 +93,35 @@ def unbounded_answers(found: LossInputs) -> Iterator[Evidence]:
             f"{target.highest:.3g}, and should be probabilities",
             fixes=("For quantities use mse_loss or huber_loss", "Or scale them to 0 to 1"),
         )
+
+
+def unwrapped_angles(
+    found: LossInputs, seen: Ends, is_learned: Callable[[str], bool]
+) -> Iterator[Evidence]:
+    """Angles whose difference is taken to be a whole turn where they are next to each other."""
+    for one in found.inputs:
+        call, target, name = one.call, one.target, where(one.call)
+        is_bare = call.function != "difference" or call.options.get("form") in _FORMS
+        if call.function not in ELEMENTWISE or target is None or not (is_bare and call.whole):
+            continue
+        low, high, ends, missed = seen.get(name, [math.inf, -math.inf, 0, 0])
+        if one.turn and is_learned(name):
+            ends, missed = ends + one.turn.ends, missed + one.turn.missed
+        low, high = min(low, target.lowest), max(high, target.highest)
+        seen[name] = [low, high, ends, missed]
+        if missed >= _MISSED and missed > _OFTEN * ends and turn_of(low, high, _FILLED):
+            yield Evidence(
+                where=name,
+                measured=missed / ends,
+                limit=_OFTEN,
+                message=f"the targets at {call.line} fill a whole turn, from {low:.3g} to "
+                f"{high:.3g}, and {missed / ends:.0%} of those near its ends are missed by more "
+                f"than half of it: the loss takes 359 degrees to be far from 1",
+                fixes=(
+                    "Predict sine and cosine of the angle",
+                    "Or wrap the difference: ``torch.atan2(d.sin(), d.cos())``",
+                ),
+            )
 
 
 def accuracy_of_quantities(found: LossInputs) -> Iterator[Evidence]:

@@ -47,6 +47,7 @@ class Fit:
         kind: ``classes``, ``answers`` or ``quantities``.
         scaled: Whether predictions may have a temperature: they were multiplied or divided by
             something, or tell the samples of a batch from each other.
+        matches: Whether they do the latter.
         is_next: Whether targets are the next tokens of the inputs: how frequent they are is learned
             first, and takes time.
         opposed: Whether a gradient of the user's own making is on its way back to the net, such as
@@ -63,6 +64,7 @@ class Fit:
     totals: Tensor = field(repr=False)
     kind: str
     scaled: bool = False
+    matches: bool = False
     is_next: bool = False
     opposed: bool = False
 
@@ -225,11 +227,11 @@ def _fit_of_shares(
     entropy = -(prior * prior.clamp(min=_TINY).log()).sum()
     relation = torch.where(entropy > _VARIED, (own - other) / entropy.clamp(min=_VARIED), 0.0)
     numbers = torch.stack([-own, floor, relation]).tolist()
+    matches = call.place is None and not call.is_next
     return Fit(
         where(call), call.line, numbers[0], chance * float(weighted.sum() / samples), numbers[1],
         numbers[2], len(shares), totals.cpu(), kind,
-        call.made_by in ("Mul", "Div") or (call.place is None and not call.is_next),
-        is_next=call.is_next,
+        call.made_by in ("Mul", "Div") or matches, matches, call.is_next,
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from .loss_calls import LossCall, LossCalls
 from .scores import Doubt
 
 _READ = 2**20  # entries of a tensor that are looked at: its first rows
+_TURNS = (math.tau, 360.0)
+_END = 0.05  # of a turn, at either end of it
 _LABELS = 1000  # of more values than that, nobody would take the numbers for classes
 
 
@@ -69,6 +71,21 @@ class Values:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Quantities that lie within one turn, and reach from one end of it to the other, as angles do.
+
+    Attributes:
+        length: Of the turn: 360, or that in radians.
+        ends: How many targets are near an end,
+        missed: and how many of these the predictions miss by more than half a turn.
+    """
+
+    length: float
+    ends: int
+    missed: int
+
+
+@dataclass(frozen=True)
 class LossInput:
     """A call of a loss function that the loss is made of, and what it was given.
 
@@ -78,12 +95,14 @@ class LossInput:
         target: The targets; None if they are class numbers, or not there.
         labels: How often each class number occurs in targets that are whole numbers, counted from
             0; nothing if they are not, or not from the batch.
+        turn: What is known of targets that may be angles.
     """
 
     call: LossCall
     input: Values
     target: Values | None = None
     labels: tuple[int, ...] = ()
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +150,37 @@ def read(call: LossCall) -> LossInput:
         return LossInput(call, values(call.input, axis))
     known = call.place is not None and not target.requires_grad
     labels = _labels(target.detach()) if known else ()
-    return LossInput(call, values(call.input, axis), values(target, axis), labels)
+    seen = values(target, axis)
+    turn = _turn(call, seen) if known and call.input.shape == target.shape else None
+    return LossInput(call, values(call.input, axis), seen, labels, turn)
+
+
+def turn_of(lowest: float, highest: float, slack: float) -> tuple[float, float] | None:
+    """Returns the length of a turn and its middle, if numbers fill it but for a share at each end.
+
+    Args:
+        lowest: The least of the numbers.
+        highest: The largest.
+        slack: The share.
+    """
+    for length in _TURNS:
+        for middle in (0.0, length / 2):
+            most = length / 2 * (1 + 1e-5)
+            below, above = middle - lowest, highest - middle
+            if all((0.5 - slack) * length <= one <= most for one in (below, above)):
+                return length, middle
+    return None
+
+
+def _turn(call: LossCall, seen: Values) -> Turn | None:
+    found = turn_of(seen.lowest, seen.highest, 2 * _END)
+    if found is None or call.target is None or not call.target.is_floating_point():
+        return None
+    length, middle = found
+    given, target = (one.detach().flatten()[:_READ].float() for one in (call.input, call.target))
+    ends = (target - middle).abs() > (0.5 - _END) * length
+    missed = ends & ((given - target).abs() > length / 2)
+    return Turn(length, *torch.stack([ends.sum(), missed.sum()]).tolist())
 
 
 def _is_used(call: LossCall) -> bool:

@@ -228,6 +228,10 @@ class _Reader(ast.NodeVisitor):
         (self._into if isinstance(node.ctx, ast.Load) else self.stored).add(node.attr)
         self.generic_visit(node)
 
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if not isinstance(node.value, ast.Constant):  # a docstring uses nothing
+            self.generic_visit(node)
+
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str):
             self._into.update(node.value.replace(".", " ").split())
@@ -236,15 +240,27 @@ class _Reader(ast.NodeVisitor):
         self._into.add(node.id)
 
     def visit_If(self, node: ast.If | ast.IfExp) -> None:
-        outside, switches = self._into, _switches(node.test, self._own)
+        outside = self._into
         self.visit(node.test)
-        self._into = self.behind[switches] if switches else outside
-        for part in ast.iter_child_nodes(node):
-            if part is not node.test:
-                self.visit(part)
+        for part, test in (
+            (node.body, _in_training(node.test, self._own)),
+            (node.orelse, node.test),
+        ):
+            switches = _switches(test, self._own)
+            self._into = self.behind[switches] if switches else outside
+            for one in part if isinstance(part, list) else [part]:
+                self.visit(one)
         self._into = outside
 
     visit_IfExp = visit_If  # noqa: N815
+
+
+def _in_training(test: ast.expr, own: str) -> ast.expr:
+    """Returns what a condition still asks for where ``training`` is set, as it is in any step."""
+    if not (isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And)):
+        return test
+    others = [one for one in test.values if ast.unparse(one) != f"{own}.training"]
+    return ast.BoolOp(test.op, others) if others else test
 
 
 def _switches(test: ast.expr, own: str) -> frozenset[str]:
