@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -400,6 +401,23 @@ def test_an_idle_branch_of_zeros_is_not_stuck() -> None:
 def test_huge_weights_are_told() -> None:
     """Drawn with the default scale of `nn.init.normal_`."""
     assert badly_initialized([weight(size=1.0)]) == [8.0]
+
+
+def row_of(*gains: float, last: float, first: float = 0.0) -> list:
+    """What is told of layers with these gains, if so much of the gradient gets to them."""
+    names = [f"net.{i}.weight" for i in range(len(gains))]
+    layers = [weight(name=name, size=gain / 8) for name, gain in zip(names, gains, strict=True)]
+    updates = [update(name=name, gradient=last, age=0) for name in names]
+    updates[0] = replace(updates[0], gradient=first or last)
+    return badly_initialized(layers, [*updates, update(name="head.bias", kind="bias", age=0)])
+
+
+def test_a_row_of_tiny_weights_is_told_by_its_gradient() -> None:
+    """Of a signal that shrinks in each layer, next to no gradient is left in the usual one."""
+    assert row_of(0.1, 0.1, 0.1, 0.1, last=1e-8) == [pytest.approx(1e-6)]
+    assert not row_of(0.1, 0.1, 0.1, 0.1, last=1e-2)
+    assert not row_of(0.1, 0.1, 0.1, 0.1, last=1e-7, first=1e-2)
+    assert not row_of(0.1, 0.1, 0.6, 0.6, last=1e-7)
 
 
 @pytest.mark.parametrize(

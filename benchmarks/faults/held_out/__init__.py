@@ -11,9 +11,11 @@ SEEN = {
     "momentum_of_another_framework",
     "one_word_more_than_vectors",
     "plateau_at_every_batch",
+    "prior_in_every_bias",
     "seer_whose_statistics_move",
     "siamese_without_a_stop",
     "sigmoids_all_the_way",
+    "small_random_numbers",
     "still_overfitting_two_batches",
     "tied_to_a_wide_embedding",
 }
