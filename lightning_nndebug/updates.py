@@ -36,6 +36,7 @@ _FASTER = 1.25  # times as much a loss falls in the last third of the steps as i
 _HISTORY = 15, 120  # looks that tell so: at least, and at most
 _ALIKE = 1e-4  # of their size: so far apart, replicas are not by rounding
 _ROUNDINGS = 8  # nor by so many of them
+_LASTING = 0.99  # a first beta from which on an average is one over a hundred steps and more
 _SOFT_EPS, _HARD_EPS = 1e-2, 1e-15  # beyond these, an eps is no rounding guard any more
 
 
@@ -409,7 +410,7 @@ class UpdateDetector(Detector):
 
         When it is fine:
             You have compared both, or tune biases or norms alone on purpose. A decay that an
-            optimizer comes with is not reported.
+            optimizer comes with is not reported. No more than advice, but for exchanged betas.
 
         References:
             loshchilov2019decoupled
@@ -442,6 +443,7 @@ class UpdateDetector(Detector):
                     limit=0,
                     message="; ".join(seen for seen, _ in oddities),
                     fixes=tuple(fix for _, fix in oddities),
+                    severity=Severity.WARNING if _are_exchanged(group.betas) else None,
                 )
 
     @rule("UPD107", severity=Severity.ERROR)
@@ -705,6 +707,11 @@ def _usual_gradient(updates: Sequence[Update]) -> float:
 
 def _growth(one: Update) -> float:
     return one.weight / _scale(one)
+
+
+def _are_exchanged(betas: Sequence[float]) -> bool:
+    """Whether a gradient counts for many steps after its square has been forgotten."""
+    return len(betas) == 2 and betas[0] >= _LASTING and 5 * (1 - betas[0]) < 1 - betas[1]  # noqa: PLR2004
 
 
 def _oddities(group: Settings) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from program import Program, fit, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug import NNDebug, UpdateDetector
+from lightning_nndebug import NNDebug, Severity, UpdateDetector
 from lightning_nndebug.core.measurements.ownership import Fault, Orphans, Ownership
 from lightning_nndebug.core.measurements.replicas import Replica, Replicas
 from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings
@@ -566,6 +566,22 @@ def test_an_odd_setting_is_told(changes) -> None:
 def test_a_usual_setting_is_not(changes) -> None:
     """Defaults, an eps that is large with care, and optimizers that we do not know."""
     assert not audited(**changes)
+
+
+@pytest.mark.parametrize(
+    ("betas", "severity"),
+    [
+        ((0.999, 0.9), Severity.WARNING),
+        ((0.99, 0.9), Severity.WARNING),
+        ((0.9, 0.0), None),
+        ((0.95, 0.9), None),
+    ],
+)
+def test_exchanged_betas_are_more_than_odd(betas, severity) -> None:
+    """A step is then a hundred old gradients by the size of the last ten."""
+    settings = OptimizerSettings((Settings("Adam", "Adam", **{**ADAM, "betas": betas}),), 1)
+    (found,) = UpdateDetector().optimizer_audit(settings)
+    assert found.severity == severity
 
 
 @pytest.mark.parametrize(("trainable", "large"), [(0, 0), (1, 0)])
