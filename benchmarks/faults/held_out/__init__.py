@@ -10,6 +10,7 @@ SEEN = {
     "factors_that_start_alike",
     "left_from_a_smoke_test",
     "letters_where_classes_belong",
+    "masks_of_another_order",
     "momentum_of_another_framework",
     "one_word_more_than_vectors",
     "plateau_at_every_batch",

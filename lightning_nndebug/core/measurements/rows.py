@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import Measurement, Moment
 from .inputs import Inputs, sampled, stride
@@ -17,6 +17,7 @@ from .succession import lag
 _ROWS = 512  # samples of training, and as many of validation,
 _FEATURES = 512  # and so many values of each: 1 MB each
 _ANSWERS = 64  # to a sample, at most
+_PARTS = 8  # of a mask, from side to side
 _VALIDATIONS = 3  # that are looked at
 
 
@@ -176,13 +177,25 @@ class _Pool:
 
 
 def answers_of(targets: Tensor) -> Tensor | None:
-    """Returns the answers for each sample: one, or a few; None of masks and the like."""
+    """Returns the answers for each sample: one, or a few; of a mask, what share of each part."""
+    if is_map(targets):
+        return coarse(targets).double()
     if not targets.dim() or targets.is_complex() or not targets.numel():
         return None
     if targets.numel() == len(targets):
         return targets.detach().flatten().double()
     is_table = targets.dim() == 2 and targets.shape[1] <= _ANSWERS  # noqa: PLR2004
     return targets.detach().double() if is_table else None
+
+
+def is_map(x: Tensor) -> bool:
+    """Returns whether there is a single value for each place of an image."""
+    return x.dim() == 4 and x.shape[1] == 1 and min(x.shape[2:]) >= _PARTS and not x.is_complex()  # noqa: PLR2004
+
+
+def coarse(maps: Tensor) -> Tensor:
+    """Returns the means over eight times eight parts of each map."""
+    return nn.functional.adaptive_avg_pool2d(maps.detach().float(), _PARTS).flatten(1)
 
 
 def _values(rows: Tensor) -> Tensor:
