@@ -943,6 +943,17 @@ def test_the_masks_of_other_images_are_unrelated(shuffled: bool) -> None:
     assert ("INP204" in [one.code for one in detector.findings]) == shuffled
 
 
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_what_is_masked_looks_different(shuffled: bool) -> None:
+    """A net that has not begun to learn, and images of noise, say nothing; their places do."""
+    masks = (torch_rand(300, 64) > 0.8).double()
+    look = 0.3 * masks + torch_rand(300, 64)
+    masks = masks.flip(0) if shuffled else masks
+    rows = Rows("batch[0]", "batch[1]", torch_rand(300, 64), answers=masks, parts=look[:, None])
+    learned = Learned(z=0.3, samples=400, worth=400, target="batch[1]")
+    assert fired(InputDetector().unrelated_labels, Likeness(rows), learned) == shuffled
+
+
 def test_one_token_for_each_sample_tells_no_likeness() -> None:
     """A user alone, of whom the batch tells what was bought: nothing is said, and nothing fails."""
     user, item = torch.randint(40, (640,)), torch.randint(30, (640,))
