@@ -13,6 +13,7 @@ SEEN = {
     "masks_of_another_order",
     "momentum_of_another_framework",
     "one_word_more_than_vectors",
+    "plain_descent_by_default",
     "plateau_at_every_batch",
     "prior_in_every_bias",
     "pushed_apart_without_a_margin",
