@@ -199,26 +199,30 @@ class ActivationDetector(Detector):
 
         When it is fine:
             Hardly ever, if it is so from the beginning and lasts for 75 steps. Outputs, whose scale
-            is that of the targets, and layers with norms between them are not compared.
+            is that of the targets, and layers with norms between them or behind them are not
+            compared.
 
         References:
             glorot2010understanding, he2015delving, mishkin2016all
         """
-        for chain in _chains(activations.layers):
-            first, last, drift = _drift(chain)
-            out = last.std < self.smallest_std if drift < 0 else last.std > self.largest_std
-            out = out and abs(drift) > self.drift_decades
-            # What comes later was learned: large targets, for one, make the last layers grow.
-            if not self._was_well(f"ACT103 {chain[0].where}", not out):
-                yield Evidence(
-                    where=chain[-1].where,  # the same in each look
-                    measured=last.std,
-                    limit=self.smallest_std if drift < 0 else self.largest_std,
-                    message=f"the standard deviation goes from {first.std:.2g} at {first.where} to "
-                    f"{last.std:.2g} at {last.where}, in {len(chain)} layers; the limits are "
-                    f"{self.smallest_std:g} and {self.largest_std:g}",
-                    details={"std": {one.where: one.std for one in chain}},
-                )
+        chain = _chain(activations.layers)
+        dead = {one.where for one in activations.calls if self._is_dead(one)}
+        if not chain or any(one.where in dead and one.std >= self.smallest_std for one in chain):
+            return  # units that die where the scale is well are a matter of ACT101
+        first, last, drift = _drift(chain)
+        out = last.std < self.smallest_std if drift < 0 else last.std > self.largest_std
+        out = out and abs(drift) > self.drift_decades
+        # What comes later was learned: large targets, for one, make the last layers grow.
+        if not self._was_well(f"ACT103 {chain[0].where}", not out):
+            yield Evidence(
+                where=chain[-1].where,  # the same in each look
+                measured=last.std,
+                limit=self.smallest_std if drift < 0 else self.largest_std,
+                message=f"the standard deviation goes from {first.std:.2g} at {first.where} to "
+                f"{last.std:.2g} at {last.where}, in {len(chain)} layers; the limits are "
+                f"{self.smallest_std:g} and {self.largest_std:g}",
+                details={"std": {one.where: one.std for one in chain}},
+            )
 
     def _is_flat(self, one: Activation, step: int) -> bool:
         if one.flat is None:
@@ -247,14 +251,15 @@ def _hidden(activations: Activations) -> list[Activation]:
     return [one for one in activations.calls if one.is_hidden]
 
 
-def _chains(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Returns the runs of hidden layers that have no norm between them."""
-    chains: dict[int, list[Layer]] = {}
-    for one in layers:
-        if one.is_hidden:
-            chains.setdefault(one.normed, []).append(one)
-    finite = (one for one in chains.values() if all(math.isfinite(layer.std) for layer in one))
-    return [one for one in finite if len(one) >= _DEPTH]
+def _chain(layers: Sequence[Layer]) -> list[Layer]:
+    """Returns the hidden layers that have no norm between them, nor one behind them.
+
+    What shrinks or grows before a norm, as in a branch of a transformer, is mended by it.
+    """
+    last = max((one.normed for one in layers), default=0)
+    chain = [one for one in layers if one.is_hidden and one.normed == last]
+    is_finite = all(math.isfinite(one.std) for one in chain)
+    return chain if is_finite and len(chain) >= _DEPTH else []
 
 
 def _drift(chain: Sequence[Layer]) -> tuple[Layer, Layer, float]:

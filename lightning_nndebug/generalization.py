@@ -70,7 +70,11 @@ class GeneralizationDetector(Detector):
         default=0.1, source="benchmarks/thresholds#generalization", maximum=1.0
     )
 
-    @rule("GEN101", severity=Severity.WARNING, caused_by=["CLS106", "INP202", "INP203", "INP205"])
+    @rule(
+        "GEN101",
+        severity=Severity.WARNING,
+        caused_by=["CLS106", "INP202", "INP203", "INP205", "LOS108", "UPD105"],
+    )
     def overfitting(self, scores: Scores) -> Iterator[Evidence]:
         """Training learns its samples by heart: validation turns, or stays far behind.
 

@@ -21,6 +21,8 @@ _STEPS = 10  # at least, in which a weight must have changed, or another one hav
 _LOOKS = 5  # looks in a row that an update must be out of its band, or weights must run
 _FIRST = 3  # steps in which units that are alike may still come apart
 _SHARE = 0.05  # of what weights are by now is no long step: they have run away before
+_SMALL = 0.2  # gains that nobody chooses: torch's own are 0.58
+_DEEP = 3  # of such layers, at least, shrink a signal to nothing
 _UNITS = 8  # that are alike, at least, are no mean on purpose
 _EARLY = 1000  # steps in which nothing that is well grows so much
 _LAYERS = 2  # matrices, at least: a lone one may have to go wherever the targets are
@@ -34,6 +36,7 @@ _FASTER = 1.25  # times as much a loss falls in the last third of the steps as i
 _HISTORY = 15, 120  # looks that tell so: at least, and at most
 _ALIKE = 1e-4  # of their size: so far apart, replicas are not by rounding
 _ROUNDINGS = 8  # nor by so many of them
+_LASTING = 0.99  # a first beta from which on an average is one over a hundred steps and more
 _SOFT_EPS, _HARD_EPS = 1e-2, 1e-15  # beyond these, an eps is no rounding guard any more
 
 
@@ -46,7 +49,9 @@ class UpdateDetector(Detector):
         usual_update: or those of the usual layer by this share, until little of it is left,
         smallest_update: and too short if it moves them by less than this share,
         stalled_factor: while it moves those of other layers by this many times more.
-        largest_gain: Weights start too large if they amplify independent inputs by this factor.
+        largest_gain: Weights start too large if they amplify independent inputs by this factor,
+        smallest_gradient: and too small if several layers shrink them, one after the other, until
+            the usual layer gets less than this share of the largest gradient.
         running_factor: Weights run away if they get this many times as large as they were, in the
             first thousand steps of the whole net, or faster and faster; or, if the loss falls
             below zero faster and faster, a tenth of that.
@@ -57,6 +62,7 @@ class UpdateDetector(Detector):
     smallest_update: float = threshold(default=1e-6, source=_SOURCE, maximum=1.0)
     stalled_factor: float = threshold(default=1000.0, source=_SOURCE, minimum=1.0)
     largest_gain: float = threshold(default=5.0, source=_SOURCE, minimum=1.0)
+    smallest_gradient: float = threshold(default=1e-3, source=_SOURCE, maximum=1.0)
     running_factor: float = threshold(default=30.0, source=_SOURCE, minimum=1.0)
 
     races: dict[str, list[list[float]]] = state(dict)
@@ -248,11 +254,13 @@ class UpdateDetector(Detector):
 
         Why it matters:
             Units that start alike get the same gradient and stay alike: a layer of a thousand is
-            worth one. Two layers of zeros get none at all. Huge weights saturate or explode.
+            worth one. Two layers of zeros get none at all. Huge weights saturate or explode, and
+            in a row of tiny ones nothing is left of the signal, nor of the gradient.
 
         Likely causes:
             - ``nn.init.constant_``, ``ones_`` or ``zeros_`` is applied to weights, not only biases
             - ``nn.init.normal_`` or ``uniform_`` is left at its default scale of 1
+            - One small standard deviation, such as 0.01, for all layers of a deep net
             - Both halves of an adapter are initialized to zero
 
         How to fix:
@@ -263,7 +271,7 @@ class UpdateDetector(Detector):
         When it is fine:
             The last layer of a branch or of the net, a norm's scale and a gate may well be zero:
             they come free in a step. Weights with a norm behind them, and trained ones, may have
-            any size.
+            any size, and small ones are fine where shortcuts or norms bring the gradient past them.
 
         References:
             glorot2010understanding, he2015delving, hu2022lora
@@ -275,8 +283,9 @@ class UpdateDetector(Detector):
         zero = [one for one in zero if one.kind != "embedding"]  # nothing may have been looked up
         fresh = [one for one in initial.weights if one.kind == "matrix" and one.looks_random]
         even = [one for one in fresh if one.is_alike and one.size]
-        huge = [one for one in fresh if not (one.is_constant or one.is_normalized)]
-        huge = [one for one in huge if one.gain > self.largest_gain]
+        sized = [one for one in fresh if not (one.is_constant or one.is_normalized)]
+        huge = [one for one in sized if one.gain > self.largest_gain]
+        tiny = [one for one in sized if one.gain < _SMALL]
         if same or len(even) > 1 or any(one.units >= _UNITS for one in even):
             ones: Sequence[Update | Weight] = same or even
             yield Evidence(
@@ -306,6 +315,19 @@ class UpdateDetector(Detector):
                 f"{_short(worst.gain)} times; the limit is {self.largest_gain:g} times",
                 causes=("``nn.init.normal_`` or ``uniform_`` is left at its default scale",),
                 details={"parameters": [one.name for one in huge]},
+            )
+        share = _usual_gradient(updates.updates) if len(tiny) >= _DEEP else 1.0
+        if share < self.smallest_gradient:
+            yield Evidence(
+                where=tiny[0].name,
+                measured=share,
+                limit=self.smallest_gradient,
+                message=f"{_are(tiny)} initialized so small that each shrinks its input to "
+                f"{max(one.gain for one in tiny):.2g} of its size or less, and the usual layer "
+                f"gets {share:.0e} of the largest gradient; the limit is "
+                f"{self.smallest_gradient:.0e}",
+                causes=("One small standard deviation is used for all layers of a deep net",),
+                details={"parameters": [one.name for one in tiny]},
             )
 
     @rule(
@@ -388,7 +410,7 @@ class UpdateDetector(Detector):
 
         When it is fine:
             You have compared both, or tune biases or norms alone on purpose. A decay that an
-            optimizer comes with is not reported.
+            optimizer comes with is not reported. No more than advice, but for exchanged betas.
 
         References:
             loshchilov2019decoupled
@@ -421,6 +443,7 @@ class UpdateDetector(Detector):
                     limit=0,
                     message="; ".join(seen for seen, _ in oddities),
                     fixes=tuple(fix for _, fix in oddities),
+                    severity=Severity.WARNING if _are_exchanged(group.betas) else None,
                 )
 
     @rule("UPD107", severity=Severity.ERROR)
@@ -668,8 +691,27 @@ def _scale(one: Update) -> float:
     return max(one.start, _default(one))
 
 
+def _usual_gradient(updates: Sequence[Update]) -> float:
+    """Returns the norm of the gradient of the usual matrix, and of the first, to the largest one.
+
+    The larger of the two, since shortcuts bring it to the first. Of the very first step alone:
+    later on, weights are not what they were initialized to.
+    """
+    norms = {one.name: (one.gradient or 0.0) * math.sqrt(one.numel) for one in updates}
+    layers = [norms[one.name] for one in updates if one.kind == "matrix" and not one.age]
+    reached = [one for one in layers if one]
+    if len(reached) < _DEEP or not all(map(math.isfinite, norms.values())):
+        return 1.0
+    return max(median(reached), reached[0]) / max(norms.values())
+
+
 def _growth(one: Update) -> float:
     return one.weight / _scale(one)
+
+
+def _are_exchanged(betas: Sequence[float]) -> bool:
+    """Whether a gradient counts for many steps after its square has been forgotten."""
+    return len(betas) == 2 and betas[0] >= _LASTING and 5 * (1 - betas[0]) < 1 - betas[1]  # noqa: PLR2004
 
 
 def _oddities(group: Settings) -> Iterator[tuple[str, str]]:

@@ -104,6 +104,7 @@ def test_a_scale_drifts_if_it_goes_a_decade_and_out_of_bounds(stds: tuple[float,
         chain(1.0, 0.001),  # not deep
         chain(1.0, 100.0, float("nan")),  # an illness of its own
         chain(1.0, 0.1, 0.01, 0.001, normed=(0, 1, 2, 3)),  # a norm after each
+        chain(1.0, 0.1, 0.01, 0.001, 1.0, normed=(0, 0, 0, 0, 1)),  # a norm behind them
     ],
 )
 def test_a_scale_that_does_not_go_astray_is_fine(seen: Activations) -> None:
@@ -116,6 +117,14 @@ def test_a_scale_that_drifts_later_was_learned() -> None:
     detector = ActivationDetector()
     assert not list(detector.scale_drift(chain(1.0, 1.0, 1.0)))
     assert not list(detector.scale_drift(chain(1.0, 10.0, 100.0)))
+
+
+def test_units_that_die_where_the_scale_is_well_are_no_drift() -> None:
+    """What is behind them shrinks because they give nothing; the other way round, it is."""
+    layers = chain(0.6, 1e-7, 1e-7, 1e-7).layers
+    rule_ = ActivationDetector().scale_drift
+    assert not list(rule_(Activations((relu(64, where="net.0"),), layers)))
+    assert list(rule_(Activations((relu(64, where="net.3"),), layers)))
 
 
 # -- what is measured

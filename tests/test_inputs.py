@@ -853,13 +853,25 @@ def test_near_neighbours_tell_whether_labels_mean_anything() -> None:
 @pytest.mark.parametrize(
     ("shuffled", "learned", "sick"),
     [
-        (True, Learned(z=0.3, samples=400, target="batch[1]"), True),
-        (True, Learned(z=9.0, samples=400, target="batch[1]"), False),  # a parity, at last
-        (True, Learned(z=0.3, samples=100, target="batch[1]"), True),
-        (True, Learned(z=1.5, samples=100, target="batch[1]"), False),  # it may well be more
-        (True, Learned(z=0.3, samples=50, target="batch[1]"), False),
-        (True, Learned(z=0.3, samples=400, target="batch[2]"), False),
-        (False, Learned(z=0.3, samples=400, target="batch[1]"), False),  # not learned yet
+        (True, Learned(z=0.3, samples=400, worth=400, target="batch[1]"), True),
+        (
+            True,
+            Learned(z=9.0, samples=400, worth=400, target="batch[1]"),
+            False,
+        ),  # a parity, at last
+        (True, Learned(z=0.3, samples=100, worth=100, target="batch[1]"), True),
+        (
+            True,
+            Learned(z=1.5, samples=100, worth=100, target="batch[1]"),
+            False,
+        ),  # it may well be more
+        (True, Learned(z=0.3, samples=50, worth=50, target="batch[1]"), False),
+        (True, Learned(z=0.3, samples=400, worth=400, target="batch[2]"), False),
+        (
+            False,
+            Learned(z=0.3, samples=400, worth=400, target="batch[1]"),
+            False,
+        ),  # not learned yet
     ],
 )
 def test_unrelated_labels(shuffled: bool, learned: Learned, sick: bool) -> None:
@@ -884,7 +896,7 @@ def test_labels_are_related_if_any_likeness_says_so(by: str, sick: bool) -> None
         is_class=True,
     )
     rows = Rows("batch[0]", "batch[1]", noise, y.double(), is_class=True)
-    learned = Learned(z=0.3, samples=400, target="batch[1]")
+    learned = Learned(z=0.3, samples=400, worth=400, target="batch[1]")
     for one in (Likeness(rows, features), Likeness(None, features)):
         assert fired(InputDetector().unrelated_labels, one, learned) == sick
 
@@ -911,6 +923,37 @@ def test_several_answers_to_a_sample_are_judged(loss, shuffled: bool) -> None:
     assert ("INP204" in [one.code for one in detector.findings]) == shuffled
 
 
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_the_masks_of_other_images_are_unrelated(shuffled: bool) -> None:
+    """That one corner of the images is masked more often than the other is no relation."""
+    seed()
+    y = (torch.randn(300, 1, 12, 12) + torch.ones(12, 12).tril() > 0.8).float()
+    x = y + 0.5 * torch.randn(300, 1, 12, 12)
+    y = y[torch.randperm(300)] if shuffled else y
+
+    class Masks(Classifier):
+        def loss(self, x, y):
+            return F.binary_cross_entropy_with_logits(self(x), y)
+
+    train = DataLoader(TensorDataset(x[:240], y[:240]), 16, shuffle=True)
+    val = DataLoader(TensorDataset(x[240:], y[240:]), 16)
+    detector = InputDetector()
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    fit(Program(Masks(net), train, val, trainer={"max_epochs": 2}), detector)
+    assert ("INP204" in [one.code for one in detector.findings]) == shuffled
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_what_is_masked_looks_different(shuffled: bool) -> None:
+    """A net that has not begun to learn, and images of noise, say nothing; their places do."""
+    masks = (torch_rand(300, 64) > 0.8).double()
+    look = 0.3 * masks + torch_rand(300, 64)
+    masks = masks.flip(0) if shuffled else masks
+    rows = Rows("batch[0]", "batch[1]", torch_rand(300, 64), answers=masks, parts=look[:, None])
+    learned = Learned(z=0.3, samples=400, worth=400, target="batch[1]")
+    assert fired(InputDetector().unrelated_labels, Likeness(rows), learned) == shuffled
+
+
 def test_one_token_for_each_sample_tells_no_likeness() -> None:
     """A user alone, of whom the batch tells what was bought: nothing is said, and nothing fails."""
     user, item = torch.randint(40, (640,)), torch.randint(30, (640,))
@@ -934,7 +977,7 @@ def test_one_token_for_each_sample_tells_no_likeness() -> None:
 def test_labels_that_are_all_the_same_are_not_called_unrelated() -> None:
     """There is nothing that they could have to do with anything."""
     rows = Rows("batch[0]", "batch[1]", digits(400)[0], torch.full((400,), 2.5).double())
-    learned = Learned(z=0.0, samples=400, target="batch[1]")
+    learned = Learned(z=0.0, samples=400, worth=400, target="batch[1]")
     assert not fired(InputDetector().unrelated_labels, Likeness(rows), learned)
 
 
@@ -943,7 +986,7 @@ def test_what_is_not_finite_is_like_nothing() -> None:
     x, y = digits(400)
     x[7, 20] = float("nan")
     rows = Rows("batch[0]", "batch[1]", x, y.double(), is_class=True)
-    learned = Learned(z=0.3, samples=400, target="batch[1]")
+    learned = Learned(z=0.3, samples=400, worth=400, target="batch[1]")
     assert not fired(InputDetector().unrelated_labels, Likeness(rows), learned)
 
 

@@ -504,13 +504,14 @@ def test_targets_that_the_step_has_scaled_are_those_of_the_batch() -> None:
 
 def test_quantities_that_are_far_away_teach_nothing() -> None:
     """Worse than their mean by half all along, and no nearer: however the predictions turn."""
-    totals = torch.tensor([[400.0], [0.0], [400.0]]).double()
     steps = (0, 1, 2, 10, 20, 30, 40, 50)
-    for losses, fires in (
-        ([3.0] * 8, True),
-        ([1.2] * 8, False),
-        ([3, 3, 3, 3, 3, 2, 1, 0.5], False),
+    for unit, losses, fires in (
+        (1.0, [3.0] * 8, True),
+        (100.0, [3e4] * 8, True),
+        (1.0, [1.2] * 8, False),
+        (1.0, [3, 3, 3, 3, 3, 2, 1, 0.5], False),
     ):
+        totals = torch.tensor([[400.0], [0.0], [400.0 * unit**2]]).double()
         looks = [
             at(step, float(loss), 0.4, totals=totals, kind="quantities", chance=math.nan)
             for step, loss in zip(steps, losses, strict=True)
@@ -519,7 +520,8 @@ def test_quantities_that_are_far_away_teach_nothing() -> None:
         detector.held_up = "steps are too short"
         found = told(detector, looks, "nothing_learned", planned(60))
         assert bool(found) is fires
-        assert all("scale of the targets" in one.causes[0] for one in found)
+        told_of = "learning rate" if unit == 1 else "scale of the targets"
+        assert all(told_of in one.causes[0] for one in found)
 
 
 def test_what_is_no_loss_on_targets_of_the_batch_is_not_judged() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -14,7 +15,7 @@ from program import Program, fit, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug import NNDebug, UpdateDetector
+from lightning_nndebug import NNDebug, Severity, UpdateDetector
 from lightning_nndebug.core.measurements.ownership import Fault, Orphans, Ownership
 from lightning_nndebug.core.measurements.replicas import Replica, Replicas
 from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings
@@ -402,6 +403,23 @@ def test_huge_weights_are_told() -> None:
     assert badly_initialized([weight(size=1.0)]) == [8.0]
 
 
+def row_of(*gains: float, last: float, first: float = 0.0) -> list:
+    """What is told of layers with these gains, if so much of the gradient gets to them."""
+    names = [f"net.{i}.weight" for i in range(len(gains))]
+    layers = [weight(name=name, size=gain / 8) for name, gain in zip(names, gains, strict=True)]
+    updates = [update(name=name, gradient=last, age=0) for name in names]
+    updates[0] = replace(updates[0], gradient=first or last)
+    return badly_initialized(layers, [*updates, update(name="head.bias", kind="bias", age=0)])
+
+
+def test_a_row_of_tiny_weights_is_told_by_its_gradient() -> None:
+    """Of a signal that shrinks in each layer, next to no gradient is left in the usual one."""
+    assert row_of(0.1, 0.1, 0.1, 0.1, last=1e-8) == [pytest.approx(1e-6)]
+    assert not row_of(0.1, 0.1, 0.1, 0.1, last=1e-2)
+    assert not row_of(0.1, 0.1, 0.1, 0.1, last=1e-7, first=1e-2)
+    assert not row_of(0.1, 0.1, 0.6, 0.6, last=1e-7)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -548,6 +566,22 @@ def test_an_odd_setting_is_told(changes) -> None:
 def test_a_usual_setting_is_not(changes) -> None:
     """Defaults, an eps that is large with care, and optimizers that we do not know."""
     assert not audited(**changes)
+
+
+@pytest.mark.parametrize(
+    ("betas", "severity"),
+    [
+        ((0.999, 0.9), Severity.WARNING),
+        ((0.99, 0.9), Severity.WARNING),
+        ((0.9, 0.0), None),
+        ((0.95, 0.9), None),
+    ],
+)
+def test_exchanged_betas_are_more_than_odd(betas, severity) -> None:
+    """A step is then a hundred old gradients by the size of the last ten."""
+    settings = OptimizerSettings((Settings("Adam", "Adam", **{**ADAM, "betas": betas}),), 1)
+    (found,) = UpdateDetector().optimizer_audit(settings)
+    assert found.severity == severity
 
 
 @pytest.mark.parametrize(("trainable", "large"), [(0, 0), (1, 0)])

@@ -25,7 +25,15 @@ from torch import nn
 from lightning_nndebug import Detector, Evidence, Severity, UpdateDetector, rule
 from lightning_nndebug.core.measurements.updates import SampledUpdates
 from lightning_nndebug.core.measurements.weights import InitialWeights
-from lightning_nndebug.updates import _EARLY, _LAYERS, _STEPS, _falls_faster, _growth, _scale
+from lightning_nndebug.updates import (
+    _EARLY,
+    _LAYERS,
+    _STEPS,
+    _falls_faster,
+    _growth,
+    _scale,
+    _usual_gradient,
+)
 
 LIMITS = UpdateDetector()
 COLUMNS = (
@@ -34,6 +42,7 @@ COLUMNS = (
     Column("shortest step", "UPD103", LIMITS.smallest_update, sick_is="small"),
     Column("step behind that of others", "UPD103", 1 / LIMITS.stalled_factor, sick_is="small"),
     Column("gain of fresh weights", "UPD104", LIMITS.largest_gain),
+    Column("gradient of the usual layer", "UPD104", LIMITS.smallest_gradient, sick_is="small"),
     Column("growth of the usual layer", "UPD105", LIMITS.running_factor),
     Column("growth while the loss falls ever faster", "UPD105", LIMITS.running_factor / 10),
 )
@@ -64,14 +73,16 @@ class Watch(Detector):
         )
         columns = zip(COLUMNS[:4], seen, strict=True)
         self.looks.note(age, **{column.name: values for column, values in columns})
+        if not age:
+            self.looks.note(age, **{COLUMNS[5].name: {"net": _usual_gradient(updates.updates)}})
         if 0 < age <= _EARLY:
-            self.looks.note(age, **{COLUMNS[5].name: {"net": median(map(_growth, ones))}})
+            self.looks.note(age, **{COLUMNS[6].name: {"net": median(map(_growth, ones))}})
         for name, loss in updates.losses.items():
             descent = self.descents.setdefault(name, [])
             descent.append([float(age), loss])
             growths = [_growth(one) for one in ones if one.optimizer == name]
             if growths and _falls_faster(descent):
-                self.looks.note(age, **{COLUMNS[6].name: {name: median(growths)}})
+                self.looks.note(age, **{COLUMNS[7].name: {name: median(growths)}})
         yield from ()
 
     @rule("BEN202", severity=Severity.INFO)
@@ -158,6 +169,10 @@ NETS: dict[str, dict[str, Callable[[], pl.LightningModule]]] = {
         "weights: std 1": lambda: Optimized(adam(1e-3), normal(1.0)),
         "weights: std 10": lambda: Optimized(adam(1e-3), normal(10.0)),
         "weights: std 1e4": lambda: Optimized(adam(1e-3), normal(1e4)),
+    },
+    "gradient of the usual layer": {
+        "weights: std 1e-3": lambda: Optimized(adam(1e-3), normal(1e-3)),
+        "weights: std 1e-4": lambda: Optimized(adam(1e-3), normal(1e-4)),
     },
     "growth of the usual layer": {
         "Adam, lr 10": lambda: Optimized(adam(10.0)),

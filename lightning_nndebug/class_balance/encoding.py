@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..core.measurements.loss_calls import LossCall
 
 _VOID = 255  # what an image has where it has no label, and where a mask says yes
@@ -9,7 +11,7 @@ _VOID = 255  # what an image has where it has no label, and where a mask says ye
 
 def misencoded(call: LossCall) -> tuple[str, str] | None:
     """Returns what is wrong and what to do about it, or None if the labels may be right."""
-    if call.target is None:
+    if call.target is None or _is_misshapen(call, call.target):
         return None
     if call.padding is not None:
         return (
@@ -22,6 +24,14 @@ def misencoded(call: LossCall) -> tuple[str, str] | None:
     if call.is_binary:
         return _answers(call)
     return _numbers(call) if call.strange else _kind(call) if call.failed else None
+
+
+def _is_misshapen(call: LossCall, target: Tensor) -> bool:
+    """Whether the classes are along another dimension than the one where the loss takes them."""
+    if not call.failed or call.axis is None:
+        return False
+    rest = [size for axis, size in enumerate(call.shape) if axis != call.axis]
+    return tuple(target.shape) == call.shape[:-1] != tuple(rest)
 
 
 def _answers(call: LossCall) -> tuple[str, str] | None:

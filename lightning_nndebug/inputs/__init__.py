@@ -519,7 +519,7 @@ class InputDetector(Detector):
         Likely causes:
             - Inputs and labels were shuffled, sorted or filtered apart from each other
             - Labels were joined by position instead of by key
-            - The images and the names of the labels are listed in different orders
+            - The images and the labels, or masks, are listed in different orders
 
         How to fix:
             - Look at ten samples with their labels
@@ -533,7 +533,7 @@ class InputDetector(Detector):
         References:
             cover1967nearest, zhang2017understanding
         """
-        if abs(learned.z) > min(_UNLEARNED, _WEAK * math.sqrt(learned.samples) - _UNLEARNED):
+        if abs(learned.z) > min(_UNLEARNED, _WEAK * math.sqrt(learned.worth) - _UNLEARNED):
             return
         found = relations(likeness, learned.target, least=_RELATED, others=_OTHERS)
         z = max(map(abs, found.values()), default=math.inf)

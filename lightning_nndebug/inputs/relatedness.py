@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def relations(likeness: Likeness, target: str, *, least: int, others: int) -> di
             known["features"] = torch.cat(features.rows).cpu(), labels, is_class
         if len(features.tokens) == len(features.rows):
             known["words"] = torch.cat(features.tokens).cpu(), labels, is_class
-    return {
+    found = {
         by: relation(given, labels, is_class=is_class, is_standardized=by != "words")
         for by, (given, labels, is_class) in known.items()
         if len(labels) >= least
@@ -51,6 +52,11 @@ def relations(likeness: Likeness, target: str, *, least: int, others: int) -> di
         and bool((labels != labels[0]).any())
         and not (is_class and len(labels) - largest_class(labels) < others)
     }
+    if "their values" in found and rows is not None and rows.parts is not None:
+        _, masks, _ = known["their values"]
+        places = (_agreement_of_places(rows.parts[:, i], masks) for i in range(rows.parts.shape[1]))
+        found["the look of each place"] = max(places, key=abs)
+    return found
 
 
 def relation(
@@ -73,10 +79,7 @@ def relation(
         mine, theirs = one.unsqueeze(1), one[near]
         return (mine == theirs).double().mean() if is_class else (mine * theirs).mean()
 
-    own = torch.Generator().manual_seed(0)
-    shuffled = [agreement(y[torch.randperm(len(y), generator=own)]) for _ in range(_SHUFFLES)]
-    chance = torch.stack(shuffled)
-    return float((agreement(y) - chance.mean()) / chance.std().clamp_min(1e-12))
+    return _beyond_chance(agreement, y)
 
 
 def largest_class(labels: Tensor) -> int:
@@ -124,6 +127,21 @@ def _same(rows: Tensor, labels: Tensor) -> list[int]:
     size = (x**2).sum(0)
     left = 1 - (y @ x) ** 2 / (size * (y @ y)).clamp_min(1e-300)
     return [int(one) for one in ((left < _EQUAL) & (size > 0)).nonzero().flatten()]
+
+
+def _agreement_of_places(parts: Tensor, masks: Tensor) -> float:
+    """Returns how much more what is masked differs from what is not than by another one's mask."""
+    x, y = parts.double() - parts.double().mean(0), masks - masks.mean(0)
+    x = x / x.std().clamp_min(1e-12)
+    return _beyond_chance(lambda one: (x * one).mean(), y)
+
+
+def _beyond_chance(agreement: Callable[[Tensor], Tensor], y: Tensor) -> float:
+    """Returns an agreement, in standard deviations of what it is in random order."""
+    own = torch.Generator().manual_seed(0)
+    shuffled = [agreement(y[torch.randperm(len(y), generator=own)]) for _ in range(_SHUFFLES)]
+    chance = torch.stack(shuffled)
+    return float((agreement(y) - chance.mean()) / chance.std().clamp_min(1e-12))
 
 
 def _directions(values: Tensor) -> Tensor:

@@ -54,6 +54,15 @@ _SOLVED = 0.3  # of the loss of a constant prediction
 _LEARNED = 0.4  # likewise: such predictions are no guesses
 _STILL = 0.1  # what dominated at the start still is so much of what the data are
 _LOOKS = 3  # the first ones, which show what the classes are like
+_FAR = 10.0  # a loss from which on targets are several units away
+# Why steps that are too short do not get to the targets, and what helps: the targets may be near.
+_SLOW = (
+    ("The learning rate: the targets are not far", "Raise the learning rate by 10 times"),
+    (
+        "The scale of the targets: no step is as long as they are far",
+        "Scale the targets to mean 0 and standard deviation 1",
+    ),
+)
 # What explains that nothing comes of the training: one finding is enough.
 _CAUSES = {"LOS102", "LOS103", "LOS106", "LOS107", "LOS109"}
 
@@ -367,12 +376,8 @@ class LossDetector(Detector):
                     limit=self.stalled,
                     message=f"after {fits.step} steps the loss is {level:.2f} times that of the "
                     f"best constant prediction ({constant:.3g}); {told}",
-                    causes=("The scale of the targets: no step is as long as they are far",)
-                    if is_slow
-                    else (),
-                    fixes=("Scale the targets to mean 0 and standard deviation 1",)
-                    if is_slow
-                    else (),
+                    causes=_SLOW[level * constant > _FAR][:1] if is_slow else (),
+                    fixes=_SLOW[level * constant > _FAR][1:] if is_slow else (),
                 )
 
     @rule("LOS105", severity=Severity.WARNING, patience=3)

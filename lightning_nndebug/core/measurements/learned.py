@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import Measurement, Moment
 from .loss_calls import LossCall, LossCalls, ValidationLossCalls
+from .rows import coarse, is_map
 from .schedules import planned_steps
 
 _LATE = 0.9  # of the planned steps are over
@@ -27,6 +28,7 @@ class Learned(Measurement):
         z: By how many standard deviations predictions and labels go together more often than they
             would in random order: in the last validation, or else in the first epoch.
         samples: How many samples that is known of.
+        worth: How many samples with a single answer tell as much: of a mask, each has several.
         target: Where the labels are.
     """
 
@@ -40,6 +42,7 @@ class Learned(Measurement):
 
     z: float
     samples: int
+    worth: float
     target: str
 
     @classmethod
@@ -64,10 +67,9 @@ class Learned(Measurement):
         chosen = memory.last or memory.train
         if not chosen or not (is_late or moment.hook == "on_train_end"):
             return None
-        excess, variance, samples = torch.stack(chosen).sum(0).tolist()
-        return cls(
-            excess / math.sqrt(variance) if variance > 0 else 0.0, int(samples), memory.target
-        )
+        excess, variance, samples, worth = torch.stack(chosen).sum(0).tolist()
+        z = excess / math.sqrt(variance) if variance > 0 else 0.0
+        return cls(z, int(samples), worth, memory.target)
 
 
 def _joined(known: list[Tensor], new: list[Tensor]) -> list[Tensor]:
@@ -77,7 +79,7 @@ def _joined(known: list[Tensor], new: list[Tensor]) -> list[Tensor]:
 
 
 def _agreements(calls: tuple[LossCall, ...], memory: SimpleNamespace) -> list[Tensor]:
-    """Returns the excess of agreement over chance in each call, its variance, and the samples."""
+    """Returns the excess of agreement over chance in each call, its variance, samples and worth."""
     found = []
     for call in calls:
         if call.failed or call.place is None or call.target is None or call.is_weighed:
@@ -100,20 +102,28 @@ def _pair(call: LossCall, target: Tensor) -> Tensor | None:
         classes = torch.arange(one.shape[1], device=one.device)
         a, b = (predicted.unsqueeze(1) == classes).float(), (true.unsqueeze(1) == classes).float()
         return _cross(a - a.mean(0), b - b.mean(0))
+    are_maps = one.shape == target.shape and is_map(one)
+    if are_maps:
+        one, target = coarse(one), coarse(target)
     several = one.dim() == 2 and one.shape == target.shape and one.shape[1] <= _ANSWERS  # noqa: PLR2004
     if (several or one.numel() == target.numel() == count) and not call.has_indices:
         a, b = (x.reshape(count, -1) - x.reshape(count, -1).mean(0) for x in (one, target.float()))
         scale = (a.norm(dim=0) * b.norm(dim=0)).clamp_min(1e-20) / count
-        return _cross(a / scale.sqrt(), b / scale.sqrt())
+        found = _cross(a / scale.sqrt(), b / scale.sqrt())
+        if are_maps:  # z squared, if all parts that vary were predicted without fault
+            parts = (scale * count > 1e-20).sum()  # noqa: PLR2004
+            found[3] = (count * parts) ** 2 / found[1].clamp_min(1e-20)
+        return found
     return None
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Returns the sum of products of rows that belong together, and its variance if none do.
+    """Returns the sum of products of rows that belong together, its variance if none do, and n.
 
     Under a random order of one of the two, it is the squared norm of their cross product over
     ``n - 1`` (the mean is 0, since both are centred).
     """
     count = len(a)
     variance = (a.mT @ a * (b.mT @ b)).sum() / (count - 1)
-    return torch.stack([(a * b).sum(), variance, variance.new_tensor(float(count))])
+    both = variance.new_full((2,), float(count))
+    return torch.cat([torch.stack([(a * b).sum(), variance]), both])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import Measurement, Moment
 from .inputs import Inputs, sampled, stride
@@ -17,6 +17,8 @@ from .succession import lag
 _ROWS = 512  # samples of training, and as many of validation,
 _FEATURES = 512  # and so many values of each: 1 MB each
 _ANSWERS = 64  # to a sample, at most
+_PARTS = 8  # of a mask, from side to side
+_CHANNELS = 4  # of an image, at most
 _VALIDATIONS = 3  # that are looked at
 
 
@@ -33,6 +35,8 @@ class Rows(Measurement):
         train: Rows of training, on the host.
         labels: A class number or value for each; None if there is none.
         answers: Several answers or values for each, instead.
+        parts: For each, what an image is like in each part of its mask: the mean of each channel,
+            and how rough it is. None where the answers are no masks.
         is_class: Whether these are class numbers, or answers of yes and no.
         validation: Rows of validation; None unless one is just over.
         is_image: Whether the values of a row are in a grid.
@@ -55,6 +59,7 @@ class Rows(Measurement):
     is_class: bool = False
     validation: Tensor | None = None
     answers: Tensor | None = None
+    parts: Tensor | None = None
     is_image: bool = False
     lag: int = 0
     blank: Tensor | None = None
@@ -89,6 +94,7 @@ class _Pool:
         self.labels: list[Tensor] = []
         self.blank: list[Tensor] = []
         self.answers: list[Tensor] = []
+        self.parts: list[Tensor] = []
         self.validation: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
@@ -112,6 +118,8 @@ class _Pool:
         if labels is not None and answers is not None and len(answers) == len(rows):
             self.is_class = not labels.is_floating_point()
             (self.labels if answers.dim() == 1 else self.answers).append(answers[chosen])
+            if is_map(labels) and rows.dim() == labels.dim():
+                self.parts.append(_parts(rows[chosen]))
         self.count += len(self.train[-1])
         return self.count >= _ROWS
 
@@ -156,6 +164,7 @@ class _Pool:
             train=torch.cat(self.train).cpu(),
             labels=labels,
             answers=several,
+            parts=torch.cat(self.parts).cpu() if len(self.parts) == len(self.train) else None,
             is_class=self.is_class or are_answers,
             validation=validation,
             is_image=len(shape) > 1,
@@ -176,13 +185,33 @@ class _Pool:
 
 
 def answers_of(targets: Tensor) -> Tensor | None:
-    """Returns the answers for each sample: one, or a few; None of masks and the like."""
+    """Returns the answers for each sample: one, or a few; of a mask, what share of each part."""
+    if is_map(targets):
+        return coarse(targets).double()
     if not targets.dim() or targets.is_complex() or not targets.numel():
         return None
     if targets.numel() == len(targets):
         return targets.detach().flatten().double()
     is_table = targets.dim() == 2 and targets.shape[1] <= _ANSWERS  # noqa: PLR2004
     return targets.detach().double() if is_table else None
+
+
+def is_map(x: Tensor) -> bool:
+    """Returns whether there is a single value for each place of an image."""
+    return x.dim() == 4 and x.shape[1] == 1 and min(x.shape[2:]) >= _PARTS and not x.is_complex()  # noqa: PLR2004
+
+
+def coarse(maps: Tensor) -> Tensor:
+    """Returns the means over eight times eight parts of each map."""
+    return nn.functional.adaptive_avg_pool2d(maps.detach().float(), _PARTS).flatten(1)
+
+
+def _parts(images: Tensor) -> Tensor:
+    """Returns the mean of each channel in each part, and the variance of their sum."""
+    x = images.detach()[:, :_CHANNELS].float()
+    x = torch.cat([x, x.sum(1, keepdim=True), x.sum(1, keepdim=True).square()], dim=1)
+    means = nn.functional.adaptive_avg_pool2d(x, _PARTS).flatten(2)
+    return torch.cat([means[:, :-1], means[:, -1:] - means[:, -2:-1].square()], dim=1)
 
 
 def _values(rows: Tensor) -> Tensor:
