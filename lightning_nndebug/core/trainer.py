@@ -108,12 +108,20 @@ def is_stepping(trainer: Any) -> bool:
 def run_directory(trainer: Any) -> Path | None:
     """Returns where our files of the run go; None in a ``fast_dev_run``, which leaves nothing.
 
-    A logger that keeps nothing on this machine has no directory, or one that is a URL: then they
-    go where checkpoints would. Every rank must ask for it: ``log_dir`` is a broadcast.
+    That is the directory of the logger. One whose runs share a directory, such as W&B's, gets one
+    for each, as checkpoints do; so does one that keeps nothing on this machine, or has a URL for a
+    directory. Every rank must ask for it: what the first one answers is a broadcast.
     """
-    places = [] if trainer.fast_dev_run else [trainer.log_dir, trainer.default_root_dir]
-    local = (str(one) for one in places if one is not None and "://" not in str(one))
-    return next((Path(one) / "nndebug" for one in local), None)
+    if trainer.fast_dev_run:
+        return None
+    places = [trainer.log_dir, trainer.default_root_dir]
+    place = next(str(one) for one in places if one is not None and "://" not in str(one))
+    logger = trainer.logger
+    if logger is None or getattr(logger, "log_dir", None) is not None:
+        return Path(place, "nndebug")
+    name, version = trainer.strategy.broadcast((logger.name, logger.version))
+    version = f"version_{version}" if isinstance(version, int) else version
+    return Path(place, name or "", version or "", "nndebug")
 
 
 def eagerly(module: Any) -> AbstractContextManager[Any]:

@@ -174,18 +174,31 @@ def test_a_logger_that_takes_no_figures_draws_none(tmp_path: Path, monkeypatch) 
 
 
 @pytest.mark.parametrize(
-    ("log_dir", "fast_dev_run", "expected"),
+    ("log_dir", "logger", "expected"),
     [
-        ("logs/version_1", False, Path("logs/version_1/nndebug")),
-        (None, False, Path("here/nndebug")),
-        ("s3://bucket/logs", False, Path("here/nndebug")),
-        (None, True, None),
+        ("logs/version_1", {"log_dir": "logs/version_1"}, "logs/version_1/nndebug"),
+        (None, None, "here/nndebug"),
+        ("s3://bucket/logs", {"log_dir": "s3://bucket/logs"}, "here/nndebug"),
+        ("logs", {"name": "project", "version": "xyz"}, "logs/project/xyz/nndebug"),
+        (None, {"name": "project", "version": 3}, "here/project/version_3/nndebug"),
+        ("logs", {"name": None, "version": None}, "logs/nndebug"),
     ],
 )
-def test_the_record_is_on_this_machine(log_dir, fast_dev_run, expected) -> None:
-    """Where the logger keeps nothing here, it is where checkpoints would be."""
-    trainer = SimpleNamespace(log_dir=log_dir, fast_dev_run=fast_dev_run, default_root_dir="here")
-    assert run_directory(trainer) == expected
+def test_the_record_is_on_this_machine(log_dir, logger, expected) -> None:
+    """Each run has its own directory, even if the logger's runs share one, or are elsewhere."""
+    trainer = SimpleNamespace(
+        log_dir=log_dir,
+        fast_dev_run=False,
+        default_root_dir="here",
+        logger=logger and SimpleNamespace(**logger),
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )
+    assert run_directory(trainer) == Path(expected)
+
+
+def test_a_fast_dev_run_leaves_nothing() -> None:
+    """Nobody looks for files of a run that only tries the code."""
+    assert run_directory(SimpleNamespace(fast_dev_run=True)) is None
 
 
 def test_no_logger(tmp_path: Path) -> None:
