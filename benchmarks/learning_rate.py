@@ -312,6 +312,8 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
 }
+LENGTHS = (100, 1000)  # steps of the runs that are shorter and longer than the others
+MIXED = ("mlp", "transformer", "regression", "wrong_labels", "autoencoder", "gru_dropout")
 QUICK = ("mlp", "linear", "regression", "raw_targets", "wrong_labels", "autoencoder", "binary")
 RATES = {name: [10 ** (e / 2) for e in range(-12, 6)] for name in ("sgd", "momentum", "nesterov")}
 RATES |= {name: [10 ** (e / 2) for e in range(-14, 4)] for name in OPTIMIZERS if name not in RATES}
@@ -326,6 +328,7 @@ class Run(NamedTuple):
     start: float
     end: float
     probes: list[StepProbe]
+    steps: int = STEPS
 
 
 def train(
@@ -455,8 +458,8 @@ class Verdict(NamedTuple):
 
 
 def judge(probes: Iterable[StepProbe], steps: int = STEPS, **options: Any) -> Verdict:
-    """Asks the rules at every probe, as the engine does, until one of them fires."""
-    detector = LearningRateDetector(**options)
+    """Asks the rules at every probe, as the engine does, until one of them warns."""
+    detector, verdict = LearningRateDetector(**options), Verdict("none")
     for probe in probes:
         # Epochs of a tenth of the run; how many are over matters to what is told early.
         run = Schedules(steps=steps, epochs=10, epoch=10 * probe.step // steps)
@@ -465,15 +468,22 @@ def judge(probes: Iterable[StepProbe], steps: int = STEPS, **options: Any) -> Ve
             ("low", detector.learning_rate_too_low(probe, run)),
         ):
             for evidence in found:
-                said = "slow" if evidence.severity is not None else answer
-                return Verdict(said, probe.step, evidence.limit)
-    return Verdict("none")
+                if evidence.severity is None:
+                    return Verdict(answer, probe.step, evidence.limit)
+                if verdict.answer == "none":
+                    verdict = Verdict("slow", probe.step, evidence.limit)
+    return verdict
 
 
 # -- the grid
 
 
-def grid(*, quick: bool) -> Iterator[tuple[str, str, float]]:
+def grid(*, quick: bool, steps: int = STEPS) -> Iterator[tuple[str, str, float]]:
+    if steps != STEPS:
+        for task, optimizer in itertools.product(MIXED, ("sgd", "momentum", "adam", "rmsprop")):
+            for rate in RATES[optimizer][::2]:
+                yield task, optimizer, rate
+        return
     for task, optimizer in itertools.product(QUICK if quick else TASKS, OPTIMIZERS):
         if not quick or optimizer in ("momentum", "adam"):
             for rate in RATES[optimizer][:: 2 if quick else 1]:
@@ -489,19 +499,19 @@ def load(path: Path) -> dict[tuple[str, str, float], Run]:
     return runs
 
 
-def collect(path: Path, *, quick: bool) -> list[Run]:
+def collect(path: Path, *, quick: bool = False, steps: int = STEPS) -> list[Run]:
     """Does the runs that are still missing, and writes each down as soon as it is done."""
     runs = load(path)
-    wanted = list(grid(quick=quick))
+    wanted = list(grid(quick=quick, steps=steps))
     began, done = time.perf_counter(), 0
     for task, optimizer, rate in wanted:
         if (task, optimizer, rate) in runs:
             continue
         # One seed for the tasks to choose on, another for those that are held out.
         start, end, probes = train(
-            TASKS[task], OPTIMIZERS[optimizer], rate, seed=int(TASKS[task].held_out)
+            TASKS[task], OPTIMIZERS[optimizer], rate, seed=int(TASKS[task].held_out), steps=steps
         )
-        run = runs[task, optimizer, rate] = Run(task, optimizer, rate, start, end, probes)
+        run = runs[task, optimizer, rate] = Run(task, optimizer, rate, start, end, probes, steps)
         with path.open("a") as file:
             rows = [
                 {**asdict(one), "losses": [float(f"{x:.4g}") for x in one.losses]} for one in probes
