@@ -6,9 +6,9 @@
 Every task is trained by every optimizer at learning rates from hopeless to absurd, in half decades,
 in plain PyTorch; probes and rules are those of the product. What a learning rate was worth is known
 afterwards, from the loss that it reached: with p = (start - end) / (start - best end of all rates),
-a rate is good from p = 0.9 on, and too low or too high below 0.5. Runs are kept in
-``results/learning_rate.jsonl``; tables and figure are written to ``results/learning_rate.md`` and
-``results/learning_rate.png``.
+a rate is good from p = 0.9 on, and too low or too high below 0.5. Runs take 300 steps, some of
+them 100 and 1,000. They are kept in ``results/learning_rate*.jsonl``; tables and figure are written
+to ``results/learning_rate.md`` and ``results/learning_rate.png``.
 """
 
 from __future__ import annotations
@@ -1032,15 +1032,29 @@ def draw_figure(runs: list[Run], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def report(runs: list[Run], made: str, seeds: Iterable[int]) -> str:
+def halves(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """The runs of the tasks that the rules were made on, and of the others."""
+    titles = {False: "looked at while the rule was made", True: "looked at once"}
+    runs = list(runs)
+    for is_held_out, title in titles.items():
+        if chosen := [run for run in runs if TASKS[run.task].held_out == is_held_out]:
+            yield f"Tasks that were {title}", chosen
+
+
+def other_lengths(*, so_far: bool) -> Iterator[str]:
+    yield "## Shorter and longer runs"
+    for steps in LENGTHS:
+        path = RESULTS / f"learning_rate_{steps}.jsonl"
+        for title, runs in halves(load(path).values() if so_far else collect(path, steps=steps)):
+            verdicts = {run[:3]: judge(run.probes, run.steps) for run in runs}
+            yield f"{title}, {steps:,} steps: {len(runs)} runs"
+            yield confusion(runs, truths(runs), verdicts)
+
+
+def report(runs: list[Run], made: str, seeds: Iterable[int], *, lengths: Iterable[str]) -> str:
     parts = ["# Learning rates: verdicts against the truth", made]
-    for is_held_out, title in (
-        (False, "looked at while the rule was made"),
-        (True, "looked at once"),
-    ):
-        chosen = [run for run in runs if TASKS[run.task].held_out == is_held_out]
-        if chosen:
-            parts.append(table_of(chosen, f"Tasks that were {title}"))
+    parts += [table_of(chosen, title) for title, chosen in halves(runs)]
+    parts += lengths
     parts += ["## Runs of another kind", beyond(seeds)]
     parts += ["## Large nets, batches of 8, 110 steps", large()]
     parts += ["## Ways to train that have no line of their own", in_the_trainer()]
@@ -1074,7 +1088,8 @@ def main() -> None:
     else:
         runs = collect(path, quick=options.quick)
         made = "Made by `python benchmarks/learning_rate.py`."
-    text = report(runs, made, seeds)
+    lengths = () if options.quick else other_lengths(so_far=options.so_far)
+    text = report(runs, made, seeds, lengths=lengths)
     print(text)
     if not options.quick:
         (RESULTS / "learning_rate.md").write_text(text)

@@ -51,7 +51,8 @@ class LearningRateDetector(Detector):
     Args:
         longer: The learning rate is too low if a step this many times as long is better,
         gain: and lowers the loss of the next batch by at least this share,
-        reach: and all planned steps together promise less than this share of the loss,
+        reach: and all planned steps together promise less than this share of the loss (or half of
+            them have taken off less),
         travel: and, one after the other, would move the weights by less than this share of theirs.
             Steps so short that not even a thousand of them would do either need only be harmless
             when they are longer, and are told from the first epoch on.
@@ -188,8 +189,8 @@ class LearningRateDetector(Detector):
         When it is fine:
             The run is the first stage of a longer one, or warms up by hand and has not begun to.
             Warm-ups, decays and nets that were trained before are recognised and never reported;
-            a run that gets somewhere, but not half of the way, is told so without a warning until
-            half of it is over.
+            a run that gets somewhere, but not half of the way, is told so without a warning while
+            less than half of it is over.
 
         References:
             bengio2012practical, schneider2021cockpit
@@ -205,19 +206,20 @@ class LearningRateDetector(Detector):
         if pool is None or has_learned or was_thrown or is_dead:
             return
         can_grow = pool.best >= self.longer and pool.gain >= self.gain
-        is_sure = last[0]["step"] >= min(EARLY, _EARLY * run.steps) and not repeats(last)
-        steps = max(run.steps, _TRIAL)
+        begun, steps = last[0]["step"], max(run.steps, _TRIAL)
+        is_sure = begun >= min(EARLY, _EARLY * run.steps) and not repeats(last)
+        ahead = steps if begun >= EARLY else max(steps, _LONG)  # early on, only what is glaring
         limits = (self.reach, self.travel)
         is_far = pool.best >= _FAR * self.longer
-        is_short = is_sure and can_grow and pool.falls_short(steps / (1 + is_far), *limits)
+        is_short = is_sure and can_grow and pool.falls_short(ahead / (1 + is_far), *limits)
         # If not even a long run would get anywhere, it matters little what a longer step does to
         # the next batch. It says nothing where batches are tiny, or have few weights in common.
         far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
         is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
-        is_late = last[-1]["step"] >= _HALF * steps
-        hardly_moves = is_late or steps * max(pool.pace, pool.stride) < _SLOW
+        is_late = last[-1]["step"] >= _HALF * steps and pool.progress < self.reach
+        hardly_moves = is_late or ahead * max(pool.pace, pool.stride) < _SLOW
         is_slow = is_sure and can_grow and hardly_moves
         if not (is_short or is_frozen or is_slow):
             return
@@ -231,14 +233,14 @@ class LearningRateDetector(Detector):
         else:
             rate = max(_STRIDE, _WAY / steps) / pool.stride * probe.rate
             seen = f"a step {self.longer:,.0f} times as long does the next batch no harm"
-        reach = f"all {run.steps:,.0f} planned steps lower it by {run.steps * pool.pace:.2%}"
+        outlook = f"all {run.steps:,.0f} planned steps lower it by {run.steps * pool.pace:.2%}"
         if is_late:
-            reach = f"{probe.step:,} steps have left {1 - pool.progress:.0%} of it"
+            outlook = f"{probe.step:,} steps have left {1 - pool.progress:.0%} of it"
         yield Evidence(
             where=probe.optimizer,
             measured=probe.rate,
             limit=rate,
-            message=f"lr {probe.rate:.1e}: {seen}; at this pace {reach}",
+            message=f"lr {probe.rate:.1e}: {seen}; at this pace {outlook}",
             fixes=(f"Raise lr to about {rate:.0e}", "Then watch for LRN101"),
             details=_details(probe),
             severity=None if is_short or is_frozen or is_late else Severity.INFO,

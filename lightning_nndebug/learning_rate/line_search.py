@@ -92,7 +92,7 @@ def line(records: Sequence[Record], first: float) -> Line | None:
         kept=statistics.median([one["kept"] for one in records if one["kept"] is not None] or [0]),
         pace=statistics.median(one["pace"] for one in records),
         stride=statistics.median(one["stride"] for one in records),
-        progress=1 - min(one["level"] for one in records[-2:]) / first,
+        progress=1 - records[-1]["level"] / first,
     )
 
 
