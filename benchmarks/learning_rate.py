@@ -6,9 +6,9 @@
 Every task is trained by every optimizer at learning rates from hopeless to absurd, in half decades,
 in plain PyTorch; probes and rules are those of the product. What a learning rate was worth is known
 afterwards, from the loss that it reached: with p = (start - end) / (start - best end of all rates),
-a rate is good from p = 0.9 on, and too low or too high below 0.5. Runs are kept in
-``results/learning_rate.jsonl``; tables and figure are written to ``results/learning_rate.md`` and
-``results/learning_rate.png``.
+a rate is good from p = 0.9 on, and too low or too high below 0.5. Runs take 300 steps, some of
+them 100 and 1,000. They are kept in ``results/learning_rate*.jsonl``; tables and figure are written
+to ``results/learning_rate.md`` and ``results/learning_rate.png``.
 """
 
 from __future__ import annotations
@@ -312,6 +312,8 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
 }
+LENGTHS = (100, 1000)  # steps of the runs that are shorter and longer than the others
+MIXED = ("mlp", "transformer", "regression", "wrong_labels", "autoencoder", "gru_dropout")
 QUICK = ("mlp", "linear", "regression", "raw_targets", "wrong_labels", "autoencoder", "binary")
 RATES = {name: [10 ** (e / 2) for e in range(-12, 6)] for name in ("sgd", "momentum", "nesterov")}
 RATES |= {name: [10 ** (e / 2) for e in range(-14, 4)] for name in OPTIMIZERS if name not in RATES}
@@ -326,6 +328,7 @@ class Run(NamedTuple):
     start: float
     end: float
     probes: list[StepProbe]
+    steps: int = STEPS
 
 
 def train(
@@ -455,8 +458,8 @@ class Verdict(NamedTuple):
 
 
 def judge(probes: Iterable[StepProbe], steps: int = STEPS, **options: Any) -> Verdict:
-    """Asks the rules at every probe, as the engine does, until one of them fires."""
-    detector = LearningRateDetector(**options)
+    """Asks the rules at every probe, as the engine does, until one of them warns."""
+    detector, verdict = LearningRateDetector(**options), Verdict("none")
     for probe in probes:
         # Epochs of a tenth of the run; how many are over matters to what is told early.
         run = Schedules(steps=steps, epochs=10, epoch=10 * probe.step // steps)
@@ -465,15 +468,22 @@ def judge(probes: Iterable[StepProbe], steps: int = STEPS, **options: Any) -> Ve
             ("low", detector.learning_rate_too_low(probe, run)),
         ):
             for evidence in found:
-                said = "slow" if evidence.severity is not None else answer
-                return Verdict(said, probe.step, evidence.limit)
-    return Verdict("none")
+                if evidence.severity is None:
+                    return Verdict(answer, probe.step, evidence.limit)
+                if verdict.answer == "none":
+                    verdict = Verdict("slow", probe.step, evidence.limit)
+    return verdict
 
 
 # -- the grid
 
 
-def grid(*, quick: bool) -> Iterator[tuple[str, str, float]]:
+def grid(*, quick: bool, steps: int = STEPS) -> Iterator[tuple[str, str, float]]:
+    if steps != STEPS:
+        for task, optimizer in itertools.product(MIXED, ("sgd", "momentum", "adam", "rmsprop")):
+            for rate in RATES[optimizer][::2]:
+                yield task, optimizer, rate
+        return
     for task, optimizer in itertools.product(QUICK if quick else TASKS, OPTIMIZERS):
         if not quick or optimizer in ("momentum", "adam"):
             for rate in RATES[optimizer][:: 2 if quick else 1]:
@@ -489,19 +499,19 @@ def load(path: Path) -> dict[tuple[str, str, float], Run]:
     return runs
 
 
-def collect(path: Path, *, quick: bool) -> list[Run]:
+def collect(path: Path, *, quick: bool = False, steps: int = STEPS) -> list[Run]:
     """Does the runs that are still missing, and writes each down as soon as it is done."""
     runs = load(path)
-    wanted = list(grid(quick=quick))
+    wanted = list(grid(quick=quick, steps=steps))
     began, done = time.perf_counter(), 0
     for task, optimizer, rate in wanted:
         if (task, optimizer, rate) in runs:
             continue
         # One seed for the tasks to choose on, another for those that are held out.
         start, end, probes = train(
-            TASKS[task], OPTIMIZERS[optimizer], rate, seed=int(TASKS[task].held_out)
+            TASKS[task], OPTIMIZERS[optimizer], rate, seed=int(TASKS[task].held_out), steps=steps
         )
-        run = runs[task, optimizer, rate] = Run(task, optimizer, rate, start, end, probes)
+        run = runs[task, optimizer, rate] = Run(task, optimizer, rate, start, end, probes, steps)
         with path.open("a") as file:
             rows = [
                 {**asdict(one), "losses": [float(f"{x:.4g}") for x in one.losses]} for one in probes
@@ -1022,15 +1032,29 @@ def draw_figure(runs: list[Run], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def report(runs: list[Run], made: str, seeds: Iterable[int]) -> str:
+def halves(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """The runs of the tasks that the rules were made on, and of the others."""
+    titles = {False: "looked at while the rule was made", True: "looked at once"}
+    runs = list(runs)
+    for is_held_out, title in titles.items():
+        if chosen := [run for run in runs if TASKS[run.task].held_out == is_held_out]:
+            yield f"Tasks that were {title}", chosen
+
+
+def other_lengths(*, so_far: bool) -> Iterator[str]:
+    yield "## Shorter and longer runs"
+    for steps in LENGTHS:
+        path = RESULTS / f"learning_rate_{steps}.jsonl"
+        for title, runs in halves(load(path).values() if so_far else collect(path, steps=steps)):
+            verdicts = {run[:3]: judge(run.probes, run.steps) for run in runs}
+            yield f"{title}, {steps:,} steps: {len(runs)} runs"
+            yield confusion(runs, truths(runs), verdicts)
+
+
+def report(runs: list[Run], made: str, seeds: Iterable[int], *, lengths: Iterable[str]) -> str:
     parts = ["# Learning rates: verdicts against the truth", made]
-    for is_held_out, title in (
-        (False, "looked at while the rule was made"),
-        (True, "looked at once"),
-    ):
-        chosen = [run for run in runs if TASKS[run.task].held_out == is_held_out]
-        if chosen:
-            parts.append(table_of(chosen, f"Tasks that were {title}"))
+    parts += [table_of(chosen, title) for title, chosen in halves(runs)]
+    parts += lengths
     parts += ["## Runs of another kind", beyond(seeds)]
     parts += ["## Large nets, batches of 8, 110 steps", large()]
     parts += ["## Ways to train that have no line of their own", in_the_trainer()]
@@ -1064,7 +1088,8 @@ def main() -> None:
     else:
         runs = collect(path, quick=options.quick)
         made = "Made by `python benchmarks/learning_rate.py`."
-    text = report(runs, made, seeds)
+    lengths = () if options.quick else other_lengths(so_far=options.so_far)
+    text = report(runs, made, seeds, lengths=lengths)
     print(text)
     if not options.quick:
         (RESULTS / "learning_rate.md").write_text(text)

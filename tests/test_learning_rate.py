@@ -33,6 +33,7 @@ RUN = Schedules(steps=300, epochs=3)
 LATE = (50, 60, 80, 100)
 THROWN = {0.0: 1.0, 0.001: 0.99, 0.01: 2.0, 0.1: 9.0, 0.3: 50.0, 1.0: 50.0, 10.0: 50.0, 100.0: 50.0}
 FIRST = (0, 1, 2, 3, 4, 10, 20, 30, 40)
+TRIAL = (20, 30, 40, 50)  # of 60 steps
 
 # -- too high and too low, on probes made by hand
 
@@ -96,9 +97,11 @@ def test_steps_that_promise_nothing_and_could_be_longer_are_too_short() -> None:
         ("the rate warms up", [low(s, share=0.1) for s in LATE], RUN),
         ("it warms up by hand", [low(s, rate=1e-3 * s) for s in LATE], RUN),
         ("the loss goes below 0", [low(s, losses=(1.0, -0.1)) for s in LATE], RUN),
-        ("it has learned", [low(0), *(low(s, losses=(0.5,)) for s in LATE)], RUN),
+        ("it has learned", [high(0), *(low(s, losses=(0.5,)) for s in LATE)], RUN),
+        ("the net is dead", [low(s, silent=0.75) for s in LATE], RUN),
         ("the weights get about", [low(s, stride=2e-3) for s in LATE], RUN),
         ("it began far too long", [high(0, curve=THROWN), *(low(s) for s in LATE)], RUN),
+        ("it is a trial", [probe(s, 5e-4, 2e-6) for s in TRIAL], Schedules(steps=60, epochs=3)),
         ("all are one", [low(s, own=(1.0, 0.9999), stride=2e-4) for s in LATE], RUN),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -106,6 +109,18 @@ def test_steps_that_promise_nothing_and_could_be_longer_are_too_short() -> None:
 def test_short_steps_are_fine(why: str, probes: list[StepProbe], run: Schedules) -> None:
     """Each of these reasons is enough."""
     assert verdict(probes, run) == []
+
+
+def test_what_no_step_promised_was_not_learned() -> None:
+    """A loss that is lower than that of the first batches, which were unlucky, is no progress."""
+    assert verdict([low(0), *(low(s, losses=(0.5,)) for s in LATE)]) == ["low"]
+
+
+def test_a_short_run_is_judged_before_it_is_over() -> None:
+    """Its first third is a time of its own, as the first 50 steps of others are."""
+    probes = [low(s) for s in TRIAL]
+    assert verdict(probes, Schedules(steps=60, epochs=3)) == ["low"]
+    assert verdict(probes, RUN) == []
 
 
 @pytest.mark.parametrize(("bend", "severity"), [(5e-6, Severity.INFO), (5e-7, None)])
@@ -116,6 +131,20 @@ def test_slow_steps_deserve_a_word(bend: float, severity: Severity | None) -> No
         one = probe(step, 1e-3, bend, own=(1.001, 1.0))
         found = list(detector.learning_rate_too_low(one, RUN))
     assert [evidence.severity for evidence in found] == [severity]
+
+
+@pytest.mark.parametrize(("level", "severity"), [(0.95, None), (0.78, Severity.INFO)])
+def test_slow_steps_are_an_alarm_when_half_of_the_run_is_lost(
+    level: float, severity: Severity | None
+) -> None:
+    """What could still come true at first has not, unless a fifth of the loss is gone."""
+    detector = LearningRateDetector()
+    for step in (0, 60, 80, 100, 250):
+        one = probe(step, 1e-3, 5e-6, own=(1.001, 1.0), losses=(level if step else 1.0,))
+        found = list(detector.learning_rate_too_low(one, RUN))
+    (evidence,) = found
+    assert evidence.severity is severity
+    assert ("250 steps have left 95% of it" in evidence.message) is (severity is None)
 
 
 def frozen(step: int, **values: Any) -> StepProbe:
@@ -223,6 +252,46 @@ def test_one_step_that_explodes_is_enough(after: float) -> None:
     """What was finite is not any more, after this very step."""
     curve = {0.0: 2.3, 0.3: 100.0, 1.0: after, 10.0: math.nan, 100.0: math.nan}
     assert verdict([high(0, curve=curve, own=(2.3, after))]) == ["high"]
+
+
+def test_steps_that_multiply_the_loss_again_and_again_are_enough() -> None:
+    """Each throws it fiftyfold, and the last one a thousandfold above where it began."""
+    curve = {0.0: 62.0, 0.3: 2e3, 1.0: 3e4, 10.0: 7e6, 100.0: 7e8}
+    start = high(0, own=(4.4, 57.0), curve={0.0: 4.4, 0.3: 22.0, 1.0: 79.0, 10.0: 2e4, 100.0: 2e6})
+    assert verdict([start, high(1, curve=curve, own=(79.0, 2e4))]) == ["high"]
+
+
+BLOWN = {0.0: 1.0, 0.3: 1.5, 1.0: 1e4, 10.0: 1e6, 100.0: 1e8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "curve", "found"),
+    [
+        (1.0, 0.1, BLOWN, [0]),
+        (0.1, 0.1, BLOWN, []),
+        (0.1, 30.0, BLOWN, [20]),
+        (0.1, 0.1, {**BLOWN, 0.3: 2e3}, [0]),
+    ],
+    ids=("Adam", "RMSprop", "it does not come back", "no rate of RMSprop will do"),
+)
+def test_long_first_steps_pass(
+    kind: float, level: float, curve: dict[float, float], found: list[int]
+) -> None:
+    """The steps of RMSprop and Adagrad get shorter by themselves: what they threw may come back."""
+    detector = LearningRateDetector()
+    probes = [
+        high(0, curve=curve, growth=kind),
+        *(high(s, losses=(level,), own=(level, 2 * level), growth=kind) for s in (10, 20, 30)),
+    ]
+    told = [one.step for one in probes if list(detector.learning_rate_too_high(one))]
+    assert told[:1] == found
+
+
+def test_steps_that_get_shorter_are_judged_when_they_have() -> None:
+    """Of RMSprop and Adagrad the first twenty steps are no evidence, of others they are."""
+    late = [probe(s, 0.5, 0.1, own=(1.0, 1.1)) for s in (20, 30, 40, 50)]
+    assert verdict([high(s, growth=0.1) for s in FIRST[:6]] + late) == []
+    assert verdict([high(s, growth=0.1) for s in (*FIRST, 50)]) == ["high"]
 
 
 def test_far_above_the_start_and_still_overshooting_is_enough() -> None:
@@ -622,6 +691,15 @@ def test_a_probe_knows_the_step_as_it_was() -> None:
         for multiple, loss in one.curve.items():
             assert pytest.approx((before + multiple * (after - before)) ** 2, rel=1e-3) == loss
         assert pytest.approx(2 * before * (before - after), rel=1e-3) == one.predicted
+
+
+def test_a_dead_net_is_seen_to_be_dead() -> None:
+    """Where all units are off, three of four parameters get a gradient of exactly zero."""
+    module = Classifier(nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)))
+    alive = measure(module, StepProbe, loader(), max_steps=3)
+    nn.init.constant_(module.net[0].bias, -1e3)
+    dead = measure(module, StepProbe, loader(), max_steps=3)
+    assert [one.silent for one in alive + dead] == [0.0, 0.0, 0.75, 0.75]
 
 
 def test_micro_batches_are_one_step() -> None:

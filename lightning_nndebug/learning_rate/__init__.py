@@ -33,11 +33,12 @@ _SLOW = 0.5  # a run that will get no farther than this deserves a word
 _FAR = 10.0  # times the multiple that makes a rate too low: evidence of another kind
 _THROWN = 0.1  # if so much shorter a first step would have been best, the weights are far off
 _RATHER = 0.6  # of the best multiple: a good rate more often than the best itself
+_DEAD = 0.5  # if more of the parameters get no gradient at all, no rate is to blame
 _STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usual in good ones
 _ALIVE = 0.03  # the share of the loss that a step promises, for each share of the weights it moves
 _KEPT_PROBES = 9
 _FEW, _TRIAL, _LONG = 20, 300, 1000  # steps
-_SOON, _HALF = 0.1, 0.5  # of a run
+_SOON, _EARLY, _HALF = 0.1, 0.3, 0.5  # of a run
 
 
 class LearningRateDetector(Detector):
@@ -50,7 +51,8 @@ class LearningRateDetector(Detector):
     Args:
         longer: The learning rate is too low if a step this many times as long is better,
         gain: and lowers the loss of the next batch by at least this share,
-        reach: and all planned steps together promise less than this share of the loss,
+        reach: and all planned steps together promise less than this share of the loss (or half of
+            them have taken off less),
         travel: and, one after the other, would move the weights by less than this share of theirs.
             Steps so short that not even a thousand of them would do either need only be harmless
             when they are longer, and are told from the first epoch on.
@@ -82,6 +84,8 @@ class LearningRateDetector(Detector):
     probes: list[dict[str, Any]] = state(list)
     verdict: str = state(str)
     blamed: str = state(str)
+    thrown: bool = state(bool)
+    promised: float = state(float)
     histories: dict[str, dict[str, Any]] = state(dict)
 
     @rule(
@@ -114,11 +118,10 @@ class LearningRateDetector(Detector):
             cohen2021edge, schneider2021cockpit, bengio2012practical
         """
         self._remember(probe)
-        last = recent(self.probes)
+        last = recent(self.probes, since=self.start["settles"])
         pool = line(last, self.start["loss"])
-        if blows_up(self.probes[-1], self.start["highest"]):
-            before, after = probe.curve[0.0], probe.curve[1.0]
-            seen = f"one step takes the loss of the next batch from {before:.3g} to {after:.3g}"
+        if thrown := self._thrown(probe):
+            seen = thrown
         elif pool is None:
             return
         elif pool.progress >= self.progress:
@@ -191,7 +194,8 @@ class LearningRateDetector(Detector):
         When it is fine:
             The run is the first stage of a longer one, or warms up by hand and has not begun to.
             Warm-ups, decays and nets that were trained before are recognised and never reported;
-            a run that gets somewhere, but not half of the way, is told so without a warning.
+            a run that gets somewhere, but not half of the way, is told so without a warning while
+            less than half of it is over.
 
         References:
             bengio2012practical, schneider2021cockpit
@@ -199,23 +203,29 @@ class LearningRateDetector(Detector):
         self._remember(probe)
         last = at_peak(self.probes)
         pool = line(last, self.start["loss"])
-        has_learned = self.start["novelty"] < _NEW or (pool and pool.progress > self.settled)
+        # Where steps promised less than the loss fell, the first batch was an unlucky one.
+        learned = min(pool.progress, self.promised) if pool else 0.0
+        has_learned = self.start["novelty"] < _NEW or learned > self.settled
         was_thrown = self.start["bearable"] < _THROWN
-        if pool is None or has_learned or was_thrown:
+        is_dead = probe.silent > _DEAD
+        if pool is None or has_learned or was_thrown or is_dead:
             return
         can_grow = pool.best >= self.longer and pool.gain >= self.gain
-        is_sure = last[0]["step"] >= EARLY and not repeats(last)
-        steps = max(run.steps, _TRIAL)
+        begun, steps = last[0]["step"], max(run.steps, _TRIAL)
+        is_sure = begun >= min(EARLY, _EARLY * run.steps) and not repeats(last)
+        ahead = steps if begun >= EARLY else max(steps, _LONG)  # early on, only what is glaring
         limits = (self.reach, self.travel)
         is_far = pool.best >= _FAR * self.longer
-        is_short = is_sure and can_grow and pool.falls_short(steps / (1 + is_far), *limits)
+        is_short = is_sure and can_grow and pool.falls_short(ahead / (1 + is_far), *limits)
         # If not even a long run would get anywhere, it matters little what a longer step does to
         # the next batch. It says nothing where batches are tiny, or have few weights in common.
         far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
         is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
-        is_slow = is_sure and can_grow and steps * max(pool.pace, pool.stride) < _SLOW
+        is_late = last[-1]["step"] >= _HALF * steps and pool.progress < self.reach
+        hardly_moves = is_late or ahead * max(pool.pace, pool.stride) < _SLOW
+        is_slow = is_sure and can_grow and hardly_moves
         if not (is_short or is_frozen or is_slow):
             return
         self.verdict = "too low"
@@ -228,15 +238,17 @@ class LearningRateDetector(Detector):
         else:
             rate = max(_STRIDE, _WAY / steps) / pool.stride * probe.rate
             seen = f"a step {self.longer:,.0f} times as long does the next batch no harm"
+        outlook = f"all {run.steps:,.0f} planned steps lower it by {run.steps * pool.pace:.2%}"
+        if is_late:
+            outlook = f"{probe.step:,} steps have left {1 - pool.progress:.0%} of it"
         yield Evidence(
             where=probe.optimizer,
             measured=probe.rate,
             limit=rate,
-            message=f"lr {probe.rate:.1e}: {seen}; at this pace all {run.steps:,.0f} planned steps "
-            f"lower it by {run.steps * pool.pace:.2%}",
+            message=f"lr {probe.rate:.1e}: {seen}; at this pace {outlook}",
             fixes=(f"Raise lr to about {rate:.0e}", "Then watch for LRN101"),
             details=_details(probe),
-            severity=None if is_short or is_frozen else Severity.INFO,
+            severity=None if is_short or is_frozen or is_late else Severity.INFO,
         )
 
     @rule("LRN103", severity=Severity.ERROR)
@@ -361,12 +373,28 @@ class LearningRateDetector(Detector):
         finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
         return min(finite, key=finite.__getitem__, default=0.0)
 
+    def _thrown(self, probe: StepProbe) -> str:
+        """Says what a step, or the first ones, did beyond doubt; nothing if it may come back."""
+        last, before, after = self.probes[-1], probe.curve[0.0], probe.curve[1.0]
+        passing = probe.step < self.start["settles"]
+        if blows_up(last, self.start["highest"], passing=passing):
+            return f"one step takes the loss of the next batch from {before:.3g} to {after:.3g}"
+        if passing:
+            self.thrown = self.thrown or blows_up(last, self.start["highest"])
+        elif self.thrown:
+            self.thrown, level = False, last["level"] / (self.start["loss"] or math.inf)
+            if level > 1:
+                return f"after {probe.step} steps the loss is {level:.3g} times what it was"
+        return ""
+
     def _remember(self, probe: StepProbe) -> None:
         """Adds the probe to those that are judged together, unless the other rule has done so."""
         if self.probes and self.probes[-1]["step"] == probe.step:
             return
         mine, fresh = probe.own[0], probe.curve[0.0]
         self.probes.append(record(probe))
+        then, now = self.probes[-2:] if len(self.probes) > 1 else self.probes * 2
+        self.promised += (now["step"] - then["step"]) * max(then["pace"], now["pace"], 0.0)
         del self.probes[:-_KEPT_PROBES]
         if not self.start:
             self.start = {
@@ -374,6 +402,8 @@ class LearningRateDetector(Detector):
                 "highest": max(mine, fresh) + abs(mine - fresh),
                 "bearable": bearable(self.probes),
                 "growth": probe.growth,
+                # The first steps of RMSprop and Adagrad are much longer than all that follow.
+                "settles": _FEW if probe.growth < 1 else 0,
                 "novelty": fresh / probe.scrambled if probe.scrambled else 1.0,
             }
         if min(mine, fresh, *probe.losses) < 0:  # no zero to measure from, now and for ever

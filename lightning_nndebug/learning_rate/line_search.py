@@ -101,8 +101,15 @@ def line(records: Sequence[Record], first: float) -> Line | None:
     )
 
 
-def recent(records: Sequence[Record]) -> Sequence[Record]:
-    """Returns the probes to judge together: those of the first 50 steps, or the last four."""
+def recent(records: Sequence[Record], since: float = 0) -> Sequence[Record]:
+    """Returns the probes to judge together: those of the first 50 steps, or the last four.
+
+    Args:
+        records: All probes.
+        since: The step from which on steps are as long as they will be; those before do not count.
+    """
+    if since:
+        return [one for one in records if one["step"] >= since][-WINDOW:]
     if records[-1]["step"] < EARLY:
         return records if records[-1]["step"] >= _ENOUGH else []
     return [one for one in records if one["step"] >= EARLY][-WINDOW:]
@@ -150,19 +157,20 @@ def culprit(records: Sequence[Record]) -> tuple[str, float] | None:
     return worst, next(one["groups"][worst][0] for one in records if worst in one["groups"])
 
 
-def blows_up(probe: Record, start: float) -> bool:
+def blows_up(probe: Record, start: float, *, passing: bool = False) -> bool:
     """Whether this very step is beyond doubt: it throws the loss far above where it began.
 
     Args:
         probe: The last one.
         start: The largest loss that the untrained model can be expected to have; 0 if unknown.
+        passing: Whether steps will get shorter by themselves: a third of this one is judged.
     """
     now, shorter, then = (probe["curve"][multiple] for multiple in (0.0, 0.3, 1.0))
     if not (start and math.isfinite(now) and math.isfinite(probe["loss"])):
         return False
-    if not then < _EXPLODED * max(now, start):  # or it is NaN
+    if not (shorter if passing else then) < max(_FAR_OFF * now, _EXPLODED * start):  # or it is NaN
         return True
-    far_off = min(now, probe["loss"]) > _FAR_OFF * start
+    far_off = min(now, probe["loss"]) > _FAR_OFF * start and not passing
     return bool(far_off and max(now, shorter) < then and (probe["kept"] or 0.0) < _WARM)
 
 

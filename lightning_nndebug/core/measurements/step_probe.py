@@ -57,6 +57,7 @@ class StepProbe(Measurement):
             the first probe only. A net that knows nothing yet is as good as that; others are not.
         growth: How many times as long as the first step those are that come when the optimizer's
             moments have filled up.
+        silent: The share of the parameters, each counted as one, whose gradient is exactly zero.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -79,6 +80,7 @@ class StepProbe(Measurement):
     groups: tuple[tuple[str, float, float], ...] = ()
     scrambled: float | None = None
     growth: float = 1.0
+    silent: float = 0.0
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
@@ -178,8 +180,8 @@ class _Step:
         parameters: All parameters that have a gradient.
         before: Their values before the step.
         gradients: Their gradients, until they are not needed any more.
-        numbers: The step's largest entry, its stride, what it promised, and the two losses of its
-            own batch.
+        numbers: The step's largest entry, its stride, what it promised, the share of parameters
+            without a slope, and the two losses of its own batch.
         failure: Why it cannot be probed.
     """
 
@@ -191,7 +193,7 @@ class _Step:
     parameters: list[Tensor]
     before: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
-    numbers: tuple[float, ...] = (math.nan,) * 5
+    numbers: tuple[float, ...] = (math.nan,) * 6
     failure: str = ""
 
     @property
@@ -293,15 +295,21 @@ def _compare(moment: Moment, memory: SimpleNamespace) -> None:
         if foreign := changed(memory.picture, picture(moment.module)):
             step.failure = f"they change {foreign}, which cannot be put back"
             return
-        sizes, slopes, squares = [], [], []
+        sizes, slopes, squares, flat = [], [], [], []
         for now, then, slope in zip(step.parameters, step.before, step.gradients, strict=True):
             way = (now.detach() - then).flatten().float()
             sizes.append(way.abs().max())
             slopes.append(torch.dot(slope.flatten().float(), way))
             squares.append(torch.stack([way.square().sum(), then.float().square().sum()]))
+            flat.append((slope == 0).all())
         moved, whole = torch.stack(squares).sum(0).sqrt()
-        length, rise, stride = torch.stack(
-            [torch.stack(sizes).max(), torch.stack(slopes).sum(), moved / whole.clamp_min(1e-30)]
+        length, rise, stride, silent = torch.stack(
+            [
+                torch.stack(sizes).max(),
+                torch.stack(slopes).sum(),
+                moved / whole.clamp_min(1e-30),
+                torch.stack(flat).float().mean(),
+            ]
         ).tolist()
         step.gradients.clear()
         own = [math.nan, math.nan]
@@ -311,7 +319,7 @@ def _compare(moment: Moment, memory: SimpleNamespace) -> None:
                     _loss(moment, memory, sandbox, lambda k=k: step.go(k))  # type: ignore[misc]
                     for k in (0.0, 1.0)
                 ]
-        step.numbers = (length, stride, -rise, *own)
+        step.numbers = (length, stride, -rise, silent, *own)
     except Exception as error:
         step.failure = f"{type(error).__name__}: {error}"
 
@@ -339,7 +347,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
 
     groups: list[tuple[str, float, float]] = []
     try:
-        length, stride, predicted, before, after = mean(step.numbers)
+        length, stride, predicted, silent, before, after = mean(step.numbers)
         if not length or not math.isfinite(length):  # skipped by a GradScaler, or beyond all bounds
             return None
         with Sandbox(moment.trainer, moment.module, None, memory.generators) as sandbox:
@@ -373,6 +381,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         groups=tuple(groups),
         scrambled=other,
         growth=step.growth,
+        silent=silent,
     )
 
 
