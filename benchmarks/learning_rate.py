@@ -274,7 +274,7 @@ def diabetes() -> tuple[Tensor, Tensor]:
 
 
 TASKS = {
-    # looked at while the rule was made
+    # used to choose the rule
     "mlp": Task(lambda: mlp(64, 128, 128, 10), draw(digits), entropy, held_out=False),
     "convolutional": Task(convolutional, draw(digits), entropy, held_out=False),
     "transformer": Task(Transformer, draw(digits), entropy, held_out=False),
@@ -284,7 +284,7 @@ TASKS = {
         lambda: mlp(10, 64, 64, 1, activation=nn.Tanh), draw(diabetes), squares, held_out=False
     ),
     "characters": Task(Characters, text, entropy, 8, held_out=False),
-    # looked at once
+    # not used to choose the rule
     "raw_targets": Task(
         lambda: mlp(10, 64, 64, 1, activation=nn.Tanh), draw(raw_diabetes), squares
     ),
@@ -1034,7 +1034,7 @@ def draw_figure(runs: list[Run], path: Path) -> None:
 
 def halves(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
     """The runs of the tasks that the rules were made on, and of the others."""
-    titles = {False: "looked at while the rule was made", True: "looked at once"}
+    titles = {False: "used to choose the rule", True: "not used to choose the rule"}
     runs = list(runs)
     for is_held_out, title in titles.items():
         if chosen := [run for run in runs if TASKS[run.task].held_out == is_held_out]:
