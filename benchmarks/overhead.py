@@ -125,8 +125,11 @@ def race(name: str, chosen: list[str], steps: int, device: str) -> dict[str, Cos
     runners: dict[str, tuple[Connection, Any]] = {}
     for one in chosen:
         ours, theirs = context.Pipe()
-        job = context.Process(target=_run, args=(name, one, steps, device, theirs), daemon=True)
+        inherited = [ours, *(end for end, _ in runners.values())]
+        args = name, one, steps, device, theirs, inherited
+        job = context.Process(target=_run, args=args, daemon=True)
         job.start()
+        theirs.close()
         runners[one] = ours, job
     costs: dict[str, Cost] = {}
     while runners:
@@ -143,10 +146,21 @@ def race(name: str, chosen: list[str], steps: int, device: str) -> dict[str, Cos
     return costs
 
 
-def _run(name: str, contender: str, steps: int, device: str, turns: Connection) -> None:
+def _run(
+    name: str,
+    contender: str,
+    steps: int,
+    device: str,
+    turns: Connection,
+    inherited: list[Connection],
+) -> None:
+    for end in inherited:  # or nobody would notice that the one who gives the turns is gone
+        end.close()
     turns.recv()
     try:
         turns.send(_cost(name, contender, steps, device, turns))
+    except EOFError:
+        return
     except Exception as error:
         turns.send(f"{contender} fails here: {type(error).__name__}: {error}"[:200])
 
