@@ -12,7 +12,7 @@ from .core.detector import Detector, rule, threshold, vital
 from .core.findings import Evidence, Severity
 from .core.measurements.baselines import Baselines
 from .core.measurements.loss_curve import LossCurve
-from .core.measurements.scores import Direction, Scores, Stop, Tracked, direction
+from .core.measurements.scores import Direction, Scores, Stop, Tracked, direction, is_total
 from .core.measurements.skill import Look, Skill, Tally
 
 _SUSTAINED = 3  # validations since the best one, before it counts as a turn
@@ -102,6 +102,8 @@ class GeneralizationDetector(Detector):
             if turn is None:
                 continue
             step, best, now, fell = turn
+            if name != self.monitor and _is_given_up(scores, name, mode, now):
+                continue
             gained = scores.start - best if _is_loss(name) else 0.0
             limit = self.rise * max(abs(best), gained)
             if abs(now - best) < limit:
@@ -426,9 +428,14 @@ class GeneralizationDetector(Detector):
         better = [one for one in known if _still_gets_better(scores, *one)]
         if any(mode == "max" for _, mode in better):
             return []
+        falling = [one for one in known if one[1] == "min"]
+        totals = [one for one in falling if is_total(one[0])]
         if any(_is_loss(name) for name, _ in better):  # a score may dip where the loss does not
-            return [one for one in known if one[1] == "min"]
-        return sorted(known, key=lambda one: one[1] == "max")
+            return totals or falling
+        parts = {name for name, _ in falling if totals and _is_loss(name)} - {*dict(totals)}
+        return sorted(
+            (one for one in known if one[0] not in parts), key=lambda one: one[1] == "max"
+        )
 
 
 def _turn(
@@ -462,6 +469,14 @@ def _turn(
         return None
     step = series[values.index(min(values))][0].step
     return step, sign * then, sign * now, (before, after)
+
+
+def _is_given_up(scores: Scores, name: str, mode: Direction, now: float) -> bool:
+    """Tells whether it may be a part of the loss that was never learned, but paid for another.
+
+    So is the divergence of a variational code: it rises from 0 as the code says more and more.
+    """
+    return mode == "min" and not is_total(name) and now > scores.series(name)[0][1]
 
 
 def _by_heart(looks: Sequence[Look]) -> float:

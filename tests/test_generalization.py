@@ -221,6 +221,17 @@ def test_a_metric_that_is_named_by_the_user_is_followed() -> None:
     assert [one.where for one in GeneralizationDetector().overfitting(falling)] == ["val_acc"]
 
 
+def test_a_part_of_the_loss_may_rise_for_the_sake_of_another() -> None:
+    """What is followed is the whole where it is logged; a part must once have been learned."""
+    rising, overfit = [0.1 * i for i in range(12)], GeneralizationDetector().overfitting
+    assert not list(overfit(scores(FALLING, val_loss=FALLING, val_commit_loss=TURNED)))
+    assert not list(overfit(scores(FALLING, val_rec_loss=FALLING, val_kl_loss=rising)))
+    assert not list(overfit(scores(FALLING, val_kl=rising)))
+    for names in (("val_loss", "val_kl_loss"), ("val_rec_loss",), ("val_mae",)):
+        found = list(overfit(scores(FALLING, **dict.fromkeys(names, TURNED))))
+        assert [one.where for one in found] == [names[0]]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -786,10 +786,11 @@ def test_a_column_that_is_the_target(make, is_class: bool, columns: list[int]) -
 @pytest.mark.parametrize(
     ("foresight", "sick"),
     [
-        (Foresight("batch", shift=1, change=0.5), True),
-        (Foresight("batch", shift=1, change=1e-6), False),
-        (Foresight("batch", shift=0, change=1e-6), True),  # causal, and asked for what it is given
-        (Foresight("batch", shift=0, change=0.5), False),  # restores a whole sequence
+        (Foresight("batch", shift=1, change=0.5, own=0.5), True),
+        (Foresight("batch", shift=1, change=1e-6, own=0.5), False),
+        (Foresight("batch", shift=0, change=1e-6, own=0.5), True),  # asked for what it is given
+        (Foresight("batch", shift=0, change=0.5, own=0.5), False),  # restores a whole sequence
+        (Foresight("batch", shift=0, change=1e-6, own=1e-6), False),  # shifts by itself
     ],
 )
 def test_tokens_that_are_seen_ahead_of_time(foresight: Foresight, sick: bool) -> None:

@@ -19,8 +19,8 @@ Direction = Literal["min", "max"]
 _FIRST = 3  # steps
 
 _FALLING = """loss losses err error errors mse mae rmse rmsle mape smape ppl perplexity nll wer cer
-    ter fid kid bpc bpb bits brier entropy ce bce xent divergence kl kld kldiv elbo distance dist
-    cost energy residual regret ece hamming hausdorff epe lpips crossentropy"""
+    ter fid kid bpc bpb bits brier entropy ce bce xent elbo distance dist cost energy
+    residual regret ece hamming hausdorff epe lpips crossentropy"""
 _RISING = """acc accuracy f1 fbeta auc auroc auprc ap map iou miou jaccard dice precision recall
     sensitivity specificity r2 r2score psnr ssim bleu rouge meteor cider kappa mcc matthews
     corrcoef corr pearson pearsonr spearman spearmanr ndcg mrr top1 top3 top5 hit hits reward
@@ -29,6 +29,8 @@ _FALLS, _RISES = frozenset(_FALLING.split()), frozenset(_RISING.split())
 _ACCURACIES = frozenset(("acc", "accuracy", "top1"))
 _WORDS = "val valid validation eval dev metric metrics multiclass binary epoch mean 1"
 _PLAIN = frozenset(_WORDS.split())
+_TOTAL = "loss losses total nll elbo bce ce mse mae rmse l1 err error errors"
+_TOTALS = frozenset(_TOTAL.split())
 _DOUBTED = 2  # validations in a row
 _WRONG = 0.25  # of all answers
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -240,6 +242,12 @@ def direction(name: str) -> Direction | None:
     return None
 
 
+def is_total(name: str) -> bool:
+    """Tells whether a name is that of the whole loss or error, rather than of a part of it."""
+    words = _words(name.partition("/dataloader_idx_")[0])
+    return bool(words & _TOTALS) and words <= _TOTALS | _PLAIN
+
+
 def doubt(scores: Scores, skill: Skill) -> Doubt:
     """Returns the accuracy that says no more than a guess, where the answers are far better."""
     looks = [one.validation for one in skill.looks[-_DOUBTED:]]
@@ -263,8 +271,12 @@ def doubt(scores: Scores, skill: Skill) -> Doubt:
 
 
 def _is_accuracy(name: str) -> bool:
-    words = {one for one in re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name).lower()) if one}
+    words = _words(name)
     return bool(words & _ACCURACIES) and words <= _ACCURACIES | _PLAIN
+
+
+def _words(name: str) -> set[str]:
+    return {one for one in re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name).lower()) if one}
 
 
 def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores | None:
