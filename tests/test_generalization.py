@@ -227,6 +227,8 @@ def test_a_part_of_the_loss_may_rise_for_the_sake_of_another() -> None:
     assert not list(overfit(scores(FALLING, val_loss=FALLING, val_commit_loss=TURNED)))
     assert not list(overfit(scores(FALLING, val_rec_loss=FALLING, val_kl_loss=rising)))
     assert not list(overfit(scores(FALLING, val_kl=rising)))
+    sides = {"val_precision": [1 - one for one in rising], "val_recall": [0.5] * 12}
+    assert not list(overfit(scores(FALLING, **sides)))
     for names in (("val_loss", "val_kl_loss"), ("val_rec_loss",), ("val_mae",)):
         found = list(overfit(scores(FALLING, **dict.fromkeys(names, TURNED))))
         assert [one.where for one in found] == [names[0]]
@@ -238,7 +240,9 @@ def test_a_part_of_the_loss_may_rise_for_the_sake_of_another() -> None:
         ("val_loss", "min"), ("val/acc", "max"), ("ValAccuracy", "max"), ("valid_rmse", "min"),
         ("val_top5", "max"), ("val_acc/dataloader_idx_0", "max"), ("lr", None), ("epoch", None),
         ("val_f1_macro", "max"), ("val_triplet_loss", "min"), ("val_loss_epoch", "min"),
-        ("perplexity", "min"), ("val_r2", "max"), ("speed", None),
+        ("perplexity", "min"), ("val_r2", "max"), ("speed", None), ("val_elbo", None),
+        ("val_score", "max"), ("val_f1_score", "max"), ("val_brier_score", "min"),
+        ("val_anomaly_score", None), ("val_neg_log_likelihood", "min"), ("neg_mse", None),
     ],
 )  # fmt: skip
 def test_a_name_tells_whether_it_should_fall_or_rise(name: str, expected: str | None) -> None:

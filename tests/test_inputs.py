@@ -773,6 +773,8 @@ def test_copies_of_continuous_rows_are_no_chance() -> None:
         (lambda x, y: torch.cat([x, y[:, None] + 0.1 * x[:, :1]], 1), True, []),
         (lambda x, y: torch.cat([x, 2 * y[:, None] + 1], 1), False, []),  # a task, if an easy one
         (lambda x, y: y[:, None], True, []),
+        (lambda x, y: F.one_hot(y.long()).float(), True, []),  # to be remembered
+        (lambda x, y: torch.cat([0 * x, y[:, None]], 1), True, []),
         (lambda x, y: x, True, []),
         (lambda x, y: 0 * x, True, []),
     ],
