@@ -227,6 +227,7 @@ def test_a_part_of_the_loss_may_rise_for_the_sake_of_another() -> None:
     assert not list(overfit(scores(FALLING, val_loss=FALLING, val_commit_loss=TURNED)))
     assert not list(overfit(scores(FALLING, val_rec_loss=FALLING, val_kl_loss=rising)))
     assert not list(overfit(scores(FALLING, val_kl=rising)))
+    assert not list(overfit(scores(FALLING, val_perplexity=rising)))  # of a codebook
     sides = {"val_precision": [1 - one for one in rising], "val_recall": [0.5] * 12}
     assert not list(overfit(scores(FALLING, **sides)))
     for names in (("val_loss", "val_kl_loss"), ("val_rec_loss",), ("val_mae",)):
