@@ -29,9 +29,7 @@ _FALLS, _RISES = frozenset(_FALLING.split()), frozenset(_RISING.split())
 _ACCURACIES = frozenset(("acc", "accuracy", "top1"))
 _WORDS = "val valid validation eval dev metric metrics multiclass binary epoch mean 1"
 _PLAIN = frozenset(_WORDS.split())
-_TRADED = (
-    "precision recall sensitivity specificity entropy perplexity energy distance dist residual"
-)
+_TRADED = "precision recall sensitivity specificity entropy perplexity energy distance"
 _MORE = "total macro micro weighted average avg score"
 _WHOLE = (_FALLS | _RISES | _PLAIN | frozenset(_MORE.split())) - frozenset(_TRADED.split())
 _DOUBTED = 2  # validations in a row
