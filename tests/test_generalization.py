@@ -25,6 +25,7 @@ from lightning_nndebug.core.measurements.scores import (
     Tracked,
     direction,
     doubt,
+    is_whole,
 )
 from lightning_nndebug.core.measurements.skill import (
     Look,
@@ -249,6 +250,19 @@ def test_a_part_of_the_loss_may_rise_for_the_sake_of_another() -> None:
 def test_a_name_tells_whether_it_should_fall_or_rise(name: str, expected: str | None) -> None:
     """Or it tells nothing, and is not judged."""
     assert direction(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("val_loss", True), ("Test/CrossEntropy", True), ("val_mean_squared_error", True),
+        ("val_acc_epoch/dataloader_idx_1", True), ("val_cross_entropy", True),
+        ("val_kl_loss", False), ("val_recall", False), ("val_acc_class_3", False),
+    ],
+)  # fmt: skip
+def test_a_name_tells_whether_it_is_of_all_that_counts(name: str, whole: bool) -> None:
+    """Of a part or of one side alone, nobody knows what it was given up for."""
+    assert is_whole(name) == whole
 
 
 def test_a_net_that_simple_models_beat_underfits() -> None:

@@ -30,7 +30,8 @@ _ACCURACIES = frozenset(("acc", "accuracy", "top1"))
 _WORDS = "val valid validation eval dev metric metrics multiclass binary epoch mean 1"
 _PLAIN = frozenset(_WORDS.split())
 _TRADED = "precision recall sensitivity specificity entropy perplexity energy distance"
-_MORE = "total macro micro weighted average avg score"
+_MORE = """total macro micro weighted average avg score test squared absolute root log huber focal
+    triplet contrastive classification regression"""
 _WHOLE = (_FALLS | _RISES | _PLAIN | frozenset(_MORE.split())) - frozenset(_TRADED.split())
 _DOUBTED = 2  # validations in a row
 _WRONG = 0.25  # of all answers
@@ -282,6 +283,7 @@ def _is_accuracy(name: str) -> bool:
 
 def _words(name: str) -> list[str]:
     name = _CAMEL.sub("_", name.partition("/dataloader_idx_")[0]).lower()
+    name = name.replace("cross_entropy", "crossentropy")  # which no other entropy is like
     return [one for one in re.split(r"[^a-z0-9]+", name) if one]
 
 
