@@ -124,7 +124,11 @@ class LearningRateDetector(Detector):
         elif pool.progress >= self.progress:
             self.verdict = "progress"
             return
-        elif pool.best > _SHORTER or pool.kept >= self.kept or pool.pace <= _SLIGHT:
+        elif (
+            pool.best > _SHORTER or pool.kept >= self.kept or pool.pace <= _SLIGHT
+            # It began with what it knows, and goes on knowing it: there may be no more to gain.
+            or (self.start["novelty"] < _NEW and pool.progress > -self.progress)
+        ):  # fmt: skip
             self.verdict = "not the learning rate"
             return
         else:
