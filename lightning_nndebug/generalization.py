@@ -12,7 +12,7 @@ from .core.detector import Detector, rule, threshold, vital
 from .core.findings import Evidence, Severity
 from .core.measurements.baselines import Baselines
 from .core.measurements.loss_curve import LossCurve
-from .core.measurements.scores import Direction, Scores, Stop, Tracked, direction
+from .core.measurements.scores import Direction, Scores, Stop, Tracked, direction, is_whole
 from .core.measurements.skill import Look, Skill, Tally
 
 _SUSTAINED = 3  # validations since the best one, before it counts as a turn
@@ -28,7 +28,7 @@ _STRONG_DROPOUT = 0.6
 _STRONG_DECAY = 0.1
 _CLOSING = 0.7
 _LAST = 0.2  # of the run, whose gain tells whether the loss was still falling
-_LOSS = re.compile("loss|nll|entropy|elbo|bce", re.IGNORECASE)
+_LOSS = re.compile("loss|nll|entropy|bce", re.IGNORECASE)
 _ACCURACY = re.compile(r"(^|[^a-z])(top_?1_?)?acc(uracy)?($|[^a-z])", re.IGNORECASE)
 
 
@@ -106,6 +106,8 @@ class GeneralizationDetector(Detector):
             if turn is None:
                 continue
             step, best, now, fell = turn
+            if name != self.monitor and _is_given_up(scores, name, mode, now):
+                continue
             gained = scores.start - best if _is_loss(name) else 0.0
             limit = self.rise * max(abs(best), gained)
             if abs(now - best) < limit:
@@ -430,9 +432,14 @@ class GeneralizationDetector(Detector):
         better = [one for one in known if _still_gets_better(scores, *one)]
         if any(mode == "max" for _, mode in better):
             return []
+        wholes = [one for one in known if is_whole(one[0])]
         if any(_is_loss(name) for name, _ in better):  # a score may dip where the loss does not
-            return [one for one in known if one[1] == "min"]
-        return sorted(known, key=lambda one: one[1] == "max")
+            known = [one for one in known if one[1] == "min"]
+        told = {mode for _, mode in wholes}
+        return sorted(
+            (one for one in known if one in wholes or told.isdisjoint((one[1], "min"))),
+            key=lambda one: one[1] == "max",
+        )
 
 
 def _turn(
@@ -466,6 +473,15 @@ def _turn(
         return None
     step = series[values.index(min(values))][0].step
     return step, sign * then, sign * now, (before, after)
+
+
+def _is_given_up(scores: Scores, name: str, mode: Direction, now: float) -> bool:
+    """Tells whether it may be a part that was never learned, but paid for another.
+
+    So is the divergence of a variational code: it rises from 0 as the code says more and more.
+    """
+    first = scores.series(name)[0][1]
+    return not is_whole(name) and (now > first if mode == "min" else now < first)
 
 
 def _by_heart(looks: Sequence[Look]) -> float:

@@ -25,6 +25,7 @@ from lightning_nndebug.core.measurements.scores import (
     Tracked,
     direction,
     doubt,
+    is_whole,
 )
 from lightning_nndebug.core.measurements.skill import (
     Look,
@@ -221,18 +222,47 @@ def test_a_metric_that_is_named_by_the_user_is_followed() -> None:
     assert [one.where for one in GeneralizationDetector().overfitting(falling)] == ["val_acc"]
 
 
+def test_a_part_of_the_loss_may_rise_for_the_sake_of_another() -> None:
+    """What is followed is the whole where it is logged; a part must once have been learned."""
+    rising, overfit = [0.1 * i for i in range(12)], GeneralizationDetector().overfitting
+    assert not list(overfit(scores(FALLING, val_loss=FALLING, val_commit_loss=TURNED)))
+    assert not list(overfit(scores(FALLING, val_rec_loss=FALLING, val_kl_loss=rising)))
+    assert not list(overfit(scores(FALLING, val_kl=rising)))
+    assert not list(overfit(scores(FALLING, val_perplexity=rising)))  # of a codebook
+    sides = {"val_precision": [1 - one for one in rising], "val_recall": [0.5] * 12}
+    assert not list(overfit(scores(FALLING, **sides)))
+    for names in (("val_loss", "val_kl_loss"), ("val_rec_loss",), ("val_mae",)):
+        found = list(overfit(scores(FALLING, **dict.fromkeys(names, TURNED))))
+        assert [one.where for one in found] == [names[0]]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("val_loss", "min"), ("val/acc", "max"), ("ValAccuracy", "max"), ("valid_rmse", "min"),
         ("val_top5", "max"), ("val_acc/dataloader_idx_0", "max"), ("lr", None), ("epoch", None),
         ("val_f1_macro", "max"), ("val_triplet_loss", "min"), ("val_loss_epoch", "min"),
-        ("perplexity", "min"), ("val_r2", "max"), ("speed", None),
+        ("perplexity", "min"), ("val_r2", "max"), ("speed", None), ("val_elbo", None),
+        ("val_score", "max"), ("val_f1_score", "max"), ("val_brier_score", "min"),
+        ("val_anomaly_score", None), ("val_neg_log_likelihood", "min"), ("neg_mse", None),
     ],
 )  # fmt: skip
 def test_a_name_tells_whether_it_should_fall_or_rise(name: str, expected: str | None) -> None:
     """Or it tells nothing, and is not judged."""
     assert direction(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("val_loss", True), ("Test/CrossEntropy", True), ("val_mean_squared_error", True),
+        ("val_acc_epoch/dataloader_idx_1", True), ("val_cross_entropy", True),
+        ("val_kl_loss", False), ("val_recall", False), ("val_acc_class_3", False),
+    ],
+)  # fmt: skip
+def test_a_name_tells_whether_it_is_of_all_that_counts(name: str, whole: bool) -> None:
+    """Of a part or of one side alone, nobody knows what it was given up for."""
+    assert is_whole(name) == whole
 
 
 def test_a_net_that_simple_models_beat_underfits() -> None:

@@ -773,6 +773,8 @@ def test_copies_of_continuous_rows_are_no_chance() -> None:
         (lambda x, y: torch.cat([x, y[:, None] + 0.1 * x[:, :1]], 1), True, []),
         (lambda x, y: torch.cat([x, 2 * y[:, None] + 1], 1), False, []),  # a task, if an easy one
         (lambda x, y: y[:, None], True, []),
+        (lambda x, y: F.one_hot(y.long()).float(), True, []),  # to be remembered
+        (lambda x, y: torch.cat([0 * x, y[:, None]], 1), True, []),
         (lambda x, y: x, True, []),
         (lambda x, y: 0 * x, True, []),
     ],
@@ -786,10 +788,11 @@ def test_a_column_that_is_the_target(make, is_class: bool, columns: list[int]) -
 @pytest.mark.parametrize(
     ("foresight", "sick"),
     [
-        (Foresight("batch", shift=1, change=0.5), True),
-        (Foresight("batch", shift=1, change=1e-6), False),
-        (Foresight("batch", shift=0, change=1e-6), True),  # causal, and asked for what it is given
-        (Foresight("batch", shift=0, change=0.5), False),  # restores a whole sequence
+        (Foresight("batch", shift=1, change=0.5, own=0.5), True),
+        (Foresight("batch", shift=1, change=1e-6, own=0.5), False),
+        (Foresight("batch", shift=0, change=1e-6, own=0.5), True),  # asked for what it is given
+        (Foresight("batch", shift=0, change=0.5, own=0.5), False),  # restores a whole sequence
+        (Foresight("batch", shift=0, change=1e-6, own=1e-6), False),  # shifts by itself
     ],
 )
 def test_tokens_that_are_seen_ahead_of_time(foresight: Foresight, sick: bool) -> None:

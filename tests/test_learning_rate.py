@@ -224,6 +224,7 @@ def test_steps_that_overshoot_and_get_nowhere_are_too_long() -> None:
     [
         ("training makes progress", [high(s, losses=(0.5,)) for s in FIRST]),
         ("the step's own batch gains", [high(s, own=(1.0, 0.5)) for s in FIRST]),
+        ("a trained net loses nothing", [high(s, scrambled=10.0) for s in FIRST]),
         ("steps are tiny", [high(s, predicted=1e-6, own=(1.0, 1.0)) for s in FIRST]),
         ("the loss goes below 0", [high(s, losses=(1.0, -0.1)) for s in FIRST]),
         ("longer steps would be better", [probe(s, 0.5, 0.1, own=(1.0, 1.1)) for s in FIRST]),

@@ -142,6 +142,19 @@ def test_every_figure_names_its_axes() -> None:
             assert picture.title
 
 
+def test_looks_that_know_of_other_classes_stand_side_by_side() -> None:
+    """How many classes there are may become known late, or change with the task."""
+    story = Story()
+    for step, classes in enumerate((101, 2, 3)):
+        shown = [4, 1, *[0] * (classes - 2)]
+        story._add(
+            "snapshot", {"of": "ClassCounts", "step": step, "train": shown, "validation": shown}
+        )
+        story._add("snapshot", {"of": "Labels", "step": step, "counts": shown})
+    titles = {one.title for one in inside(story)}
+    assert titles == {"Labels, batch by batch", "Labels, class by class"}
+
+
 def test_pictures_for_loggers_are_in_colour(tmp_path) -> None:
     """Of the main figures, on paper, in the colours of the page."""
     drawn = pictures(Story.read(recorded(tmp_path, lines())))

@@ -729,7 +729,7 @@ def _given_away(leaks: Leaks) -> Iterator[Evidence]:
 def _foreseen(leaks: Leaks) -> Iterator[Evidence]:
     """A language model sees the token that it is to predict."""
     seen = leaks.foresight
-    if seen is None or seen.sees != bool(seen.shift):
+    if seen is None or not seen.leaks:
         return
     if seen.shift:
         told = (

@@ -88,9 +88,13 @@ def largest_class(labels: Tensor) -> int:
 
 
 def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
-    """Returns the columns that are the label: one that equals it, or one for each class."""
+    """Returns the columns that are the label: one that equals it, or one for each class.
+
+    None where there is nothing beside them: to say what was shown may be the task.
+    """
     values, counts = torch.unique(labels, return_counts=True)
-    if rows.shape[1] < 2 or len(labels) - largest_class(labels) < _ODD:  # noqa: PLR2004
+    varying = int((rows != rows[:1]).any(0).sum())
+    if varying < 2 or len(labels) - largest_class(labels) < _ODD:  # noqa: PLR2004
         return []
     if not is_class:
         close = (rows.double() - labels.unsqueeze(1)).abs().amax(0)
@@ -100,7 +104,8 @@ def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
         return whole[:1]
     frequent = values[counts >= _ODD]
     found = [_same(rows, (labels == value).double()) for value in frequent]
-    return [one[0] for one in found] if len(found) > 1 and all(found) else []
+    beside = varying > sum(map(len, found))
+    return [one[0] for one in found] if len(found) > 1 and all(found) and beside else []
 
 
 def are_distinct(rows: Tensor) -> bool:

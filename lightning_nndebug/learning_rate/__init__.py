@@ -132,6 +132,8 @@ class LearningRateDetector(Detector):
             or pool.waste < self.gain
             or pool.kept >= self.kept
             or pool.pace <= _SLIGHT
+            # It began with what it knows, and goes on knowing it: there may be no more to gain.
+            or (self.start["novelty"] < _NEW and pool.progress > -self.progress)
         ):
             self.verdict = "not the learning rate"
             return

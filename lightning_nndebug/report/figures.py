@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -340,7 +341,7 @@ def _labels_by_batch(story: Story) -> Iterator[Picture | None]:
     first = [one for index, one in enumerate(looks) if one[0] - looks[0][0] <= index + 1]
     if len(first) < 2 or len(first[0][1]["counts"]) < 2:  # noqa: PLR2004
         return
-    table = np.array([look["counts"] for _, look in first], dtype=float).T
+    table = _side_by_side(look["counts"] for _, look in first)
     share = table / np.maximum(table.sum(0), 1)
     with drawing() as one:
         image = one.axes.imshow(
@@ -364,11 +365,14 @@ def _labels_by_batch(story: Story) -> Iterator[Picture | None]:
 def _labels_by_epoch(story: Story) -> Iterator[Picture | None]:
     """How often each class was shown, in training and validation."""
     looks = [look for _, look in story.snapshots.get("ClassCounts", [])]
-    train = np.sum([look["train"] for look in looks], axis=0) if looks else np.zeros(0)
-    if not 2 <= len(train) <= 100 or not train.sum():  # noqa: PLR2004
+    classes = len(looks[-1]["train"]) if looks else 0  # the first looks may not know how many
+    if not 2 <= classes <= 100:  # noqa: PLR2004
         return
-    shown = [look["validation"] for look in looks if sum(look["validation"])]
-    validation = shown[-1] if shown else None
+    train = _side_by_side(look["train"] for look in looks)[:classes].sum(1)
+    if not train.sum():
+        return
+    shown = [look["validation"] for look in looks if sum(look["validation"][:classes])]
+    validation = _side_by_side([shown[-1], train])[:classes, 0] if shown else None
     with drawing(height=2.4) as one:
         places = np.arange(len(train))
         width = 0.8 if validation is None else 0.4
@@ -376,13 +380,18 @@ def _labels_by_epoch(story: Story) -> Iterator[Picture | None]:
         bars = {"color": BLUE, "label": "training"}
         one.axes.bar(places - shift, 100 * train / train.sum(), width, **bars)
         if validation is not None:
-            share = 100 * np.array(validation) / sum(validation)
+            share = 100 * validation / validation.sum()
             one.axes.bar(places + shift, share, width, color=ORANGE, label="validation")
         step_axis(one.axes, label="class")
         one.axes.set_ylabel("share of the samples, %")
         one.axes.grid(visible=False, axis="x")
         one.legend()
     yield Picture("Labels, class by class", "How often each class was shown.", one)
+
+
+def _side_by_side(looks: Iterable[Sequence[float]]) -> np.ndarray[Any, Any]:
+    """Returns a column for each look; a class that one does not know of, it has not seen."""
+    return np.array([*zip_longest(*looks, fillvalue=0)], dtype=float)
 
 
 def _histograms(story: Story) -> Iterator[Picture | None]:

@@ -94,6 +94,28 @@ def vae() -> Program:
     return Program(VAE(), **digit_loaders(image=False), trainer={"max_epochs": 7})
 
 
+class TermwiseVAE(VAE):
+    """Logs what its code costs beside how well it restores."""
+
+    def _terms(self, x):
+        z, kl = self._encode(x)
+        return F.mse_loss(self.decoder(z), x), kl
+
+    def training_step(self, batch, batch_idx):
+        restored, kl = self._terms(batch[0])
+        return restored + 0.01 * kl
+
+    def validation_step(self, batch, batch_idx):
+        restored, kl = self._terms(batch[0])
+        self.log_dict({"val_rec_loss": restored, "val_kl_loss": kl})
+
+
+@healthy
+def code_that_costs_more() -> Program:
+    """One term of the loss rises from 0 in validation, as the code says more and more."""
+    return Program(TermwiseVAE(), **digit_loaders(image=False), trainer={"max_epochs": 10})
+
+
 class GaussianVAE(VAE):
     """Gaussian pixels with a learned variance, one for all; its KL term is warmed up."""
 

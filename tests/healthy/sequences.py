@@ -564,3 +564,44 @@ def dilated_convolutions() -> Program:
         **loaders(*split(*signals(64)), batch_size=16),
         trainer={"max_epochs": 8},
     )
+
+
+class Reverser(pl.LightningModule):
+    """Says a word backwards, letter by letter, and is told now and then what was right."""
+
+    def __init__(self, letters: int = 8, width: int = 48) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(letters, width)
+        self.encoder = nn.GRU(width, width, batch_first=True)
+        self.decoder = nn.GRUCell(width, width)
+        self.head = nn.Linear(width, letters)
+
+    def _loss(self, batch, told: float):
+        word, answer = batch
+        state = self.encoder(self.embed(word))[1][0]
+        letter, said = torch.zeros_like(word[:, 0]), []
+        for place in range(answer.shape[1]):
+            state = self.decoder(self.embed(letter), state)
+            said.append(self.head(state))
+            is_told = torch.rand(()) < told
+            letter = answer[:, place] if is_told else said[-1].argmax(1)
+        return F.cross_entropy(torch.stack(said, 1).flatten(0, 1), answer.flatten())
+
+    def training_step(self, batch, batch_idx):
+        loss = self._loss(batch, told=0.8)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self._loss(batch, told=0.0))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+@healthy
+def teacher_forcing() -> Program:
+    """The targets are read as they are; the loop moves them behind a token to begin with."""
+    words = torch.randint(1, 8, (800, 4))
+    data = split(words, words.flip(1))
+    return Program(Reverser(), **loaders(*data, batch_size=32), trainer={"max_epochs": 7})

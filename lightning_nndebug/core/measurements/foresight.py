@@ -36,8 +36,8 @@ class Foresight(Measurement):
     Attributes:
         name: Where the tokens are.
         shift: By how many places the targets are ahead of the tokens: 1, or 0 if not at all.
-        change: By how much that changes the outputs of the first half, relative to their deviation;
-        sees: whether that is more than a rounding error.
+        change: By how much that changes the outputs of the first half, relative to their deviation.
+        own: The same at the first place of the second half, which is that of a token exchanged.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
@@ -46,11 +46,16 @@ class Foresight(Measurement):
     name: str
     shift: int
     change: float
+    own: float
 
     @property
-    def sees(self) -> bool:
-        """Whether outputs depend on tokens that come after them."""
-        return self.change > _NOISE
+    def leaks(self) -> bool:
+        """Whether outputs depend on the tokens that they are to predict: more than by rounding.
+
+        Who sees what comes after a token, too, is to restore the sequence; and targets that are
+        the tokens may well be moved by the net, behind a token to begin with.
+        """
+        return self.change > _NOISE if self.shift else self.change <= _NOISE < self.own
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Foresight | None:
@@ -67,8 +72,8 @@ class Foresight(Measurement):
             for number, call in enumerate(_classifying(heard)):
                 order = None if tokens is None else _order(tokens, call)
                 if tokens is not None and order is not None:
-                    change = _try_out(moment, place, number, order[1])
-                    return None if change is None else cls(str(place), order[0], change)
+                    changes = _try_out(moment, place, number, order[1])
+                    return None if changes is None else cls(str(place), order[0], *changes)
         return None
 
 
@@ -100,8 +105,13 @@ def _order(tokens: Tensor, call: LossCall) -> tuple[int, Tensor] | None:
     return None
 
 
-def _try_out(moment: Moment, place: Place, number: int, counts: Tensor) -> float | None:
-    """Returns by how much tokens of the second half change what is said of the first one."""
+def _try_out(
+    moment: Moment, place: Place, number: int, counts: Tensor
+) -> tuple[float, float] | None:
+    """Returns by how much tokens of the second half change what is said of the first one.
+
+    And what is said at the first place of the second half.
+    """
     tokens = place.read(moment.batch)
     if tokens is None:
         return None
@@ -115,24 +125,25 @@ def _try_out(moment: Moment, place: Place, number: int, counts: Tensor) -> float
             after = _logits(sandbox, moment, number)
             if before is None or after is None or before.shape != after.shape:
                 return None
-            return _change(before, after, counts, half)
+            return _changes(before, after, counts, half)
     except Exception as error:
         log.info("nndebug: whether tokens are seen ahead of time is not known: %s", error)
         return None
 
 
-def _change(before: Tensor, after: Tensor, counts: Tensor, half: int) -> float | None:
-    """Compares what is said of the next token wherever that comes before the second half."""
+def _changes(
+    before: Tensor, after: Tensor, counts: Tensor, half: int
+) -> tuple[float, float] | None:
+    """Compares what is said at all places before the second half, and at its first."""
     classes = before.shape[1]
     before, after = (one.movedim(1, -1).reshape(-1, classes).float() for one in (before, after))
     rows, length = counts.shape
     before, after = (one[: rows * length].view(rows, length, classes) for one in (before, after))
-    known = counts.clone()
-    known[:, half:] = False
-    if not known.any():
+    deviation = before[counts].std().clamp_min(1e-12)
+    change = ((after - before).abs().amax(-1) / deviation).where(counts, 0.0).amax(0)
+    if not counts[:, :half].any():
         return None
-    deviation = before[known].std().clamp_min(1e-12)
-    return float(((after - before)[known].abs().amax(-1) / deviation).max())
+    return float(change[:half].max()), float(change[half : half + 1].sum())
 
 
 def _logits(sandbox: Sandbox, moment: Moment, number: int) -> Tensor | None:

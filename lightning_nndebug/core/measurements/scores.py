@@ -19,16 +19,20 @@ Direction = Literal["min", "max"]
 _FIRST = 3  # steps
 
 _FALLING = """loss losses err error errors mse mae rmse rmsle mape smape ppl perplexity nll wer cer
-    ter fid kid bpc bpb bits brier entropy ce bce xent divergence kl kld kldiv elbo distance dist
-    cost energy residual regret ece hamming hausdorff epe lpips crossentropy"""
+    ter fid kid bpc bpb bits brier entropy ce bce xent distance dist cost energy
+    residual regret ece hamming hausdorff epe lpips crossentropy"""
 _RISING = """acc accuracy f1 fbeta auc auroc auprc ap map iou miou jaccard dice precision recall
     sensitivity specificity r2 r2score psnr ssim bleu rouge meteor cider kappa mcc matthews
     corrcoef corr pearson pearsonr spearman spearmanr ndcg mrr top1 top3 top5 hit hits reward
-    return returns score concordance likelihood"""
+    return returns concordance likelihood"""
 _FALLS, _RISES = frozenset(_FALLING.split()), frozenset(_RISING.split())
 _ACCURACIES = frozenset(("acc", "accuracy", "top1"))
 _WORDS = "val valid validation eval dev metric metrics multiclass binary epoch mean 1"
 _PLAIN = frozenset(_WORDS.split())
+_TRADED = "precision recall sensitivity specificity entropy perplexity energy distance"
+_MORE = """total macro micro weighted average avg score test squared absolute root log huber focal
+    triplet contrastive classification regression"""
+_WHOLE = (_FALLS | _RISES | _PLAIN | frozenset(_MORE.split())) - frozenset(_TRADED.split())
 _DOUBTED = 2  # validations in a row
 _WRONG = 0.25  # of all answers
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -231,13 +235,23 @@ def direction(name: str) -> Direction | None:
 
     The last word that says something counts: ``val/loss_acc`` rises.
     """
-    words = re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name.partition("/dataloader_idx_")[0]).lower())
+    words = _words(name)
+    if not {"neg", "negative"}.isdisjoint(words):
+        return "min" if "likelihood" in words else None
     for word in reversed(words):
         if word in _FALLS or word.endswith("loss"):
             return "min"
         if word in _RISES or word.rstrip("0123456789") in _RISES:
             return "max"
-    return None
+    return "max" if "score" in words and _PLAIN.issuperset({*words} - {"score"}) else None
+
+
+def is_whole(name: str) -> bool:
+    """Tells whether a metric is of all that counts, rather than of a part or one side of it.
+
+    A part of the loss, a class, or the recall alone may well be given up for another.
+    """
+    return _WHOLE.issuperset(_words(name))
 
 
 def doubt(scores: Scores, skill: Skill) -> Doubt:
@@ -263,8 +277,14 @@ def doubt(scores: Scores, skill: Skill) -> Doubt:
 
 
 def _is_accuracy(name: str) -> bool:
-    words = {one for one in re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name).lower()) if one}
+    words = {*_words(name)}
     return bool(words & _ACCURACIES) and words <= _ACCURACIES | _PLAIN
+
+
+def _words(name: str) -> list[str]:
+    name = _CAMEL.sub("_", name.partition("/dataloader_idx_")[0]).lower()
+    name = name.replace("cross_entropy", "crossentropy")  # which no other entropy is like
+    return [one for one in re.split(r"[^a-z0-9]+", name) if one]
 
 
 def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores | None:
