@@ -2,24 +2,27 @@
 
     python benchmarks/overhead.py                       # four nets, about an hour on two cores
     python benchmarks/overhead.py --nets mlp cnn --steps 200
+    python benchmarks/overhead.py --warm-up 250         # what is left when all has been seen
     python benchmarks/overhead.py --growth              # how it grows: layers, width, batch, steps
     python benchmarks/overhead.py --device cuda         # host waits per step too
 
 A few contenders and the bare run train the same net on the same batches, each in a process of its
-own, and take turns of some tens of milliseconds: whatever the machine does hits all of them. The table has the
-median over all steps of the ratio of the two; behind it, where that median would be in 95 of 100
-repetitions (by the order of the ratios, as for any median).
+own, and take turns of some tens of milliseconds: whatever the machine does hits all of them. The
+table has the median over all steps of the ratio of the two; behind it, where that median would be
+in 95 of 100 repetitions (by the order of the ratios, as for any median).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import math
 import multiprocessing
 import platform
 import resource
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -40,9 +43,20 @@ import lightning_nndebug
 from lightning_nndebug import NNDebug
 from lightning_nndebug.suite import DETECTORS
 
-WARM_UP = 22  # steps: by then, the densest looks are over
 STEPS = {"mlp": 1500, "cnn": 120, "resnet50": 40, "gpt2": 24}
+WARM_UP = 22  # by then, the densest looks are over
 TURN = 0.05  # seconds, at least
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # as malloc.h has them
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run: a net by its name, so many steps of it after so many others, and where."""
+
+    net: str
+    steps: int
+    warm_up: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ def contenders() -> dict[str, Callable[[], tuple[list[pl.Callback], dict]]]:
     }
 
 
-def race(name: str, chosen: list[str], steps: int, device: str) -> dict[str, Cost]:
+def race(plan: Plan, chosen: list[str]) -> dict[str, Cost]:
     """Runs one net with these contenders at the same time, one of them at work at any moment.
 
     One that fails on this net is left out of the answer.
@@ -126,7 +140,7 @@ def race(name: str, chosen: list[str], steps: int, device: str) -> dict[str, Cos
     for one in chosen:
         ours, theirs = context.Pipe()
         inherited = [ours, *(end for end, _ in runners.values())]
-        args = name, one, steps, device, theirs, inherited
+        args = plan, one, theirs, inherited
         job = context.Process(target=_run, args=args, daemon=True)
         job.start()
         theirs.close()
@@ -146,46 +160,53 @@ def race(name: str, chosen: list[str], steps: int, device: str) -> dict[str, Cos
     return costs
 
 
-def _run(
-    name: str,
-    contender: str,
-    steps: int,
-    device: str,
-    turns: Connection,
-    inherited: list[Connection],
-) -> None:
+def _run(plan: Plan, contender: str, turns: Connection, inherited: list[Connection]) -> None:
     for end in inherited:  # or nobody would notice that the one who gives the turns is gone
         end.close()
     turns.recv()
     try:
-        turns.send(_cost(name, contender, steps, device, turns))
+        turns.send(_cost(plan, contender, turns))
     except EOFError:
         return
     except Exception as error:
         turns.send(f"{contender} fails here: {type(error).__name__}: {error}"[:200])
 
 
-def _cost(name: str, contender: str, steps: int, device: str, turns: Connection) -> Cost:
-    clock = Clock(device, turns)
+def _cost(plan: Plan, contender: str, turns: Connection) -> Cost:
+    _keep_memory()
+    clock = Clock(plan.device, turns)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with hush(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _fit(name, contender, clock, steps)
+        _fit(plan, contender, clock)
     memory, waits = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0.0
-    if device == "cuda":
+    if plan.device == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**20
-        waits = _host_waits(name, contender, steps)
-    return Cost(clock.times[WARM_UP - 1 :], memory, waits)
+        waits = _host_waits(plan, contender)
+    return Cost(clock.times[plan.warm_up - 1 :], memory, waits)
 
 
-def _fit(name: str, contender: str, clock: Clock, steps: int) -> None:
+def _keep_memory() -> None:
+    """Has the C library keep large blocks of memory once it has them.
+
+    Whether it does by itself depends on what was allocated before, and a step that must ask the
+    system for them anew takes up to a fifth longer: a contender that allocates much would gain.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def _fit(plan: Plan, contender: str, clock: Clock) -> None:
     torch.manual_seed(0)
-    subject = (SUBJECTS | GROWTH)[name]
+    subject = (SUBJECTS | GROWTH)[plan.net]
+    steps = plan.warm_up + plan.steps
     callbacks, options = contenders()[contender]()
     trainer = pl.Trainer(
         accelerator="gpu" if clock.device == "cuda" else "cpu",
         devices=1,
-        max_steps=steps + WARM_UP,
+        max_steps=steps,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -194,10 +215,10 @@ def _fit(name: str, contender: str, clock: Clock, steps: int) -> None:
         callbacks=[*callbacks, clock],
         **options,
     )
-    trainer.fit(Step(subject), DataLoader(Batches(subject, steps + WARM_UP), batch_size=None))
+    trainer.fit(Step(subject), DataLoader(Batches(subject, steps), batch_size=None))
 
 
-def _host_waits(name: str, contender: str, steps: int) -> float:
+def _host_waits(plan: Plan, contender: str) -> float:
     """Returns how often a step makes the host wait for the GPU.
 
     Torch warns of every such call in this mode; reading the clock's own synchronization is not one
@@ -207,21 +228,19 @@ def _host_waits(name: str, contender: str, steps: int) -> float:
     try:
         with hush(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            _fit(name, contender, Clock("cuda"), steps)
+            _fit(plan, contender, Clock("cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     waits = [one for one in caught if "synchronizing CUDA operation" in str(one.message)]
-    return len(waits) / (steps + WARM_UP)
+    return len(waits) / (plan.warm_up + plan.steps)
 
 
-def compare(
-    name: str, chosen: list[str], steps: int, rounds: int, device: str
-) -> dict[str, list[tuple[Cost, Cost]]]:
+def compare(plan: Plan, chosen: list[str], rounds: int) -> dict[str, list[tuple[Cost, Cost]]]:
     """Returns the costs of the bare run and of the contender, round by round."""
     pairs: dict[str, list[tuple[Cost, Cost]]] = {one: [] for one in chosen}
     for number in range(rounds):
         order = ["bare", *chosen]
-        costs = race(name, order[:: -1 if number % 2 else 1], steps, device)
+        costs = race(plan, order[:: -1 if number % 2 else 1])
         bare = costs.pop("bare")
         for one, cost in costs.items():
             pairs[one].append((bare, cost))
@@ -259,6 +278,7 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="other nets: how the cost grows")
     parser.add_argument("--only", nargs="*", help="contenders; all by default")
     parser.add_argument("--steps", type=int, help="steps a run; by default by the size of the net")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="steps before them")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--abreast", type=int, default=3, help="contenders beside one bare run")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -274,9 +294,10 @@ def main() -> None:
         subjects, chosen = GROWTH, options.only or ["NNDebug"]
     for name, subject in subjects.items():
         steps = options.steps or subject.steps or STEPS[name.split()[0]]
+        plan = Plan(name, steps, options.warm_up, options.device)
         for start in range(0, len(chosen), options.abreast):
             some = chosen[start : start + options.abreast]
-            results = compare(name, some, steps, options.rounds, options.device)
+            results = compare(plan, some, options.rounds)
             for one, pairs in results.items():
                 lines.append(row(name, one, pairs))
                 print(lines[-1], flush=True)
@@ -291,7 +312,8 @@ def _stamp(options: argparse.Namespace) -> str:
             device = pool.apply(torch.cuda.get_device_name)
     return (
         f"{date.today()}, {platform.machine()}, {device}, torch {torch.__version__}, lightning "
-        f"{pl.__version__}, lightning_nndebug {lightning_nndebug.__version__}; {options.rounds} rounds"
+        f"{pl.__version__}, lightning_nndebug {lightning_nndebug.__version__}; {options.rounds} "
+        f"rounds, after {options.warm_up} steps"
     )
 
 

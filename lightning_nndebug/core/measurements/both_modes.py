@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ _RUNS = 4  # of which the mean is taken, if there is doubt
 _WORTH = 0.1  # There is, where this share of the progress is lost.
 _SETTLED = 3.0  # time constants after which running statistics are within 5 % of their target
 _FRESH = 5.0  # time constants at the start of a run, where the target moves fastest
+_LONGER = 1.5  # times as far in the run, at least, is a second look
 _USUAL = 0.1  # the momentum of a norm in torch
 _WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}  # where each process has all of the parameters
 
@@ -92,6 +94,7 @@ class BothModes(Measurement):
         if look is not None and look.is_doubtful and moment.trainer.world_size == 1:
             # Running statistics lag behind whatever has just changed in the data: give them time.
             settled = moment.step + _SETTLED / look.momentum if look.momentum else math.inf
+            settled = max(settled, _LONGER * moment.step)
             memory.next = settled if settled < plan else memory.next
         return look
 
@@ -132,18 +135,22 @@ def _look(
     try:
         with Sandbox(moment.trainer, moment.module) as sandbox:
 
-            def loss(changed: list[nn.Module], runs: int = 1) -> float:
+            def losses(changed: list[nn.Module], runs: int = 1) -> list[float]:
                 sandbox.rewind()
                 for one in changed:
                     one.training = False
                 values = [_loss(sandbox, moment) for _ in range(runs)]
-                return torch.stack(values).mean().item()
+                return torch.stack(values).tolist()
 
-            train, evaluated, alone = loss([]), loss([*norms, *noises]), math.nan
+            (train,), (evaluated,), alone = losses([]), losses([*norms, *noises]), math.nan
             # Ranks must run the step equally often, for the sake of the collectives in it.
-            if moment.trainer.world_size > 1 or evaluated - train > _WORTH * (initial - train):
-                train, evaluated = loss([], _RUNS), loss([*norms, *noises], _RUNS)
-                alone = loss(norms, _RUNS) if norms else train
+            is_shared = moment.trainer.world_size > 1
+            if is_shared or evaluated - train > _WORTH * (initial - train):
+                alone = evaluated  # of norms alone, where nothing is left to chance
+                if is_shared or noises or len({train, *losses([], 2)}) > 1:
+                    train = fmean(losses([], _RUNS))
+                    evaluated = fmean(losses([*norms, *noises], _RUNS))
+                    alone = fmean(losses(norms, _RUNS)) if norms else train
     except Exception as error:
         memory.looks = moment.trainer.world_size > 1  # other ranks do not know of it
         log.info("nndebug: the modes are not compared, for a step cannot be run again: %s", error)
