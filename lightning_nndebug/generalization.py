@@ -104,7 +104,7 @@ class GeneralizationDetector(Detector):
             step, best, now, fell = turn
             gained = scores.start - best if _is_loss(name) else 0.0
             limit = self.rise * max(abs(best), gained)
-            if abs(now - best) < limit:
+            if abs(now - best) < limit or _is_traded(scores, name, step):
                 continue
             message = (
                 f"{name} was {best:.3g} at step {step} and is {now:.3g}, while the training loss "
@@ -462,6 +462,20 @@ def _turn(
         return None
     step = series[values.index(min(values))][0].step
     return step, sign * then, sign * now, (before, after)
+
+
+def _is_traded(scores: Scores, name: str, step: int) -> bool:
+    """Tells whether a validation loss has fallen, by all that matters, since a metric turned.
+
+    The metric is a term of it, such as a divergence, that rises for the sake of another one.
+    """
+    for other in scores.history[-1].metrics:
+        series = scores.series(other) if other != name and _is_loss(other) else []
+        then = [value for score, value in series if score.step <= step][-_SUSTAINED:]
+        now = [value for score, value in series if score.step > step][-_SUSTAINED:]
+        if then and now and max(now) < then[-1] - _WORTH * abs(then[-1]):
+            return True
+    return False
 
 
 def _by_heart(looks: Sequence[Look]) -> float:
