@@ -100,13 +100,13 @@ def _cross_entropy(one: LossInput) -> Found | None:
 
 def _cosines(one: LossInput) -> Found | None:
     """Scores with bounds: the best answer is not much likelier than the worst."""
-    floor = math.log1p((one.input.length - 1) * math.exp(-2 * one.bound))
+    floor = math.log1p((one.input.length - 1) * math.exp(-2 * one.call.bound))
     # To tell a sample from hundreds of others, soft answers may be wanted.
     least = _MOST if one.call.place is None else _LEAST
-    if floor < least * math.log(one.input.length):
+    if not one.call.has_indices or floor < least * math.log(one.input.length):
         return None
-    told = f"the scores are cosines, {one.bound:g} at most: of {one.input.length} classes, the loss"
-    told += f" cannot fall below {floor:.2g}"
+    told = f"the scores are cosines, {one.call.bound:g} at most: of {one.input.length} classes, "
+    told += f"the loss cannot fall below {floor:.2g}"
     return told, "Scale the cosines by 10 to 30: divide them by a temperature such as 0.07"
 
 

@@ -21,6 +21,7 @@ from ..listening import ListeningMode, listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line
 from . import Cadence, Measurement, Moment
+from .activations import factor_of, through
 from .batches import Place, conventional, tensors
 
 log = logging.getLogger("lightning_nndebug")
@@ -46,6 +47,8 @@ _MOVES = re.compile(
 _VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference")
 _FEW = 8  # entries; of fewer, anything is a multiple
 _ROUNDING = 1e-4  # of the range of what was scaled
+_UNIT = 1e-2  # so near to 1 is a length of 1, also in half precision
+_PRODUCTS = {"Mm": ("self", "mat2"), "Bmm": ("self", "mat2"), "Mul": ("self", "other")}
 _SUMS = ("Sum", "Mean", "Add", "Sub", "Mul", "View", "UnsafeView", "ClampMin", "Clamp")
 _FLOORS = ("ClampMin", "Clamp", "Relu")
 # What takes some of the entries, and leaves others.
@@ -113,6 +116,7 @@ class LossCall:
     is_masked: bool = False
     meets: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     averaged: int = 0
+    bound: float = math.inf
 
     @property
     def axis(self) -> int | None:
@@ -536,6 +540,8 @@ def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall |
         function=name, input=inputs, target=target if isinstance(target, Tensor) else None,
         shape=tuple(inputs.shape), options=given, line=nearest_line(frame), **_making(inputs),
     )  # fmt: skip
+    if name == "cross_entropy" and inputs.dim() == 2:  # noqa: PLR2004
+        call = replace(call, bound=_bound(inputs))
     return replace(call, **_range(call))
 
 
@@ -582,6 +588,26 @@ def _making(made: Tensor) -> dict[str, Any]:
             break
         node = parents[0]
     return {}
+
+
+def _bound(scores: Tensor) -> float:
+    """Returns the largest score of cosines, by the graph: it sums products of rows of length 1."""
+    node, bound = maker(scores.grad_fn), 1.0
+    while node is not None and (factor := factor_of(node)):
+        node = maker(next(one for one, _ in node.next_functions if one is not None))
+        bound *= abs(factor)
+    if node is not None and op(node) == "Sum":
+        node = node.next_functions[0][0]
+    factors = _PRODUCTS.get(op(node)) if node is not None else None
+    if factors is None:
+        return math.inf
+    makers = [maker(through(one)) for one, _ in node.next_functions]
+    rows, columns = (getattr(node, f"_saved_{one}") for one in factors)
+    if rows is None or columns is None or any(one is None or op(one) != "Div" for one in makers):
+        return math.inf
+    sides = (rows, columns if factors[1] == "other" else columns.mT)
+    lengths = torch.cat([one.detach().float().norm(dim=-1).flatten() for one in sides])
+    return bound if bool((lengths - 1).abs().max() < _UNIT) else math.inf
 
 
 def _is_bias(node: Any) -> bool:

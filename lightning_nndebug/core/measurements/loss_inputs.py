@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 
 from . import Measurement, Moment
-from .activations import factor_of, through
-from .loss_calls import LossCall, LossCalls, maker, op
+from .loss_calls import LossCall, LossCalls
 from .scores import Doubt, Turned
 
 _READ = 2**20  # entries of a tensor that are looked at: its first rows
 _TURNS = (math.tau, 360.0)
 _END = 0.05  # of a turn, at either end of it
 _PARTNERS = 8  # samples that are told from each other, at least
-_UNIT = 1e-2  # so near to 1 is a length of 1, also in half precision
-_PRODUCTS = {"Mm": ("self", "mat2"), "Bmm": ("self", "mat2"), "Mul": ("self", "other")}
 _LABELS = 1000  # of more values than that, nobody would take the numbers for classes
 
 
@@ -100,8 +97,6 @@ class LossInput:
         labels: How often each class number occurs in targets that are whole numbers, counted from
             0; nothing if they are not, or not from the batch.
         turn: What is known of targets that may be angles.
-        bound: The largest score that there can be, of class scores that are cosines: 1 unless a
-            number scales them; inf of any others, and of cosines that something learned scales.
         has_self: Whether the classes are the samples of the batch, and each of them finds itself
             to be the most likely one, which it never is.
     """
@@ -111,7 +106,6 @@ class LossInput:
     target: Values | None = None
     labels: tuple[int, ...] = ()
     turn: Turn | None = None
-    bound: float = math.inf
     has_self: bool = False
 
 
@@ -161,7 +155,7 @@ def read(call: LossCall) -> LossInput:
     target = call.target
     if target is None or not target.numel() or call.has_indices:
         seen = values(call.input, axis)
-        return LossInput(call, seen, bound=_bound(call), has_self=_has_self(call))
+        return LossInput(call, seen, has_self=_has_self(call))
     known = call.place is not None and not target.requires_grad
     labels = _labels(target.detach()) if known else ()
     seen = values(target, axis)
@@ -195,28 +189,6 @@ def _turn(call: LossCall, seen: Values) -> Turn | None:
     ends = (target - middle).abs() > (0.5 - _END) * length
     missed = ends & ((given - target).abs() > length / 2)
     return Turn(length, *torch.stack([ends.sum(), missed.sum()]).tolist())
-
-
-def _bound(call: LossCall) -> float:
-    """Returns the largest score of cosines, by the graph: it sums products of rows of length 1."""
-    if call.function != "cross_entropy" or call.axis != len(call.shape) - 1:
-        return math.inf
-    node, bound = maker(call.input.grad_fn), 1.0
-    while node is not None and (factor := factor_of(node)):
-        node = maker(next(one for one, _ in node.next_functions if one is not None))
-        bound *= abs(factor)
-    if node is not None and op(node) == "Sum":
-        node = node.next_functions[0][0]
-    factors = _PRODUCTS.get(op(node)) if node is not None else None
-    if factors is None:
-        return math.inf
-    makers = [maker(through(one)) for one, _ in node.next_functions]
-    rows, columns = (getattr(node, f"_saved_{one}") for one in factors)
-    if rows is None or columns is None or any(one is None or op(one) != "Div" for one in makers):
-        return math.inf
-    sides = (rows, columns if factors[1] == "other" else columns.mT)
-    lengths = torch.cat([one.detach().float().norm(dim=-1).flatten() for one in sides])
-    return bound if bool((lengths - 1).abs().max() < _UNIT) else math.inf
 
 
 def _has_self(call: LossCall) -> bool:
