@@ -21,6 +21,7 @@ class Net(nn.Module):
         self.bare = nn.Linear(FEATURES, C, bias=False)
         self.square = nn.Linear(FEATURES, C * C)
         self.norm = nn.BatchNorm1d(C)
+        self.scale = nn.Parameter(torch.tensor(2.0))
 
 
 def batch() -> dict[str, Any]:

@@ -327,3 +327,32 @@ def weighed_in_all_pairs_on_purpose(net, batch):
 def softmax_for_one_answer_of_many(net, batch):
     p = net.classes(batch["x"]).softmax(1)
     return F.binary_cross_entropy(p, F.one_hot(batch["y"], 5).float())
+
+
+@right
+def cosines_with_a_scale(net, batch):
+    weight, x = F.normalize(net.classes.weight, dim=1), F.normalize(batch["x"] * net.scale)
+    fixed, learned = 16 * F.linear(x, weight), F.linear(x, weight) * net.scale
+    plain = F.linear(x, net.classes.weight)
+    return sum(F.cross_entropy(one, batch["y"]) for one in (fixed, learned, plain))
+
+
+@right
+def cosines_of_samples(net, batch):
+    z = F.normalize(net.embed(torch.cat([batch["x"], -batch["x"]])), dim=1)
+    others = (z @ z.T / 0.2).masked_fill(torch.eye(len(z)) > 0, -1e9)
+    one, other = z.chunk(2)
+    return F.cross_entropy(others, torch.arange(len(z)).roll(len(z) // 2)) + F.cross_entropy(
+        one @ other.T, torch.arange(len(one))
+    )
+
+
+@right
+def a_mean_beside_each_row(net, batch):
+    out = net.one(batch["x"])
+    return F.mse_loss(out, batch["column"]) + (out.mean() - batch["column"].mean()) ** 2
+
+
+@right
+def the_mean_of_a_critic(net, batch):
+    return net.one(batch["x"]).mean() - net.one(-batch["x"]).mean()

@@ -424,3 +424,31 @@ def variances_in_a_row(net, batch):
 def softmax_for_several_answers(net, batch):
     p = net.classes(batch["x"]).softmax(1)
     return F.binary_cross_entropy(p, batch["many"].float())  # here
+
+
+@wrong("LOS102", "cannot fall below 0.43")
+def cosines_of_classes(net, batch):
+    x, weight = F.normalize(net.embed(batch["x"])), F.normalize(net.classes.weight[:, :6])
+    return F.cross_entropy(F.linear(x, weight), batch["y"])  # here
+
+
+@wrong("LOS102", "cosines, 0.07 at most")
+def cosines_times_their_temperature(net, batch):
+    one, other = (F.normalize(net.embed(batch["x"] + i), dim=1) for i in range(2))
+    return F.cross_entropy(one @ other.T * 0.07, torch.arange(len(one)))  # here
+
+
+@wrong("LOS102", "the most likely one, and never the answer")
+def views_with_themselves(net, batch):
+    z = F.normalize(net.embed(torch.cat([batch["x"], -batch["x"]])), dim=1)
+    return F.cross_entropy(z @ z.T / 0.2, torch.arange(len(z)).roll(len(z) // 2))  # here
+
+
+@wrong("LOS109", "wrong in every row")
+def means_of_a_batch(net, batch):
+    return (net.one(batch["x"]).mean() - batch["quantity"].mean()) ** 2  # here
+
+
+@wrong("LOS109", "wrong in every row")
+def means_in_a_loss_function(net, batch):
+    return F.l1_loss(net.one(batch["x"]).mean(), batch["column"].mean())  # here

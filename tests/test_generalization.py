@@ -26,6 +26,7 @@ from lightning_nndebug.core.measurements.scores import (
     direction,
     doubt,
     is_whole,
+    turned,
 )
 from lightning_nndebug.core.measurements.skill import (
     Look,
@@ -75,6 +76,7 @@ def test_a_validation_loss_that_turns_while_training_falls_is_overfitting() -> N
         scores(FALLING, ("val_loss",), val_loss=TURNED),
         scores(FALLING, val_loss=TURNED, val_acc=[i / 12 for i in range(12)]),
         scores(FALLING, val_loss=FALLING, val_acc=[-one for one in TURNED]),
+        scores(FALLING, val_loss=[*FALLING[:9], *[FALLING[8]] * 3], val_kl=TURNED),
         scores([2.0 + 0.01 * i for i in range(12)], val_loss=TURNED),
         scores(FALLING, val_loss=[1, 0.5, 1.2, 0.9, 1.3, 0.6, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3]),
         scores([math.nan] * 12, val_loss=TURNED),
@@ -87,6 +89,7 @@ def test_a_validation_loss_that_turns_while_training_falls_is_overfitting() -> N
         "stopper",
         "accuracy",
         "loss",
+        "traded",
         "train_rises",
         "noise",
         "two",
@@ -122,6 +125,22 @@ def test_a_validation_that_stays_far_behind_is_overfitting(
     assert bool(list(GeneralizationDetector().overfitting(history))) is fires
     guarded = replace(history, stoppers=("val_loss",))
     assert not list(GeneralizationDetector().overfitting(guarded))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name"),
+    [
+        ({"val_auc": [0.4, 0.15, 0.1, 0.05]}, "val_auc"),
+        ({"val/pearson_r": [0.0, -0.7, -0.8, -0.9]}, "val/pearson_r"),
+        ({"val_auc": [0.01, 0.05, 0.1, 0.15]}, ""),
+        ({"val_auc": [0.5, 0.4, 0.3, 0.25]}, ""),
+        ({"val_f1": [0.4, 0.15, 0.1, 0.05]}, ""),
+    ],
+)
+def test_a_score_that_gets_ever_worse_than_a_guess_is_turned(metrics, name: str) -> None:
+    """If it is known what a guess gets; one that is coming up is only late."""
+    assert turned(scores(FALLING[:4], **metrics)).metric == name
+    assert not turned(scores(FALLING[:4][::-1], **metrics)).metric
 
 
 @pytest.mark.parametrize(

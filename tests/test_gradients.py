@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,7 +21,7 @@ from lightning_nndebug.core.measurements.flow import GradientFlow, Layer
 from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
 from lightning_nndebug.core.measurements.losses import Loss
 from lightning_nndebug.core.measurements.noise import GradientNoise
-from lightning_nndebug.core.measurements.reach import Cut, Reach, topmost
+from lightning_nndebug.core.measurements.reach import Cut, Reach, _Roll, topmost
 from lightning_nndebug.core.measurements.zeroing import Zeroed, Zeroing
 
 # -- hand-made measurements
@@ -283,6 +284,17 @@ def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() 
     net["a"][0].bias.requires_grad_(False)
     missing = ["a.0.weight", "a.1.weight", "a.1.bias", "b.bias"]
     assert {"a": missing[:3], "b.bias": ["b.bias"]} == topmost(net, missing)
+
+
+def test_the_steps_without_a_gradient_are_those_of_the_run() -> None:
+    """Whether or not all of them are seen."""
+    net, trainer = nn.Linear(2, 2), SimpleNamespace(strategy=None)
+    optimizer = torch.optim.SGD(net.parameters())
+    roll, told = _Roll(), []
+    for step in [*range(50), *range(50, 300, 7)]:
+        moment = SimpleNamespace(step=step, module=net, optimizer=optimizer, trainer=trainer)
+        told += [(step, one.steps) for one in roll.call(moment) if one.name == "bias"]
+    assert told == [(32, 33), (64, 65), (134, 135), (274, 275)]
 
 
 # -- the measurements, in small runs

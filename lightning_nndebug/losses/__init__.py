@@ -43,7 +43,9 @@ from .unsuitable import (
     accuracy_of_quantities,
     accuracy_that_is_none,
     flipped,
+    means_of_batches,
     squared_classes,
+    turned_scores,
     unbounded_answers,
     unwrapped_angles,
 )
@@ -617,6 +619,8 @@ class LossDetector(Detector):
         yield from unwrapped_angles(found, self.ends, self._is_learned)
         yield from accuracy_of_quantities(found)
         yield from accuracy_that_is_none(found)
+        yield from means_of_batches(found)
+        yield from turned_scores(found)
 
     @vital
     def against_constant(self, fits: Fits) -> float | None:

@@ -18,6 +18,7 @@ _LINEAR = {"Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution", "MkldnnLine
 _BOUNDED = {"Sigmoid": "sigmoid", "Hardsigmoid": "sigmoid", "Tanh": "tanh", "Hardtanh": "tanh"}
 _LOST = {"Relu": "ReLU", "Threshold": "ReLU"}
 _EXCESS = 0.5  # raw scores of two classes sum up to twice as much, or e ** 0.69
+_LEAST, _MOST = 0.15, 0.85  # of the loss of a guess, that bounded scores may leave
 _SIGNS = (
     "soft_margin_loss",
     "hinge_embedding_loss",
@@ -91,7 +92,22 @@ def _cross_entropy(one: LossInput) -> Found | None:
     if call.made_by == "Softmax" or hidden:
         told = "cross_entropy takes the softmax itself, and gets probabilities"
         return told, "Pass the raw scores: remove the softmax"
-    return _scores(one, "cross_entropy") or _axis(one)
+    if one.has_self:
+        told = "each sample is among its own candidates, the most likely one, and never the answer"
+        return told, "Mask the diagonal: scores.masked_fill(torch.eye(len(scores)) > 0, -inf)"
+    return _scores(one, "cross_entropy") or _cosines(one) or _axis(one)
+
+
+def _cosines(one: LossInput) -> Found | None:
+    """Scores with bounds: the best answer is not much likelier than the worst."""
+    floor = math.log1p((one.input.length - 1) * math.exp(-2 * one.call.bound))
+    # To tell a sample from hundreds of others, soft answers may be wanted.
+    least = _MOST if one.call.place is None else _LEAST
+    if not one.call.has_indices or floor < least * math.log(one.input.length):
+        return None
+    told = f"the scores are cosines, {one.call.bound:g} at most: of {one.input.length} classes, "
+    told += f"the loss cannot fall below {floor:.2g}"
+    return told, "Scale the cosines by 10 to 30: divide them by a temperature such as 0.07"
 
 
 def _axis(one: LossInput) -> Found | None:

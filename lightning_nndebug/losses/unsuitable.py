@@ -124,6 +124,41 @@ def unwrapped_angles(
             )
 
 
+def means_of_batches(found: LossInputs) -> Iterator[Evidence]:
+    """Predictions and targets that are averaged before they are compared."""
+    for call in (one.call for one in found.inputs if len(found.inputs) == 1):
+        if call.averaged:
+            yield Evidence(
+                where=where(call),
+                measured="one number of the batch",
+                message=f"the mean of {call.averaged} predictions is compared with the mean of "
+                f"their targets, at {call.line}: a batch may be right on average, and wrong in "
+                "every row",
+                causes=("The mean is taken before the difference, and not of it",),
+                fixes=("Compare row by row: ``((prediction - target) ** 2).mean()``",),
+            )
+
+
+def turned_scores(found: LossInputs) -> Iterator[Evidence]:
+    """A score that is far below that of a guess, and falls as the loss does."""
+    one = found.turned
+    ranks = any(each.call.function == "margin_ranking_loss" for each in found.inputs)
+    if one.metric and (ranks or not _ACCURACY.search(one.metric)):
+        yield Evidence(
+            where=one.metric,
+            measured=one.said,
+            limit=one.guess,
+            message=f"{one.metric!r} has come down to {one.said:.3g}, far below the {one.guess:g} "
+            f"of a guess, while the loss fell: the answers are told apart well, and the wrong way "
+            "round",
+            causes=(
+                "The two inputs of a ranking loss are exchanged, or its target has the wrong sign",
+                "Loss and metric take opposite answers for the right ones",
+            ),
+            fixes=("Look at which of two answers the loss wants to be higher",),
+        )
+
+
 def accuracy_of_quantities(found: LossInputs) -> Iterator[Evidence]:
     """Quantities whose predictions are asked to be exactly equal."""
     metric = next((one for one in found.metrics if _ACCURACY.search(one)), None)

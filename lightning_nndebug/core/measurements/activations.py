@@ -579,6 +579,19 @@ def through(node: Any, also: tuple[str, ...] = ()) -> Any:
     return node
 
 
+def factor_of(node: Any) -> float:
+    """Returns by which constant number a node multiplies what it is given; 0 if it does not."""
+    name = node.name().partition("Backward")[0]
+    if name not in ("Mul", "Div") or sum(one is not None for one, _ in node.next_functions) != 1:
+        return 0.0
+    saved = [getattr(node, f"_saved_{one}", None) for one in ("other", "self")]
+    given = [one for one in saved if isinstance(one, Tensor)]
+    if len(given) != 1 or given[0].numel() != 1 or (name == "Div" and saved[0] is not given[0]):
+        return 0.0
+    number = float(given[0])
+    return number if name == "Mul" or not number else 1 / number
+
+
 def _enough(looks: Sequence[tuple[Tensor, int]]) -> list[tuple[Tensor, int]]:
     """Returns the last looks that have seen enough together, or all of them."""
     taken: list[tuple[Tensor, int]] = []

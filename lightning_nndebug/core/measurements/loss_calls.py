@@ -21,6 +21,7 @@ from ..listening import ListeningMode, listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line
 from . import Cadence, Measurement, Moment
+from .activations import factor_of, through
 from .batches import Place, conventional, tensors
 
 log = logging.getLogger("lightning_nndebug")
@@ -46,6 +47,8 @@ _MOVES = re.compile(
 _VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference")
 _FEW = 8  # entries; of fewer, anything is a multiple
 _ROUNDING = 1e-4  # of the range of what was scaled
+_UNIT = 1e-2  # so near to 1 is a length of 1, also in half precision
+_PRODUCTS = {"Mm": ("self", "mat2"), "Bmm": ("self", "mat2"), "Mul": ("self", "other")}
 _SUMS = ("Sum", "Mean", "Add", "Sub", "Mul", "View", "UnsafeView", "ClampMin", "Clamp")
 _FLOORS = ("ClampMin", "Clamp", "Relu")
 # What takes some of the entries, and leaves others.
@@ -86,6 +89,8 @@ class LossCall:
             nobody knows how: they were weighted, masked, or only some of them were taken.
         is_masked: Whether some of its entries do not count at all, reduced or not.
         meets: The shapes of the result and of what it is multiplied with, or divided by.
+        averaged: How many predictions the input is the mean of, if it is one number, and the target
+            that of as many numbers of the batch.
     """
 
     function: str
@@ -110,6 +115,8 @@ class LossCall:
     is_weighed: bool = False
     is_masked: bool = False
     meets: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    averaged: int = 0
+    bound: float = math.inf
 
     @property
     def axis(self) -> int | None:
@@ -410,10 +417,11 @@ class Listener(ListeningMode):
         if call.target is None or not call.target.numel():
             return call
         place, whole = self._origin(call, call.target)
+        averaged = self._averaged(call.input, call.target)
         padding = self._padding(place, call, call.target)
         is_next = place is None and any(_is_next(one, call.target) for _, one in self._leaves)
         call = replace(call, place=place, whole=whole, is_next=is_next, padding=padding)
-        return _shortened(replace(call, is_integer=self._is_integer(place)))
+        return _shortened(replace(call, is_integer=self._is_integer(place), averaged=averaged))
 
     def _is_integer(self, place: Place | None) -> bool:
         return any(at == place and not _is_float(one) for at, one in self._leaves)
@@ -425,6 +433,8 @@ class Listener(ListeningMode):
             return None
         made, given = (one, other) if one.requires_grad else (other, one)
         call = LossCall("difference", made, given, tuple(made.shape), **_making(made))
+        if averaged := self._averaged(made, given):
+            return replace(call, averaged=averaged, line=nearest_line(sys._getframe(4)))
         place, whole = self._origin(call, given)
         shape = next((leaf.shape for at, leaf in self._leaves if at == place), None)
         # Of targets that the step has computed, only a wrong shape can be told.
@@ -435,6 +445,18 @@ class Listener(ListeningMode):
             return None
         is_integer, line = self._is_integer(place), nearest_line(sys._getframe(4))
         return replace(call, place=place, whole=whole, is_integer=is_integer, line=line)
+
+    def _averaged(self, made: Tensor, given: Tensor) -> int:
+        """Returns how many entries two numbers are the means of, or 0."""
+        if made.dim() or given.dim() or made.grad_fn is None or hasattr(made.grad_fn, "_saved_dim"):
+            return 0
+        count = int(getattr(made.grad_fn, "_saved_self_sym_numel", 0))
+        if op(made.grad_fn) != "Mean" or count < _FEW:
+            return 0
+        leaves = [one for _, one in self._leaves if one.numel() == count and _is_float(one)]
+        means = [one.mean() for one in leaves if one.device == given.device]
+        is_same = any(bool(torch.isclose(one.to(given), given, rtol=1e-4)) for one in means)
+        return count if is_same else 0
 
     def _origin(self, call: LossCall, target: Tensor) -> tuple[Place | None, bool]:
         """Finds the tensor that the target is a view of, or a copy of; values may be scaled."""
@@ -518,6 +540,8 @@ def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall |
         function=name, input=inputs, target=target if isinstance(target, Tensor) else None,
         shape=tuple(inputs.shape), options=given, line=nearest_line(frame), **_making(inputs),
     )  # fmt: skip
+    if name == "cross_entropy" and inputs.dim() == 2:  # noqa: PLR2004
+        call = replace(call, bound=_bound(inputs))
     return replace(call, **_range(call))
 
 
@@ -564,6 +588,26 @@ def _making(made: Tensor) -> dict[str, Any]:
             break
         node = parents[0]
     return {}
+
+
+def _bound(scores: Tensor) -> float:
+    """Returns the largest score of cosines, by the graph: it sums products of rows of length 1."""
+    node, bound = maker(scores.grad_fn), 1.0
+    while node is not None and (factor := factor_of(node)):
+        node = maker(next(one for one, _ in node.next_functions if one is not None))
+        bound *= abs(factor)
+    if node is not None and op(node) == "Sum":
+        node = node.next_functions[0][0]
+    factors = _PRODUCTS.get(op(node)) if node is not None else None
+    if factors is None:
+        return math.inf
+    makers = [maker(through(one)) for one, _ in node.next_functions]
+    rows, columns = (getattr(node, f"_saved_{one}") for one in factors)
+    if rows is None or columns is None or any(one is None or op(one) != "Div" for one in makers):
+        return math.inf
+    sides = (rows, columns if factors[1] == "other" else columns.mT)
+    lengths = torch.cat([one.detach().float().norm(dim=-1).flatten() for one in sides])
+    return bound if bool((lengths - 1).abs().max() < _UNIT) else math.inf
 
 
 def _is_bias(node: Any) -> bool:
@@ -670,8 +714,8 @@ def _overlapping(root: Any) -> list[tuple[Tensor, str]]:
             given = [one for one in saved if isinstance(one, Tensor) and not one.requires_grad]
             made = [one for one, _ in product.next_functions if one is not None]
             if op(product) == "Mul" and len(given) == len(made) == 1 and given[0].numel() > 1:
-                made_by = _maker(made[0])
-                if made_by is not None and made_by in map(_maker, whole):
+                made_by = maker(made[0])
+                if made_by is not None and made_by in map(maker, whole):
                     found.append((given[0].detach(), op(made_by)))
     return found
 
@@ -692,7 +736,7 @@ def _summands(root: Any) -> list[Any]:
     return [one for one in nodes if one is not None]
 
 
-def _maker(node: Any) -> Any:
+def maker(node: Any) -> Any:
     """Returns what has made a tensor, above those that only move its values about."""
     while node is not None and _MOVES.match(op(node)) and not op(node).startswith("Clamp"):
         node = node.next_functions[0][0] if node.next_functions else None

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from . import Measurement, Moment
 from .loss_calls import LossCall, LossCalls
-from .scores import Doubt
+from .scores import Doubt, Turned
 
 _READ = 2**20  # entries of a tensor that are looked at: its first rows
 _TURNS = (math.tau, 360.0)
 _END = 0.05  # of a turn, at either end of it
+_PARTNERS = 8  # samples that are told from each other, at least
 _LABELS = 1000  # of more values than that, nobody would take the numbers for classes
 
 
@@ -96,6 +97,8 @@ class LossInput:
         labels: How often each class number occurs in targets that are whole numbers, counted from
             0; nothing if they are not, or not from the batch.
         turn: What is known of targets that may be angles.
+        has_self: Whether the classes are the samples of the batch, and each of them finds itself
+            to be the most likely one, which it never is.
     """
 
     call: LossCall
@@ -103,6 +106,7 @@ class LossInput:
     target: Values | None = None
     labels: tuple[int, ...] = ()
     turn: Turn | None = None
+    has_self: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,15 +119,17 @@ class LossInputs(Measurement):
         way: 1 if the optimizer minimizes the loss, -1 if it maximizes it; 0 if there are several.
         metrics: Names of what has been logged so far.
         doubt: What the user's accuracy says beside what the answers of validation are.
+        turned: A score that is worse than that of a guess, as if answers were turned around.
     """
 
     hooks: ClassVar[tuple[str, ...]] = LossCalls.hooks
-    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, Doubt)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, Doubt, Turned)
 
     inputs: tuple[LossInput, ...]
     way: int = 0
     metrics: tuple[str, ...] = ()
     doubt: Doubt = field(default_factory=Doubt)
+    turned: Turned = field(default_factory=Turned)
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossInputs | None:
@@ -137,6 +143,7 @@ class LossInputs(Measurement):
             _way(moment.trainer.optimizers),
             tuple(map(str, moment.trainer.callback_metrics)),
             moment.take(Doubt) or Doubt(),
+            moment.take(Turned) or Turned(),
         )
 
 
@@ -147,7 +154,8 @@ def read(call: LossCall) -> LossInput:
         axis = 1 if call.function == "kl_div" and len(call.shape) > 2 else len(call.shape) - 1  # noqa: PLR2004
     target = call.target
     if target is None or not target.numel() or call.has_indices:
-        return LossInput(call, values(call.input, axis))
+        seen = values(call.input, axis)
+        return LossInput(call, seen, has_self=_has_self(call))
     known = call.place is not None and not target.requires_grad
     labels = _labels(target.detach()) if known else ()
     seen = values(target, axis)
@@ -181,6 +189,16 @@ def _turn(call: LossCall, seen: Values) -> Turn | None:
     ends = (target - middle).abs() > (0.5 - _END) * length
     missed = ends & ((given - target).abs() > length / 2)
     return Turn(length, *torch.stack([ends.sum(), missed.sum()]).tolist())
+
+
+def _has_self(call: LossCall) -> bool:
+    scores, target = call.input.detach(), call.target
+    if call.place is not None or target is None or target.dim() != 1 or len(target) < _PARTNERS:
+        return False
+    if scores.shape != (len(target), len(target)):
+        return False
+    own, themselves = scores.diagonal(), torch.arange(len(target), device=target.device)
+    return bool((own >= scores.amax(1)).all() & (target != themselves).all())
 
 
 def _is_used(call: LossCall) -> bool:

@@ -17,7 +17,7 @@ from ..listening import ListeningMode, listen, stop_listening
 from ..sandbox import running
 from ..source import Line, nearest_line
 from . import Cadence, Measurement, Moment
-from .activations import Looks, through
+from .activations import Looks, factor_of, through
 from .batches import tensors
 
 log = logging.getLogger("lightning_nndebug")
@@ -246,11 +246,7 @@ def _is_centered(args: Sequence[Any]) -> bool:
 
 
 def _noted(pair: Pair, line: Line | None) -> _Note:
-    node = through(pair.prediction.grad_fn)
-    operation = "" if node is None else node.name().partition("Backward")[0]
-    ends = _ENDS.get(operation, (-math.inf, math.inf))
-    if operation == "Hardtanh":
-        ends = node._saved_min_val, node._saved_max_val
+    operation, ends = _ended(pair.prediction.grad_fn)
     x, y = _part(pair.prediction.detach()), _part(pair.target.detach())
     # Three samples may well be alike.
     varied = (y != y.flatten()[0]).any() & (len(x) > 3)  # noqa: PLR2004
@@ -264,6 +260,19 @@ def _noted(pair: Pair, line: Line | None) -> _Note:
         lonely=_is_lonely(pair),
         numbers=torch.stack([spread, *_reach(y, ends)]),
     )
+
+
+def _ended(node: Any) -> tuple[str, tuple[float, float]]:
+    """Returns the operation that has made predictions, and its ends, times a number if any."""
+    node, scale = through(node), 1.0
+    while node is not None and (factor := factor_of(node)):
+        node, scale = through(_parents(node)[0]), scale * factor
+    operation = "" if node is None else node.name().partition("Backward")[0]
+    low, high = _ENDS.get(operation, (-math.inf, math.inf))
+    if operation == "Hardtanh":
+        low, high = node._saved_min_val, node._saved_max_val
+    ends = min(scale * low, scale * high) + 0.0, max(scale * low, scale * high) + 0.0  # no -0
+    return operation if scale == 1 else f"{scale:g} * {operation}", ends
 
 
 def _apart(root: Any) -> float | None:
@@ -307,10 +316,8 @@ def _signs(node: Any) -> tuple[float, ...]:
     name = node.name().partition("Backward")[0]
     if name not in ("Mul", "Div"):
         return _SIGNS.get(name, ())
-    number = getattr(node, "_saved_other", None)
-    if not isinstance(number, Tensor) or number.numel() != 1 or len(_parents(node)) != 1:
-        return ()
-    return (float(number.sign()),)
+    factor = factor_of(node)
+    return (math.copysign(1.0, factor),) if factor else ()
 
 
 def _parents(node: Any) -> list[Any]:

@@ -104,17 +104,23 @@ class _Suspect:
 
 @dataclass
 class _Roll:
-    """The parameters of an optimizer that have had no gradient so far."""
+    """The parameters of an optimizer that have had no gradient so far.
 
-    step: int = -1
+    Steps are counted by the run: of a long one, not all are seen.
+    """
+
+    first: int = -1
+    due: int = 0
     reached: set[int] = field(default_factory=set)
     silent: dict[int, _Suspect] = field(default_factory=dict)
 
     def call(self, moment: Moment) -> list[_Suspect]:
         """Strikes out who has a gradient now, and returns who has been silent for long."""
-        self.step += 1
-        if self.step & (self.step - 1):  # looks at the steps 0, 1, 2, 4, 8, ...
+        self.first = moment.step if self.first < 0 else self.first
+        step = moment.step - self.first
+        if step < self.due:
             return []
+        self.due = max(1, 2 * step)
         held = held_parameters(moment.module, moment.optimizer)
         if is_sharded(moment.trainer, held):
             return []
@@ -124,11 +130,11 @@ class _Roll:
         self.reached |= {id(p) for (p, _), one in zip(present, norms, strict=True) if one != 0.0}
         silent = [(name, p) for name, p in held if id(p) not in self.reached]
         self.silent = {
-            id(p): self.silent.get(id(p)) or _Suspect(name, p, self.step, _sample(p).clone())
+            id(p): self.silent.get(id(p)) or _Suspect(name, p, step, _sample(p).clone())
             for name, p in silent
         }
         for one in self.silent.values():
-            one.steps = self.step - one.since + 1
+            one.steps = step - one.since + 1
             one.is_zero = one.parameter.grad is not None
         return [one for one in self.silent.values() if one.steps > _STEPS and not one.is_tended]
 

@@ -25,6 +25,15 @@ _RISING = """acc accuracy f1 fbeta auc auroc auprc ap map iou miou jaccard dice 
     sensitivity specificity r2 r2score psnr ssim bleu rouge meteor cider kappa mcc matthews
     corrcoef corr pearson pearsonr spearman spearmanr ndcg mrr top1 top3 top5 hit hits reward
     return returns concordance likelihood"""
+# What a guess gets, of scores whose lower half tells as much as the upper one.
+_GUESSES = {
+    **dict.fromkeys(("auc", "auroc", "concordance"), 0.5),
+    **dict.fromkeys(
+        ("corr", "corrcoef", "pearson", "pearsonr", "spearman", "spearmanr", "mcc"), 0.0
+    ),
+}
+_TURNED = 0.6  # of the way from a guess to the worst that there is
+_WATCHED = 3  # validations in a row
 _FALLS, _RISES = frozenset(_FALLING.split()), frozenset(_RISING.split())
 _ACCURACIES = frozenset(("acc", "accuracy", "top1"))
 _WORDS = "val valid validation eval dev metric metrics multiclass binary epoch mean 1"
@@ -187,6 +196,33 @@ class Doubt(Measurement):
 
 
 @dataclass(frozen=True)
+class Turned(Measurement):
+    """A score that is far below that of a guess, and has come down while the loss fell.
+
+    A guess between two answers is right half of the time; an accuracy is taken to be one of such.
+
+    Attributes:
+        metric: Its name; nothing if there is none.
+        said: What it has said of the last validation.
+        guess: What a guess would get.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_validation_end",)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Scores,)
+    lasting: ClassVar[bool] = True
+
+    metric: str = ""
+    said: float = math.nan
+    guess: float = math.nan
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Turned | None:
+        """Looks at the last three validations."""
+        scores = moment.take(Scores)
+        return turned(scores) if scores is not None else None
+
+
+@dataclass(frozen=True)
 class Stop(Measurement):
     """A run that a callback has ended because a metric did not get better, known at its end.
 
@@ -274,6 +310,23 @@ def doubt(scores: Scores, skill: Skill) -> Doubt:
         if len(found) == _DOUBTED:
             return found[-1]
     return Doubt()
+
+
+def turned(scores: Scores) -> Turned:
+    """Returns the score that gets ever worse than a guess."""
+    history = scores.history
+    if len(history) < _WATCHED or not history[-1].train < history[0].train:
+        return Turned()
+    for name in history[-1].metrics:
+        guess = next((_GUESSES[one] for one in reversed(_words(name)) if one in _GUESSES), None)
+        guess = 0.5 if _is_accuracy(name) else guess
+        said = [value for _, value in scores.series(name)]
+        if guess is None or direction(name) != "max" or len(said) < _WATCHED:
+            continue
+        worst = guess - _TURNED * (guess or 1.0)
+        if said[-1] <= said[0] and max(said[-_WATCHED:]) < worst:
+            return Turned(name, said[-1], guess)
+    return Turned()
 
 
 def _is_accuracy(name: str) -> bool:
