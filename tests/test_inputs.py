@@ -863,6 +863,26 @@ def test_train_val_skew(train, validation, is_image: bool, sick: bool) -> None:
     assert fired(InputDetector().train_val_skew, rows) == sick
 
 
+@pytest.mark.parametrize(
+    ("fill", "share", "in_training", "sick"),
+    [
+        (-9.0, 0.1, False, True),
+        (-9.0, 0.01, False, False),  # a stray value
+        (0.5, 0.1, False, False),  # among the others
+        (-9.0, 0.1, True, False),
+    ],
+)
+def test_gaps_are_filled_with_what_training_has_seen(fill, share, in_training, sick: bool) -> None:
+    """A value that nothing in training comes near to is no chance if it comes again and again."""
+    train, validation = torch_rand(400, 6), torch_rand(300, 6)
+    validation[: int(300 * share), 2] = fill
+    train[: int(400 * share * in_training), 2] = fill
+    rows = Rows("batch[0]", "", train, validation=validation)
+    assert fired(InputDetector().train_val_skew, rows) == sick
+    steps = replace(rows, train=(9 * train).round(), validation=(9 * validation).round())
+    assert not fired(InputDetector().train_val_skew, steps)
+
+
 @pytest.mark.parametrize(("unit", "sick"), [(1.0, False), (100.0, True), (0.02, True)])
 def test_a_series_that_goes_on_is_no_skew(unit: float, sick: bool) -> None:
     """Later windows have another level; their steps are the same, unless their unit is another."""
