@@ -85,6 +85,7 @@ class UpdateDetector(Detector):
             - ``configure_optimizers`` lists the parts of the module, and leaves this one out
             - The layer was made, replaced or unfrozen after the optimizer had been made
             - The layer is in a plain list or dict, of which ``parameters()`` does not know
+            - A parameter was reshaped or moved: ``nn.Parameter(x)[None]`` is none any more
             - Several optimizers hold what is not theirs, or are swapped
 
         How to fix:

@@ -38,6 +38,7 @@ from lightning_nndebug.core.measurements.first_layers import (
     FirstLayers,
     FirstNorm,
     Recurrent,
+    _likeness,
 )
 from lightning_nndebug.core.measurements.foresight import Foresight
 from lightning_nndebug.core.measurements.inputs import Inputs, _described, new_weights
@@ -59,6 +60,7 @@ from lightning_nndebug.core.measurements.succession import (
     _values,
     lag,
 )
+from lightning_nndebug.inputs.axes import scrambled_images
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 # -- which tensors are inputs
@@ -693,6 +695,23 @@ def test_height_and_width_that_are_exchanged(train, validation, sick: bool, is_l
     assert [one.code for one in detector.findings] == ["INP104"] * sick
 
 
+@pytest.mark.parametrize("colours", [3, 4])
+@pytest.mark.parametrize("make", ["smooth", "grainy", "noise"])
+@pytest.mark.parametrize("is_viewed", [False, True])
+def test_images_that_were_read_in_the_wrong_order(colours: int, make: str, is_viewed: bool) -> None:
+    """A row of an image is like the next one, not like the one after some others."""
+    noise = torch_rand(32, colours, 16, 16) - 0.5
+    coarse = torch.kron(torch_rand(32, 1, 4, 4) - 0.5, torch.ones(4, 4))
+    x = noise + {"smooth": 4, "grainy": 1, "noise": 0}[make] * coarse
+    x = x.permute(0, 2, 3, 1).reshape(x.shape) if is_viewed else x
+    rows = tuple(_likeness(x, 2 * colours).tolist())
+    made = layer(
+        x.flatten(1), kind="Conv2d", shape=tuple(x.shape), origin=tuple(x.shape), rows=rows
+    )
+    sick = is_viewed and make != "noise"
+    assert bool([*scrambled_images(first(made))]) == sick
+
+
 # -- order
 
 
@@ -731,6 +750,24 @@ def test_an_order_of_classes_is_a_matter_of_cls103() -> None:
     unshuffled = replace(LOADER, shuffles=False)
     assert not fired(InputDetector().unshuffled_training, succession(x, y), unshuffled, first())
     assert fired(InputDetector().unshuffled_training, succession(x, x[:, 0]), unshuffled, first())
+
+
+@pytest.mark.parametrize("means_something", [False, True])
+def test_sentences_are_put_in_the_order_of_their_length(means_something: bool) -> None:
+    """To spare padding, that is the custom; what they are rated must not depend on it."""
+    seed()
+    length = torch.randint(3, 11, (800,)).sort().values
+    x = torch.randint(1, 60, (800, 10)) * (torch.arange(10) < length[:, None])
+    y = length * float(means_something) + torch.randn(800)
+
+    class Rated(Classifier):
+        def loss(self, x, y):
+            return nn.functional.mse_loss(self(x)[:, 0], y)
+
+    detector = InputDetector(select=["INP201"])
+    train = DataLoader(TensorDataset(x, y), 32)
+    fit(Program(Rated(Reader()), train, train, trainer={"max_epochs": 1}), detector)
+    assert ("INP201" in [one.code for one in detector.findings]) == means_something
 
 
 # -- training and validation
@@ -827,6 +864,26 @@ def test_train_val_skew(train, validation, is_image: bool, sick: bool) -> None:
     """Most columns must be off, or one by very much."""
     rows = Rows("batch[0]", "", train, validation=validation, is_image=is_image)
     assert fired(InputDetector().train_val_skew, rows) == sick
+
+
+@pytest.mark.parametrize(
+    ("fill", "share", "in_training", "sick"),
+    [
+        (-9.0, 0.1, False, True),
+        (-9.0, 0.01, False, False),  # a stray value
+        (0.5, 0.1, False, False),  # among the others
+        (-9.0, 0.1, True, False),
+    ],
+)
+def test_gaps_are_filled_with_what_training_has_seen(fill, share, in_training, sick: bool) -> None:
+    """A value that nothing in training comes near to is no chance if it comes again and again."""
+    train, validation = torch_rand(400, 6), torch_rand(300, 6)
+    validation[: int(300 * share), 2] = fill
+    train[: int(400 * share * in_training), 2] = fill
+    rows = Rows("batch[0]", "", train, validation=validation)
+    assert fired(InputDetector().train_val_skew, rows) == sick
+    steps = replace(rows, train=(9 * train).round(), validation=(9 * validation).round())
+    assert not fired(InputDetector().train_val_skew, steps)
 
 
 @pytest.mark.parametrize(("unit", "sick"), [(1.0, False), (100.0, True), (0.02, True)])

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import Detector, Evidence, LearningRateDetector, Severity, rule
 from lightning_nndebug.core.measurements.losses import Loss
+from lightning_nndebug.core.measurements.rewrites import Rewrites
 from lightning_nndebug.core.measurements.schedules import (
     Group,
     LearningRates,
@@ -545,9 +546,42 @@ def test_three_spikes_are_too_many() -> None:
     found = [
         one.measured
         for step, loss in enumerate(losses)
-        for one in detector.recurring_spikes(Loss(loss, (loss,), 0, step))
+        for one in detector.recurring_spikes(Loss(loss, (loss,), 0, step), Rewrites())
     ]
     assert found == [3]
+
+
+@pytest.mark.parametrize(
+    ("way", "sick"),
+    [("reset", True), ("load", True), ("head", False), ("once", False), ("ema", False)],
+)
+def test_an_epoch_that_begins_untrained_undoes_the_one_before(way: str, sick: bool) -> None:
+    """A new head leaves the body as it was; an average of weights knows what they know."""
+
+    class Reset(Classifier):
+        def on_train_start(self):
+            self.start = copy.deepcopy(self.net.state_dict())
+            self.mean = copy.deepcopy(self.net.state_dict())
+
+        def on_train_epoch_start(self):
+            if way == "load" or (way == "once" and self.current_epoch == 2):
+                self.net.load_state_dict(self.start)
+            elif way in ("reset", "head"):
+                for layer in self.net[-1 if way == "head" else 0 :]:
+                    if hasattr(layer, "reset_parameters"):
+                        layer.reset_parameters()
+            elif way == "ema":
+                for name, value in self.net.state_dict().items():
+                    self.mean[name].lerp_(value, 0.5)
+                self.net.load_state_dict(self.mean)
+
+    seed(0)
+    net = nn.Sequential(
+        nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
+    )
+    detector = LearningRateDetector(select=["LRN105"])
+    fit(Program(Reset(net, lr=1e-2), loader(), trainer={"max_epochs": 5}), detector)
+    assert [one.where for one in detector.findings] == ["weights"] * sick
 
 
 # -- the measurements, in runs

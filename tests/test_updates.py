@@ -174,6 +174,36 @@ def test_a_tensor_that_is_no_parameter_is_found() -> None:
     assert where == "scale"
 
 
+@pytest.mark.parametrize("form", [lambda p: p[None], lambda p: p.double()])
+def test_what_is_made_of_a_parameter_is_none(form) -> None:
+    """Reshaped or moved, it is a result: the parameter itself is known to nobody."""
+
+    class Scaled(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.scale = form(nn.Parameter(torch.ones(64)))
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return super().training_step(((x * self.scale).float(), y), batch_idx)
+
+    ((where, message),) = findings(Scaled())
+    assert where == "scale"
+    assert "plain" in message
+
+
+def test_what_a_step_leaves_behind_is_no_parameter() -> None:
+    """An output that is kept was made of parameters that the optimizer has."""
+
+    class Kept(Classifier):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.last, self.weight = loss, self.net[0].weight[:5]
+            return loss
+
+    assert not findings(Kept())
+
+
 class GAN(pl.LightningModule):
     def __init__(self, *, swapped: bool = False, greedy: bool = False) -> None:
         super().__init__()

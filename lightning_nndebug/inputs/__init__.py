@@ -27,7 +27,7 @@ from ..core.statistics import homogeneity
 from .axes import exchanged_sides, recut, scrambled_images, scrambled_sequences
 from .pretrained import unnormalized
 from .relatedness import are_distinct, leak, relations
-from .skew import is_chance, skew, steps
+from .skew import filled, is_chance, skew, steps
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
 _ALIKE = 128  # and so many samples, before those of a batch are: most of them may be blank
@@ -355,7 +355,7 @@ class InputDetector(Detector):
         Likely causes:
             - The transforms of training and validation differ: one of them does not normalize
             - Each set was normalized by its own statistics, or one of them twice
-            - A column has another unit, order or encoding in one of the files
+            - A column has another unit, order, encoding or filling of gaps in one of the files
 
         How to fix:
             - Use the same normalization for both, with the statistics of training
@@ -388,6 +388,17 @@ class InputDetector(Detector):
         elif found.width > _WIDTH:
             measured, limit = found.width, _WIDTH
             told = f"column {found.widest * rows.step} spreads {measured:.3g} times as wide"
+        elif not (rows.is_image or rows.lag) and (fill := filled(train, validation)) is not None:
+            column, value, share = fill
+            yield Evidence(
+                where=rows.name,
+                measured=share,
+                limit=0.0,
+                message=f"column {column * rows.step} is {value:.3g} in {share:.0%} of "
+                f"{len(validation)} samples of validation, far from all {len(train)} of training",
+                causes=("Gaps are filled with another value than in training",),
+                fixes=("Fill them with what training was filled with, before it is scaled",),
+            )
         if told and not is_chance(found, train, validation, is_image=rows.is_image):
             yield Evidence(
                 where=rows.name,

@@ -9,6 +9,7 @@ from ..core.measurements.axes import Axes
 from ..core.measurements.first_layers import FirstLayers
 
 _COLOURS = (1, 3, 4)  # channels of an image
+_RATHER = 0.1  # of a correlation: so much more alike are the rows of an image that are next
 _SIDE = 6  # pixels of the shorter side of an image, at least
 
 
@@ -25,6 +26,12 @@ def scrambled_images(first: FirstLayers) -> Iterator[Evidence]:
                 f"{layer.place} is {_size(layer.shape)}, with the channels last, and {layer.name} "
             )
             told += f"takes its {layer.features} rows for channels"
+        elif _are_interleaved(layer.rows):
+            colours = layer.shape[1]
+            told = f"{layer.place or 'the input'} of {layer.name} is {_size(layer.shape)}, and its "
+            told += f"rows are more like those {colours} further on ({layer.rows[colours - 1]:.2f})"
+            told += f" than like the next ones ({layer.rows[0]:.2f}): the colours were last when "
+            told += "``view`` or ``reshape`` put them first, without moving anything"
         else:
             continue
         yield Evidence(
@@ -111,6 +118,20 @@ def _has_colours_last(shape: tuple[int, ...]) -> bool:
         return False
     _, rows, columns, colours = shape
     return colours in _COLOURS and rows == columns >= _SIDE
+
+
+def _are_interleaved(rows: tuple[float, ...]) -> bool:
+    """Tells whether images are rather read with the colours last: a row is as many rows then.
+
+    What is one row below, and two, is more alike than all that lies between.
+    """
+    colours = len(rows) // 2
+    if not colours or not rows[colours - 1] > rows[-1]:
+        return False
+    below, further = (
+        rows[at + colours - 1] - max(rows[at : at + colours - 1]) for at in (0, colours)
+    )
+    return below > _RATHER and further > 0
 
 
 def _size(shape: tuple[int, ...]) -> str:

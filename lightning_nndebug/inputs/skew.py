@@ -12,6 +12,8 @@ _IQR = 1.349  # interquartile range of a normal distribution with deviation 1
 _SPLITS = 10  # of each set
 _CLOSE = 0.1  # and no distance to speak of
 _WIDE = 10.0  # times as wide: by then, halves of one set have little in common
+_OFTEN, _COPIES = 0.03, 8  # the share of a value, and how often it is there: that is no chance
+_FAR = 2.0  # interquartile ranges from the next value
 _FLAT = 0.5  # of the usual deviation: pixels that vary less are background
 
 
@@ -56,6 +58,23 @@ def steps(rows: Tensor, lag: int) -> Tensor:
     that is chance; steps are the same at all times, and have the same unit.
     """
     return rows[:, lag:] - rows[:, :-lag] if lag else rows
+
+
+def filled(train: Tensor, validation: Tensor) -> tuple[int, float, float] | None:
+    """Returns a column that often has one value in validation, far from all that training has.
+
+    With the value, and its share. Of columns that repeat themselves in training nothing is known.
+    """
+    values = validation.mode(dim=0).values
+    shares = (validation == values).double().mean(0)
+    low, high = train.amin(0), train.amax(0)
+    ranges = train.quantile(0.75, dim=0) - train.quantile(0.25, dim=0)
+    far = torch.maximum(low - values, values - high) > _FAR * ranges
+    usable = far & (ranges > 0) & (shares > _OFTEN) & (shares * len(validation) >= _COPIES)
+    for column in usable.nonzero().flatten().tolist():
+        if len(torch.unique(train[:, column])) > len(train) / 2:
+            return column, float(values[column]), float(shares[column])
+    return None
 
 
 def is_chance(found: Skew, train: Tensor, validation: Tensor, *, is_image: bool) -> bool:

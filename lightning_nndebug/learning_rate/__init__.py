@@ -9,6 +9,7 @@ from typing import Any
 from ..core.detector import Detector, rule, state, threshold, vital
 from ..core.findings import Evidence, Severity
 from ..core.measurements.losses import Loss
+from ..core.measurements.rewrites import Rewrites
 from ..core.measurements.schedules import LearningRates, Schedules
 from ..core.measurements.step_probe import StepProbe
 from .line_search import (
@@ -329,7 +330,7 @@ class LearningRateDetector(Detector):
         severity=Severity.WARNING,
         caused_by=["CLS102", "CLS103", "GRD101", "INP103", "INP201", "LRN101", "UPD105"],
     )
-    def recurring_spikes(self, loss: Loss) -> Iterator[Evidence]:
+    def recurring_spikes(self, loss: Loss, rewrites: Rewrites) -> Iterator[Evidence]:
         """The loss jumps up again and again, and each time training has to recover.
 
         Why it matters:
@@ -342,6 +343,7 @@ class LearningRateDetector(Detector):
             - A few samples have inputs or targets of another scale, or wrong ones
             - Adam's ``beta2`` forgets too slowly after rare large gradients, or ``eps`` is tiny
             - Gradients are not clipped
+            - The weights are loaded or reset in a hook that is called for each epoch
 
         How to fix:
             - Lower the learning rate by 2x to 5x, or decay it earlier
@@ -355,6 +357,20 @@ class LearningRateDetector(Detector):
         References:
             lewkowycz2020catapult, cohen2022adaptive, zhang2022opt
         """
+        if rewrites.epochs > 1:
+            begins = (
+                "as the first one did" if rewrites.is_start else "with other weights altogether"
+            )
+            yield Evidence(
+                where="weights",
+                measured=rewrites.epochs,
+                limit=1,
+                message=f"{rewrites.epochs} epochs in a row begin {begins}: what the epoch before "
+                "has learned is undone",
+                causes=("The weights are loaded or reset in a hook called for each epoch",),
+                fixes=("Do it once: in ``__init__``, ``setup`` or ``on_fit_start``",),
+            )
+            return
         history = self.histories.setdefault(str(loss.optimizer), new_history())
         found = spikes(
             history, loss.step, loss.value, scales=self.spike_scales, height=self.spike_height

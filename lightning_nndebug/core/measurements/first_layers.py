@@ -23,6 +23,8 @@ from .inputs import Inputs
 
 _FEATURES = 1024  # channels or columns are told apart, at most,
 _DESCRIBED = 8  # layers, in the record
+_COLOURS = (3, 4)  # channels of an image,
+_FEW, _PIXELS = 2**12, 2**18  # of so many values of which rows are compared
 _EPS = 1e-5  # of the variance, as norms have it
 _SAMPLES = 256  # samples of a batch are looked at,
 _POSITIONS = 64  # and positions along each dimension of an image or a sequence
@@ -52,6 +54,8 @@ class FirstLayer:
         means: Mean of each channel or column, evenly spaced ones of too many,
         deviations: and standard deviation.
         dtype: The type of what it was given.
+        rows: Of colour images, how alike rows are that lie 1, 2, ... apart, read plane by plane:
+            correlations up to two times as many rows as there are colours.
     """
 
     name: str
@@ -68,6 +72,7 @@ class FirstLayer:
     means: tuple[float, ...]
     deviations: tuple[float, ...]
     dtype: str = ""
+    rows: tuple[float, ...] = ()
 
     @property
     def sizes(self) -> tuple[float, ...]:
@@ -266,7 +271,8 @@ class _Watch:
                 dtype=str(given.dtype)[6:],
             )
             if not given.is_complex():
-                self._layers.append((layer, _statistics(module, given)))
+                told = (_statistics(module, given), _likeness(given, _apart(layer)))
+                self._layers.append((layer, torch.cat(told)))
         self._called.append((name, _normalizes(module)))
         self._weighing += isinstance(module, _WEIGHING)
 
@@ -325,6 +331,24 @@ def _statistics(module: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([ends, x.mean(0), x.std(0, correction=0)])
 
 
+def _apart(layer: FirstLayer) -> int:
+    """Returns how many rows apart those of colour images are compared; 0 if it gets none."""
+    if not layer.kind.startswith("Conv2d") or len(layer.shape) != 4:  # noqa: PLR2004
+        return 0
+    _, colours, height, _ = layer.shape
+    return 2 * colours if colours in _COLOURS and height > 2 * colours else 0
+
+
+def _likeness(images: Tensor, apart: int) -> Tensor:
+    """Returns the correlations between rows that lie so far apart, for each distance up to it."""
+    width = images.shape[-1]
+    flat = images.detach()[: max(1, _PIXELS // images[0].numel())].flatten(1).float()
+    flat = flat - flat.mean(1, keepdim=True)
+    pairs = [(flat[:, k * width :], flat[:, : -k * width]) for k in range(1, apart + 1)]
+    found = [torch.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in pairs]
+    return torch.stack(found) if found and flat.numel() >= _FEW else flat.new_zeros(apart)
+
+
 def _described(layer: FirstLayer) -> dict[str, Any]:
     mean = sum(layer.means) / max(1, len(layer.means))
     square = sum(one**2 for one in layer.sizes) / max(1, len(layer.sizes))
@@ -335,13 +359,15 @@ def _described(layer: FirstLayer) -> dict[str, Any]:
 
 def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> FirstLayer:
     low, high, *rest = numbers
-    half = len(rest) // 2
+    end = len(rest) - _apart(layer)
+    half = end // 2
     return replace(
         layer,
         low=low,
         high=high,
         means=tuple(rest[:half]),
-        deviations=tuple(rest[half:]),
+        deviations=tuple(rest[half:end]),
+        rows=tuple(rest[end:]),
         is_normed=is_normed,
     )
 

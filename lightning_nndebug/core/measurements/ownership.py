@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ _PATIENCE = 100  # batches without any step, and more than an epoch
 _SHORT = 20  # batches, at least, of a run that ends without any; or half of one, by one of several
 _OPPOSED = -0.15  # the cosine of gradients that undo each other, in each step; of two tasks it is 0
 _WITNESSES = 4  # parameters of an optimizer tell whether gradients come
+_MOVES = 8  # that may lie between a parameter and what is kept of it
 _LIGHTNING = ("lightning.", "pytorch_lightning.")
 
 Named = list[tuple[str, nn.Module, Tensor]]
@@ -361,11 +362,12 @@ def _everything(module: nn.Module) -> Named:
     """Lists the parameters of a module, and those that it holds without knowing of them."""
     found: Named = []
     known = {id(one) for one in module.modules()}
+    own = {id(p) for p in module.parameters()}
     seen = set()
     for path, owner in module.named_modules():
         values = [(name, owner, p) for name, p in owner.named_parameters(recurse=False)]
         if not f"{type(owner).__module__}.".startswith("torch."):
-            values += [(name, one, p) for name, one, p in _hidden(owner, known)]
+            values += [(name, one, p) for name, one, p in _hidden(owner, known) if id(p) not in own]
         for name, one, p in values:
             if id(p) not in seen and is_dense(p):
                 seen.add(id(p))
@@ -389,9 +391,24 @@ def plainly_held(owner: nn.Module) -> Iterator[tuple[str, Any]]:
 def _hidden(owner: nn.Module, known: set[int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Yields the trainable tensors in the plain attributes of a module."""
     for place, one in plainly_held(owner):
-        if isinstance(one, Tensor) and one.is_leaf and one.requires_grad:
-            yield place, owner, one
+        if isinstance(one, Tensor) and (leaf := _leaf(one)) is not None:
+            yield place, owner, leaf
         elif isinstance(one, nn.Module) and id(one) not in known:
             for path, part in one.named_modules():
                 for key, p in part.named_parameters(recurse=False):
                     yield ".".join(filter(None, (place, path, key))), part, p
+
+
+def _leaf(tensor: Tensor) -> Tensor | None:
+    """Returns the trainable tensor that another one was reshaped or moved from, if any."""
+    if tensor.is_leaf:
+        return tensor if tensor.requires_grad else None
+    node: Any = tensor.grad_fn
+    for _ in range(_MOVES):
+        before = [one for one, _ in node.next_functions if one is not None]
+        if len(before) != 1:
+            break
+        node = before[0]
+        if hasattr(node, "variable"):
+            return cast("Tensor", node.variable)
+    return None

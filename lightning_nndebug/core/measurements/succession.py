@@ -29,7 +29,7 @@ class Succession(Measurement):
     """How much of the variance in the first epoch lies between batches, not within them.
 
     The intraclass correlation: 0 if each batch is a random draw, 1 if all samples of a batch are
-    the same. Not known of tokens.
+    the same. Of tokens, only the targets are compared.
 
     Attributes:
         name: Where the input is.
@@ -62,7 +62,7 @@ class Succession(Measurement):
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Succession | None:
         """Gathers means and variances of each batch on its device, and reads them once."""
         inputs = moment.take(Inputs)
-        if inputs is None or inputs.tokens or vars(memory).get("is_over", False):
+        if inputs is None or vars(memory).get("is_over", False):
             return None
         if not hasattr(memory, "batches"):
             memory.batches, memory.waiting, memory.slides = [], [], None
@@ -86,7 +86,8 @@ class Succession(Measurement):
             target = None if inputs.target is None else inputs.target.read(moment.batch)
             if memory.slides is None:
                 memory.slides = lag(rows) > 0
-            waiting.append(_values(rows, target))
+            # Samples of one length may well come together: it spares padding.
+            waiting.append(_values(rows.new_zeros(len(rows), 1) if inputs.tokens else rows, target))
             if len(waiting) == _TOGETHER or waiting[-1][0].numel() > _LARGE:
                 batches += _moments(waiting)
                 waiting.clear()
