@@ -63,7 +63,8 @@ class ModeDetector(Detector):
 
         When it is fine:
             When it is meant: a batch norm that keeps its pretrained statistics. Then call eval() in
-            on_train_epoch_start, or override train(); both are understood, as are frozen parts.
+            on_train_epoch_start, or override train(); both are understood, as are frozen parts. A
+            norm that has no statistics yet normalizes nothing in eval mode, and is reported.
 
         References:
             - Lightning-AI/pytorch-lightning#18951, #20105, #20986
@@ -76,6 +77,13 @@ class ModeDetector(Detector):
             if not (one_by_one or _is_meant(stray)):
                 cause = _WHY_IN_EVAL[stray.since].format(line=stray.line)
                 yield _evidence(stray, "in eval mode while it trains", cause)
+        blank = [one for one in modes.strays if _is_blank(one)]
+        for stray in blank[:1]:
+            more = f" (and {len(blank) - 1} more)" if len(blank) > 1 else ""
+            one = _evidence(
+                stray, f"in eval mode while it trains{more}, with no statistics", _BLANK
+            )
+            yield replace(one, severity=Severity.WARNING, fixes=_THAWED)
 
     @rule("MOD102", severity=Severity.ERROR, caused_by=["UPD101"])
     def train_while_validating(self, modes: Modes) -> Iterator[Evidence]:
@@ -293,6 +301,8 @@ _WHY_IN_EVAL = {
 _OVERRIDDEN = "on_validation_model_eval is overridden, and leaves it in train mode"
 _WHY_IN_TRAIN = "it is in a plain list or attribute, which eval() on the module does not come to"
 _ONCE = "dropout was switched on, as for Monte Carlo samples, and not off again"
+_BLANK = "norms are kept in eval mode, as in a pretrained net, and this one starts from scratch"
+_THAWED = ("leave norms in train mode until they have statistics, or use GroupNorm",)
 _UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
 
 
@@ -314,6 +324,11 @@ def _is_meant(stray: Stray) -> bool:
         return True
     called_in = stray.line.function if stray.line is not None else ""
     return called_in in _ON_PURPOSE and not stray.is_whole
+
+
+def _is_blank(stray: Stray) -> bool:
+    """Whether norms are in eval mode on purpose, and have no statistics that could be kept."""
+    return stray.is_fresh and not stray.is_partly_frozen and _is_meant(stray)
 
 
 def _left_on(dropouts: list[Stray]) -> tuple[str, str]:

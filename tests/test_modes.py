@@ -96,6 +96,16 @@ def test_layers_with_parameters_are_not_picked_one_by_one():
     assert in_eval(*nets) == ["encoder", "decoder"]
 
 
+def test_a_norm_without_statistics_is_not_kept_in_eval_mode_on_purpose():
+    """There is nothing to keep, unless its scale and shift are frozen as well."""
+    norms = {"effects": frozenset({"norm"}), "is_kept": True, "is_fresh": True}
+    strays = (stray(name="net.1", **norms), stray(name="net.4", **norms))
+    (one,) = ModeDetector().eval_while_training(Modes(True, strays))
+    assert (one.where, one.severity) == ("net.1", Severity.WARNING)
+    assert "and 1 more" in one.measured
+    assert in_eval(stray(**norms, is_partly_frozen=True)) == []
+
+
 def test_nobody_means_to_train_everything_in_eval_mode():
     """A hook that puts all there is into eval mode is no intention."""
     call = {"since": "call", "line": at("on_train_epoch_start")}
@@ -549,8 +559,10 @@ def lone_dropout() -> Validated:
     return module
 
 
-def lone_norm() -> Validated:
+def lone_norm(*, seen: bool = False) -> Validated:
     module = Validated(net())
+    if seen:
+        module.net(digits()[0])
     module.net[1].eval()
     return module
 
@@ -566,7 +578,8 @@ def lone_norm() -> Validated:
         (ByHand, {}, [("MOD101", "net")]),
         (Parts, {}, [("MOD101", "backbone")]),
         (lone_dropout, {}, [("MOD101", "net.3")]),
-        (lone_norm, {}, []),
+        (lone_norm, {}, [("MOD101", "net.1")]),
+        (lambda: lone_norm(seen=True), {}, []),
         (lambda: NeverInEval(net()), {}, [("MOD102", "NeverInEval")]),
         (lambda: TrainInValidation(net()), {}, [("MOD102", "net")]),
         (lambda: Copied(net().requires_grad_(False)), {}, [("MOD102", "copies[0]")]),

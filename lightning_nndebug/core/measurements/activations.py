@@ -79,6 +79,7 @@ class Activation:
         rows: Samples, and positions in them, that have been seen in those looks.
         flat: The share of values of this look in the flat ends of a function that has two.
         is_hidden: Whether the result goes into another layer, and not as a factor (a gate).
+        is_gate: Whether it weighs something else that is being learned, as a layer says.
     """
 
     function: str
@@ -90,6 +91,7 @@ class Activation:
     rows: int
     flat: float | None
     is_hidden: bool
+    is_gate: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class _Call:
     place: str
     line: Line | None
     origin: _Origin | None
+    given: tuple[Any, int]
     busy: Tensor | None
     flat: Tensor | None
     rows: int
@@ -224,6 +227,8 @@ class _Call:
     node: Any = None
     imitates: bool = False
     gated: bool = False
+    weighs: bool = False
+    measures: bool = False
     is_choice: bool = False
     consumers: set[str] = field(default_factory=set)
 
@@ -309,6 +314,8 @@ class _Listener(ListeningMode):
             for one in given:
                 if call := self._by_node.get(through(one.grad_fn, _SCALING)):
                     call.gated = True
+                    call.weighs |= any(_is_other(two, one, call) for two in given)
+                    call.measures |= any(_is_ruler(two, one) for two in given)
         elif name in _NORMS:
             self._normed += 1
         elif name == "sum":
@@ -348,8 +355,8 @@ class _Listener(ListeningMode):
         name, low, high = _ends(name, args, kwargs)
         call = _Call(
             function=name.rstrip("_"), where=origin.where if origin else where, place=where,
-            line=line, origin=origin, busy=None, flat=None, rows=x.numel() // x.shape[axis],
-            units=x.shape[axis], imitates=x[0].numel() in self._sizes,
+            line=line, origin=origin, given=(x.grad_fn, x.output_nr), busy=None, flat=None,
+            rows=x.numel() // x.shape[axis], units=x.shape[axis], imitates=x[0].numel() in self._sizes,
         )  # fmt: skip
         if math.isinf(high):
             others = [one for one in range(x.dim()) if one != axis % x.dim()]
@@ -374,7 +381,8 @@ class _Listener(ListeningMode):
         self._finished(
             _Call(
                 function=name, where=place[0], place=place[0], line=place[1], origin=None,
-                busy=None, flat=flat, rows=top.numel(), units=1, is_choice=True,
+                given=(x.grad_fn, x.output_nr), busy=None, flat=flat, rows=top.numel(), units=1,
+                is_choice=True,
             ),
             result,
         )  # fmt: skip
@@ -509,15 +517,20 @@ class _Listener(ListeningMode):
             rows=rows,
             flat=value if first.busy is None else None,
             is_hidden=any(self._is_hidden(one) for one in group),
+            is_gate=any(self._is_gate(one) for one in group),
         )
 
     def _is_hidden(self, call: _Call) -> bool:
         # A generator's picture goes into a layer as well, that of another net.
         elsewhere = all(_top(one) != _top(call.where) for one in call.consumers)
         handed_on = call.imitates and elsewhere
-        # The choice of a softmax is there to multiply something.
-        is_gate = call.gated and not call.is_choice
+        # The choice of a softmax is there to multiply something; that of a position may be sharp.
+        is_gate = call.measures if call.is_choice else call.gated
         return call.node in self._fed and not is_gate and not handed_on
+
+    def _is_gate(self, call: _Call) -> bool:
+        # A factor in between makes a soft step of a sigmoid, on purpose.
+        return call.weighs and (call.is_choice or through(call.given[0]) in self._origins)
 
 
 _HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT, "sum"}
@@ -525,6 +538,21 @@ _HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT, "sum"}
 
 def _top(where: str) -> str:
     return where.partition(".")[0]
+
+
+def _is_other(one: Tensor, gate: Tensor, call: _Call) -> bool:
+    """Returns whether a gate weighs something learned, and not what it was computed from itself."""
+    node, output = call.given
+    while node is not None and node.name().partition("Backward")[0] in _SCALING:
+        made_of = [pair for pair in node.next_functions if pair[0] is not None]
+        node, output = made_of[0] if len(made_of) == 1 else (None, 0)
+    is_own = one.grad_fn is node and one.output_nr == output
+    return one is not gate and one.requires_grad and not is_own
+
+
+def _is_ruler(one: Tensor, gate: Tensor) -> bool:
+    """Returns whether this is the same for every sample, such as the positions of a soft argmax."""
+    return not one.requires_grad and (one.dim() < gate.dim() or len(one) == 1 < len(gate))
 
 
 def _is_values(x: Tensor) -> bool:
