@@ -260,7 +260,7 @@ class ModeDetector(Detector):
             - scaled_dot_product_attention with dropout_p > 0, whatever the mode
             - nn.Dropout that is made in forward, or kept in a plain list: eval() cannot reach it
             - training=True in the call, or as the default of a flag of forward
-            - a DropPath of one's own that does not ask for self.training
+            - a DropPath, or a random mask of one's own, that does not ask for self.training
 
         How to fix:
             - pass training=self.training

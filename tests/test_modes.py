@@ -891,6 +891,21 @@ class Noisy(DropPath):
 Residual = type("Residual", (Noisy,), {})
 
 
+class Unnamed(DropPath):
+    """Drops units, and is not called so."""
+
+    def forward(self, x):
+        h = self.inner(x)
+        return self.out(h * (torch.rand_like(h) > self.rate) / (1 - self.rate))
+
+
+class Corrupted(DropPath):
+    """Drops from the batch itself, as a denoising autoencoder does."""
+
+    def forward(self, x):
+        return self.out(self.inner(x * (torch.rand_like(x) > 0.3) / 0.7))
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -898,6 +913,8 @@ Residual = type("Residual", (Noisy,), {})
         (functools.partial(DropPath, 0.2), 1),
         (functools.partial(DropPath, 0.0), 0),
         (functools.partial(Residual, 0.2), 0),
+        (functools.partial(Unnamed, 0.2), 1),
+        (functools.partial(Corrupted, 0.2), 0),
     ],
 )
 def test_dropout_by_a_flag_or_by_hand_is_found(make, told):

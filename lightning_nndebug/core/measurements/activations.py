@@ -356,7 +356,8 @@ class _Listener(ListeningMode):
         call = _Call(
             function=name.rstrip("_"), where=origin.where if origin else where, place=where,
             line=line, origin=origin, given=(x.grad_fn, x.output_nr), busy=None, flat=None,
-            rows=x.numel() // x.shape[axis], units=x.shape[axis], imitates=x[0].numel() in self._sizes,
+            rows=x.numel() // x.shape[axis], units=x.shape[axis],
+            imitates=x[0].numel() in self._sizes,
         )  # fmt: skip
         if math.isinf(high):
             others = [one for one in range(x.dim()) if one != axis % x.dim()]
