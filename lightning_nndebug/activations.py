@@ -150,8 +150,8 @@ class ActivationDetector(Detector):
         When it is fine:
             Where units are meant to be switches, as in hashing. Outputs are never judged, and what
             has become flat while it learned, as attention often does, only if nearly all of it has.
-            Gates (a result that multiplies something) may learn to decide, and are reported if they
-            were flat from the first step on.
+            Gates (a result that multiplies something) may learn to decide, and may begin open or
+            shut: they are reported if some were open and the others shut from the first step on.
 
         References:
             glorot2010understanding, lecun2012efficient

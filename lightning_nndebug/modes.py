@@ -21,6 +21,9 @@ _ON_PURPOSE = ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
 # is enough, if the loss is this many times that in train mode.
 _LAGGING, _TIMES = 0.2, 2.0
 
+# The share of their input that dropouts by hand may leave to what comes behind, unscaled.
+_SCALED = 0.8
+
 
 class ModeDetector(Detector):
     """Watches which modules are in train and which in eval mode, and whether that was meant.
@@ -232,6 +235,17 @@ class ModeDetector(Detector):
             - arXiv:2105.07576
             - arXiv:1801.05134
         """
+        if (kept := math.prod(both.unscaled.values())) < _SCALED:
+            yield Evidence(
+                next(iter(both.unscaled)),
+                kept,
+                _SCALED,
+                message=f"{len(both.unscaled)} dropouts by hand drop units in training alone, and do "
+                f"not scale the rest: what follows gets {1 / kept:.2g} times as much in eval mode",
+                causes=(_UNSCALED,),
+                fixes=("divide by 1 - p in training, or use torch.nn.Dropout",),
+            )
+            return
         share, limit = share_lost(both), self.share_lost
         by_norms = both.eval_norms - both.train > 0.5 * (both.eval - both.train)
         if by_norms and both.settling < 1.0 and both.eval > _TIMES * both.train > 0.0:
@@ -303,6 +317,7 @@ _WHY_IN_TRAIN = "it is in a plain list or attribute, which eval() on the module 
 _ONCE = "dropout was switched on, as for Monte Carlo samples, and not off again"
 _BLANK = "norms are kept in eval mode, as in a pretrained net, and this one starts from scratch"
 _THAWED = ("leave norms in train mode until they have statistics, or use GroupNorm",)
+_UNSCALED = "dropout by hand that does not divide by 1 - p"
 _UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
 
 

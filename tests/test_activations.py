@@ -258,6 +258,20 @@ def test_a_gate_weighs_what_is_learned_elsewhere(gate: Any, is_gate: bool) -> No
     assert [one.is_gate for one in calls] == [is_gate] * len(calls)
 
 
+@pytest.mark.parametrize(("bias", "flat"), [(0.0, 0.9), (1e4, 0.0)])
+def test_a_gate_may_begin_open(bias: float, flat: float) -> None:
+    """A bias opens all of them; inputs that are too large open some and shut the others."""
+
+    def wide(net: nn.Module, x: Tensor) -> Tensor:
+        net[0].bias.data.fill_(bias)  # type: ignore[index,union-attr,operator]
+        out: Tensor = net[0](1e3 * x).sigmoid() * net[2](x)[:, :1]  # type: ignore[index,operator]
+        return out
+
+    (call,) = watch(net(nn.Identity()), wide)[-1].calls
+    assert call.is_gate
+    assert call.flat == pytest.approx(flat, abs=0.1)
+
+
 def test_the_expected_position_may_be_sharp() -> None:
     """A soft argmax is no choice between things that are learned."""
     rows = torch.arange(64.0)

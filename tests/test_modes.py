@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_nndebug import Detector, ModeDetector, Severity, rule
-from lightning_nndebug.core.measurements.both_modes import BothModes
+from lightning_nndebug.core.measurements.both_modes import BothModes, _Shares
 from lightning_nndebug.core.measurements.dropouts import ActiveDropouts, DropoutCall, _is_explicit
 from lightning_nndebug.core.measurements.graphs import LostGraph
 from lightning_nndebug.core.measurements.modes import Modes, Stray
@@ -192,6 +192,49 @@ def test_the_kind_of_module_that_loses_it_is_named():
     assert found(rule, both(eval=2.4, eval_norms=2.3)) == ["BatchNorm2d"]
     assert found(rule, both(eval=2.4, eval_norms=0.5)) == ["Dropout"]
     assert found(rule, both(eval=float("nan"))) == []
+
+
+def test_dropout_by_hand_that_scales_nothing_adds_up():
+    """A tenth more is no matter; three halves are eight times as much."""
+    rule = ModeDetector().train_eval_disagreement
+    assert found(rule, both(unscaled={"a": 0.9})) == []
+    (one,) = rule(both(unscaled={"a": 0.5, "b": 0.5, "c": 0.5}))
+    assert (one.where, one.measured) == ("a", 0.125)
+
+
+class HandMade(nn.Module):
+    """Drops units, or whole rows, and scales what is left, or not."""
+
+    def __init__(self, *, rows: bool = False, scales: bool = False) -> None:
+        super().__init__()
+        self.p, self.rows, self.scales = 0.5, rows, scales
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        x = x * (torch.rand(x[:, :1].shape if self.rows else x.shape) > self.p)
+        return x / (1 - self.p) if self.scales else x
+
+
+@pytest.mark.parametrize(
+    ("drop", "is_first", "told"),
+    [
+        (HandMade(), False, True),
+        (HandMade(scales=True), False, False),
+        (HandMade(rows=True), False, False),
+        (HandMade(), True, False),
+    ],
+)
+def test_units_that_are_dropped_unscaled_are_told(drop, is_first, told):
+    """Whole rows may be left out, and what comes before the first layer is data to be corrupted."""
+    layers = [nn.Linear(64, 64), nn.Linear(64, 10)]
+    layers.insert(0 if is_first else 1, drop)
+    module = Classifier(nn.Sequential(*layers))
+    with _Shares(module) as shares:
+        for mode in (True, False):
+            drop.training = mode
+            module(digits()[0][:64])
+    assert list(shares.unscaled()) == [f"net.{layers.index(drop)}"] * told
 
 
 def test_a_momentum_that_lags_is_told():

@@ -35,6 +35,7 @@ _HOPS = 12  # operations between a layer and its activation function, such as a 
 _SLOPE = 3.0  # where the slope of tanh is 1 % of its steepest
 _SURE = 0.9975  # a probability at which the slope of softmax is
 _CHOICES = 4  # at least, to be sure of one of them is no matter of course
+_BOTH = 0.1  # the share that both ends have, at least, if it is no matter of a bias
 _HIDDEN = -5000.0  # the score of what a mask leaves out
 _QUERIES = 16  # of each head tell how attention chooses
 
@@ -77,7 +78,8 @@ class Activation:
             ends, always.
         inputs: How many numbers each unit is computed from; 0 if that is not known.
         rows: Samples, and positions in them, that have been seen in those looks.
-        flat: The share of values of this look in the flat ends of a function that has two.
+        flat: The share of values of this look in the flat ends of a function that has two. Of what
+            is not hidden, 0 if they are all at one end: a gate may well begin open, or shut.
         is_hidden: Whether the result goes into another layer, and not as a factor (a gate).
         is_gate: Whether it weighs something else that is being learned, as a layer says.
     """
@@ -225,6 +227,7 @@ class _Call:
     rows: int
     units: int
     node: Any = None
+    torn: Tensor | None = None  # what is flat, if both ends are, or several choices
     imitates: bool = False
     gated: bool = False
     weighs: bool = False
@@ -363,7 +366,8 @@ class _Listener(ListeningMode):
             others = [one for one in range(x.dim()) if one != axis % x.dim()]
             call.busy = ~(x.detach().amax(others) <= low)  # NaN is an illness of its own
         else:
-            call.flat = ((x.detach() <= low) | (x.detach() >= high)).float().mean()
+            ends = torch.stack([x.detach() <= low, x.detach() >= high]).flatten(1).float().mean(1)
+            call.flat, call.torn = ends.sum(), ends.sum() * (ends.min() > _BOTH)
         return call
 
     def _finished(self, call: _Call, result: Any) -> None:
@@ -378,12 +382,14 @@ class _Listener(ListeningMode):
         rows = (x > _HIDDEN).sum(axis) >= _CHOICES
         top = result.detach().amax(axis)
         sure = (top.exp() if name == "log_softmax" else top) > _SURE
-        flat = (sure & rows).sum() / rows.sum().clamp_min(1)
+        sure, number = sure & rows, rows.sum().clamp_min(1)
+        flat, choice = sure.sum() / number, result.detach().argmax(axis)
+        others = (sure & (choice != choice.flatten().mode().values)).sum() / number
         self._finished(
             _Call(
                 function=name, where=place[0], place=place[0], line=place[1], origin=None,
                 given=(x.grad_fn, x.output_nr), busy=None, flat=flat, rows=top.numel(), units=1,
-                is_choice=True,
+                torn=flat * (others > _BOTH), is_choice=True,
             ),
             result,
         )  # fmt: skip
@@ -479,8 +485,8 @@ class _Listener(ListeningMode):
                 looks.append((_any(busy), sum(one.rows for one in group)))
                 lazy.append((~_any([mask for mask, _ in _enough(looks)])).sum())
             else:
-                flat = [one.flat for one in group if one.flat is not None]
-                lazy.append(torch.stack(flat).mean())
+                flat = [one.flat if self._is_hidden(one) else one.torn for one in group]
+                lazy.append(torch.stack([one for one in flat if one is not None]).mean())
         answers: dict[str, _Answer] = {}
         for one in self._answers:
             answers.setdefault(one.where, one)
