@@ -240,7 +240,7 @@ class ModeDetector(Detector):
                 next(iter(both.unscaled)),
                 kept,
                 _SCALED,
-                message=f"{len(both.unscaled)} dropouts by hand drop units in training alone, and do "
+                message=f"{len(both.unscaled)} dropouts by hand drop units in training alone, do "
                 f"not scale the rest: what follows gets {1 / kept:.2g} times as much in eval mode",
                 causes=(_UNSCALED,),
                 fixes=("divide by 1 - p in training, or use torch.nn.Dropout",),
