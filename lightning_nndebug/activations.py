@@ -17,8 +17,14 @@ _AGE = 10  # steps in which a net may leave what it was initialized with
 _ALL_FLAT = 0.9  # of the inputs, which learning alone does not come to
 # Why a softmax between layers is sure of one choice from the beginning, and what helps.
 _SHARP = (
-    ("Attention scores are not divided by the root of the width, or multiplied by it",),
-    ("Divide the scores by ``sqrt(width)``, as ``F.scaled_dot_product_attention`` does",),
+    (
+        "Attention scores are not divided by the root of the width, or multiplied by it",
+        "The temperature is near 0",
+    ),
+    (
+        "Divide the scores by ``sqrt(width)``, as ``F.scaled_dot_product_attention`` does",
+        "Begin with a temperature of 1",
+    ),
 )
 
 
@@ -131,7 +137,7 @@ class ActivationDetector(Detector):
             through: the layers before stay as they are, and the units act as switches.
 
         Likely causes:
-            - The inputs are not scaled: raw pixels, or features in the hundreds
+            - The inputs are not scaled: raw pixels, features in the hundreds, a sum over positions
             - Weights are initialized too large for the number of inputs
             - One step was too long: the learning rate is too high
 
@@ -142,15 +148,16 @@ class ActivationDetector(Detector):
             - Lower the learning rate
 
         When it is fine:
-            Where units are meant to be switches, as in hashing. Gates (a result that multiplies
-            something) and outputs are never judged, and what has become flat while it learned, as
-            attention often does, only if nearly all of it has.
+            Where units are meant to be switches, as in hashing. Outputs are never judged, and what
+            has become flat while it learned, as attention often does, only if nearly all of it has.
+            Gates (a result that multiplies something) may learn to decide, and may begin open or
+            shut: they are reported if some were open and the others shut from the first step on.
 
         References:
             glorot2010understanding, lecun2012efficient
         """
         limit = self.flat_share
-        sick = [one for one in _hidden(activations) if self._is_flat(one, activations.step)]
+        sick = [one for one in activations.calls if self._is_flat(one, activations.step)]
         for first in sick[:1]:
             yield Evidence(
                 where=first.where,
@@ -225,8 +232,10 @@ class ActivationDetector(Detector):
             )
 
     def _is_flat(self, one: Activation, step: int) -> bool:
-        if one.flat is None:
+        if one.flat is None or not (one.is_hidden or one.is_gate):
             return False
+        if not one.is_hidden:
+            return not self._was_well(f"ACT102 gate {one.where}", one.flat <= self.flat_share)
         # A net may well learn to decide, and some of its units with it.
         is_well = one.flat <= self.flat_share and step >= _AGE
         learned = self._was_well(f"ACT102 {one.where}", is_well)

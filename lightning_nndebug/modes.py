@@ -21,6 +21,9 @@ _ON_PURPOSE = ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
 # is enough, if the loss is this many times that in train mode.
 _LAGGING, _TIMES = 0.2, 2.0
 
+# The share of their input that dropouts by hand may leave to what comes behind, unscaled.
+_SCALED = 0.8
+
 
 class ModeDetector(Detector):
     """Watches which modules are in train and which in eval mode, and whether that was meant.
@@ -63,7 +66,8 @@ class ModeDetector(Detector):
 
         When it is fine:
             When it is meant: a batch norm that keeps its pretrained statistics. Then call eval() in
-            on_train_epoch_start, or override train(); both are understood, as are frozen parts.
+            on_train_epoch_start, or override train(); both are understood, as are frozen parts. A
+            norm that has no statistics yet normalizes nothing in eval mode, and is reported.
 
         References:
             - Lightning-AI/pytorch-lightning#18951, #20105, #20986
@@ -76,6 +80,13 @@ class ModeDetector(Detector):
             if not (one_by_one or _is_meant(stray)):
                 cause = _WHY_IN_EVAL[stray.since].format(line=stray.line)
                 yield _evidence(stray, "in eval mode while it trains", cause)
+        blank = [one for one in modes.strays if _is_blank(one)]
+        for stray in blank[:1]:
+            more = f" (and {len(blank) - 1} more)" if len(blank) > 1 else ""
+            one = _evidence(
+                stray, f"in eval mode while it trains{more}, with no statistics", _BLANK
+            )
+            yield replace(one, severity=Severity.WARNING, fixes=_THAWED)
 
     @rule("MOD102", severity=Severity.ERROR, caused_by=["UPD101"])
     def train_while_validating(self, modes: Modes) -> Iterator[Evidence]:
@@ -224,6 +235,17 @@ class ModeDetector(Detector):
             - arXiv:2105.07576
             - arXiv:1801.05134
         """
+        if (kept := math.prod(both.unscaled.values())) < _SCALED:
+            yield Evidence(
+                next(iter(both.unscaled)),
+                kept,
+                _SCALED,
+                message=f"{len(both.unscaled)} dropouts by hand drop units in training alone, do "
+                f"not scale the rest: what follows gets {1 / kept:.2g} times as much in eval mode",
+                causes=(_UNSCALED,),
+                fixes=("divide by 1 - p in training, or use torch.nn.Dropout",),
+            )
+            return
         share, limit = share_lost(both), self.share_lost
         by_norms = both.eval_norms - both.train > 0.5 * (both.eval - both.train)
         if by_norms and both.settling < 1.0 and both.eval > _TIMES * both.train > 0.0:
@@ -252,7 +274,7 @@ class ModeDetector(Detector):
             - scaled_dot_product_attention with dropout_p > 0, whatever the mode
             - nn.Dropout that is made in forward, or kept in a plain list: eval() cannot reach it
             - training=True in the call, or as the default of a flag of forward
-            - a DropPath of one's own that does not ask for self.training
+            - a DropPath, or a random mask of one's own, that does not ask for self.training
 
         How to fix:
             - pass training=self.training
@@ -293,6 +315,9 @@ _WHY_IN_EVAL = {
 _OVERRIDDEN = "on_validation_model_eval is overridden, and leaves it in train mode"
 _WHY_IN_TRAIN = "it is in a plain list or attribute, which eval() on the module does not come to"
 _ONCE = "dropout was switched on, as for Monte Carlo samples, and not off again"
+_BLANK = "norms are kept in eval mode, as in a pretrained net, and this one starts from scratch"
+_THAWED = ("leave norms in train mode until they have statistics, or use GroupNorm",)
+_UNSCALED = "dropout by hand that does not divide by 1 - p"
 _UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
 
 
@@ -314,6 +339,11 @@ def _is_meant(stray: Stray) -> bool:
         return True
     called_in = stray.line.function if stray.line is not None else ""
     return called_in in _ON_PURPOSE and not stray.is_whole
+
+
+def _is_blank(stray: Stray) -> bool:
+    """Whether norms are in eval mode on purpose, and have no statistics that could be kept."""
+    return stray.is_fresh and not stray.is_partly_frozen and _is_meant(stray)
 
 
 def _left_on(dropouts: list[Stray]) -> tuple[str, str]:

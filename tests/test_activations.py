@@ -83,8 +83,17 @@ def test_a_net_may_learn_to_decide() -> None:
 
 
 def test_gates_and_outputs_may_be_flat() -> None:
-    """A gate is shut or open, and an output is sure of itself."""
-    assert told(ActivationDetector().saturated_units, tanh(1.0, is_hidden=False)) == []
+    """A gate learns to be shut or open, and an output is sure of itself."""
+    detector = ActivationDetector()
+    assert told(detector.saturated_units, tanh(1.0, is_hidden=False)) == []
+    gates = [tanh(one, is_hidden=False, is_gate=True) for one in (0.4, 1.0)]
+    assert [told(detector.saturated_units, one, step=2) for one in gates] == [[], []]
+
+
+def test_a_gate_that_was_never_half_open_is_told() -> None:
+    """It is open or shut for every sample before it has learned anything."""
+    gate = tanh(0.8, is_hidden=False, is_gate=True)
+    assert told(ActivationDetector().saturated_units, gate, step=2) == ["net.0"]
 
 
 @pytest.mark.parametrize("stds", [(1, 0.3, 0.1, 0.03), (3, 9, 30, 90)])
@@ -234,6 +243,51 @@ def test_a_factor_is_a_gate(gate: Any) -> None:
     """Whether it is reshaped, subtracted from one or interpolated with."""
     (call,) = watch(net(nn.Identity()), gate)[-1].calls
     assert not call.is_hidden
+
+
+def swish(x: Tensor) -> Tensor:
+    """As it is written by hand."""
+    return x * torch.sigmoid(1.7 * x)
+
+
+@pytest.mark.parametrize(
+    ("gate", "is_gate"),
+    [
+        (lambda net, x: net[0](x).sigmoid() * net[2](x)[:, :1], True),
+        (lambda net, x: net[0](x).sigmoid() * x, False),
+        (lambda net, x: net[0](x).mul(100).sigmoid() * net[2](x)[:, :1], False),
+        (lambda net, x: swish(net[0](x)), False),
+        (lambda net, x: net[0](x).softmax(1) * net[2](x)[:, :1], True),
+        (lambda net, x: net[0](x).softmax(1) * torch.arange(64.0), False),
+    ],
+)
+def test_a_gate_weighs_what_is_learned_elsewhere(gate: Any, is_gate: bool) -> None:
+    """Not the batch, not its own input, no positions; and a steep step of it is meant."""
+    calls = watch(net(nn.Identity()), lambda net, x: gate(net, x) + 0 * net(x).mean())[-1].calls
+    assert [one.is_gate for one in calls] == [is_gate] * len(calls)
+
+
+@pytest.mark.parametrize(("bias", "flat"), [(0.0, 0.9), (1e4, 0.0)])
+def test_a_gate_may_begin_open(bias: float, flat: float) -> None:
+    """A bias opens all of them; inputs that are too large open some and shut the others."""
+
+    def wide(net: nn.Module, x: Tensor) -> Tensor:
+        net[0].bias.data.fill_(bias)  # type: ignore[index,union-attr,operator]
+        out: Tensor = net[0](1e3 * x).sigmoid() * net[2](x)[:, :1]  # type: ignore[index,operator]
+        return out
+
+    (call,) = watch(net(nn.Identity()), wide)[-1].calls
+    assert call.is_gate
+    assert call.flat == pytest.approx(flat, abs=0.1)
+
+
+def test_the_expected_position_may_be_sharp() -> None:
+    """A soft argmax is no choice between things that are learned."""
+    rows = torch.arange(64.0)
+    (call,) = watch(
+        net(nn.Identity()), lambda net, x: net[2](net[0](x).mul(100).softmax(1) * rows)
+    )[-1].calls
+    assert (call.is_hidden, call.is_gate) == (False, False)
 
 
 def test_the_flat_share_of_both_ends_is_seen_before_the_function() -> None:

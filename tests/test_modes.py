@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_nndebug import Detector, ModeDetector, Severity, rule
-from lightning_nndebug.core.measurements.both_modes import BothModes
+from lightning_nndebug.core.measurements.both_modes import BothModes, _Shares
 from lightning_nndebug.core.measurements.dropouts import ActiveDropouts, DropoutCall, _is_explicit
 from lightning_nndebug.core.measurements.graphs import LostGraph
 from lightning_nndebug.core.measurements.modes import Modes, Stray
@@ -94,6 +94,16 @@ def test_layers_with_parameters_are_not_picked_one_by_one():
     """Two recurrent nets in eval mode are two findings."""
     nets = [stray(name=name, is_leaf=True, parameters=8) for name in ("encoder", "decoder")]
     assert in_eval(*nets) == ["encoder", "decoder"]
+
+
+def test_a_norm_without_statistics_is_not_kept_in_eval_mode_on_purpose():
+    """There is nothing to keep, unless its scale and shift are frozen as well."""
+    norms = {"effects": frozenset({"norm"}), "is_kept": True, "is_fresh": True}
+    strays = (stray(name="net.1", **norms), stray(name="net.4", **norms))
+    (one,) = ModeDetector().eval_while_training(Modes(True, strays))
+    assert (one.where, one.severity) == ("net.1", Severity.WARNING)
+    assert "and 1 more" in one.measured
+    assert in_eval(stray(**norms, is_partly_frozen=True)) == []
 
 
 def test_nobody_means_to_train_everything_in_eval_mode():
@@ -182,6 +192,49 @@ def test_the_kind_of_module_that_loses_it_is_named():
     assert found(rule, both(eval=2.4, eval_norms=2.3)) == ["BatchNorm2d"]
     assert found(rule, both(eval=2.4, eval_norms=0.5)) == ["Dropout"]
     assert found(rule, both(eval=float("nan"))) == []
+
+
+def test_dropout_by_hand_that_scales_nothing_adds_up():
+    """A tenth more is no matter; three halves are eight times as much."""
+    rule = ModeDetector().train_eval_disagreement
+    assert found(rule, both(unscaled={"a": 0.9})) == []
+    (one,) = rule(both(unscaled={"a": 0.5, "b": 0.5, "c": 0.5}))
+    assert (one.where, one.measured) == ("a", 0.125)
+
+
+class HandMade(nn.Module):
+    """Drops units, or whole rows, and scales what is left, or not."""
+
+    def __init__(self, *, rows: bool = False, scales: bool = False) -> None:
+        super().__init__()
+        self.p, self.rows, self.scales = 0.5, rows, scales
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        x = x * (torch.rand(x[:, :1].shape if self.rows else x.shape) > self.p)
+        return x / (1 - self.p) if self.scales else x
+
+
+@pytest.mark.parametrize(
+    ("drop", "is_first", "told"),
+    [
+        (HandMade(), False, True),
+        (HandMade(scales=True), False, False),
+        (HandMade(rows=True), False, False),
+        (HandMade(), True, False),
+    ],
+)
+def test_units_that_are_dropped_unscaled_are_told(drop, is_first, told):
+    """Whole rows may be left out, and what comes before the first layer is data to be corrupted."""
+    layers = [nn.Linear(64, 64), nn.Linear(64, 10)]
+    layers.insert(0 if is_first else 1, drop)
+    module = Classifier(nn.Sequential(*layers))
+    with _Shares(module) as shares:
+        for mode in (True, False):
+            drop.training = mode
+            module(digits()[0][:64])
+    assert list(shares.unscaled()) == [f"net.{layers.index(drop)}"] * told
 
 
 def test_a_momentum_that_lags_is_told():
@@ -549,8 +602,10 @@ def lone_dropout() -> Validated:
     return module
 
 
-def lone_norm() -> Validated:
+def lone_norm(*, seen: bool = False) -> Validated:
     module = Validated(net())
+    if seen:
+        module.net(digits()[0])
     module.net[1].eval()
     return module
 
@@ -566,7 +621,8 @@ def lone_norm() -> Validated:
         (ByHand, {}, [("MOD101", "net")]),
         (Parts, {}, [("MOD101", "backbone")]),
         (lone_dropout, {}, [("MOD101", "net.3")]),
-        (lone_norm, {}, []),
+        (lone_norm, {}, [("MOD101", "net.1")]),
+        (lambda: lone_norm(seen=True), {}, []),
         (lambda: NeverInEval(net()), {}, [("MOD102", "NeverInEval")]),
         (lambda: TrainInValidation(net()), {}, [("MOD102", "net")]),
         (lambda: Copied(net().requires_grad_(False)), {}, [("MOD102", "copies[0]")]),
@@ -878,6 +934,21 @@ class Noisy(DropPath):
 Residual = type("Residual", (Noisy,), {})
 
 
+class Unnamed(DropPath):
+    """Drops units, and is not called so."""
+
+    def forward(self, x):
+        h = self.inner(x)
+        return self.out(h * (torch.rand_like(h) > self.rate) / (1 - self.rate))
+
+
+class Corrupted(DropPath):
+    """Drops from the batch itself, as a denoising autoencoder does."""
+
+    def forward(self, x):
+        return self.out(self.inner(x * (torch.rand_like(x) > 0.3) / 0.7))
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -885,6 +956,8 @@ Residual = type("Residual", (Noisy,), {})
         (functools.partial(DropPath, 0.2), 1),
         (functools.partial(DropPath, 0.0), 0),
         (functools.partial(Residual, 0.2), 0),
+        (functools.partial(Unnamed, 0.2), 1),
+        (functools.partial(Corrupted, 0.2), 0),
     ],
 )
 def test_dropout_by_a_flag_or_by_hand_is_found(make, told):

@@ -35,6 +35,7 @@ _HOPS = 12  # operations between a layer and its activation function, such as a 
 _SLOPE = 3.0  # where the slope of tanh is 1 % of its steepest
 _SURE = 0.9975  # a probability at which the slope of softmax is
 _CHOICES = 4  # at least, to be sure of one of them is no matter of course
+_BOTH = 0.1  # the share that both ends have, at least, if it is no matter of a bias
 _HIDDEN = -5000.0  # the score of what a mask leaves out
 _QUERIES = 16  # of each head tell how attention chooses
 
@@ -77,8 +78,10 @@ class Activation:
             ends, always.
         inputs: How many numbers each unit is computed from; 0 if that is not known.
         rows: Samples, and positions in them, that have been seen in those looks.
-        flat: The share of values of this look in the flat ends of a function that has two.
+        flat: The share of values of this look in the flat ends of a function that has two. Of what
+            is not hidden, 0 if they are all at one end: a gate may well begin open, or shut.
         is_hidden: Whether the result goes into another layer, and not as a factor (a gate).
+        is_gate: Whether it weighs something else that is being learned, as a layer says.
     """
 
     function: str
@@ -90,6 +93,7 @@ class Activation:
     rows: int
     flat: float | None
     is_hidden: bool
+    is_gate: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,13 +221,17 @@ class _Call:
     place: str
     line: Line | None
     origin: _Origin | None
+    given: tuple[Any, int]
     busy: Tensor | None
     flat: Tensor | None
     rows: int
     units: int
     node: Any = None
+    torn: Tensor | None = None  # what is flat, if both ends are, or several choices
     imitates: bool = False
     gated: bool = False
+    weighs: bool = False
+    measures: bool = False
     is_choice: bool = False
     consumers: set[str] = field(default_factory=set)
 
@@ -309,6 +317,8 @@ class _Listener(ListeningMode):
             for one in given:
                 if call := self._by_node.get(through(one.grad_fn, _SCALING)):
                     call.gated = True
+                    call.weighs |= any(_is_other(two, one, call) for two in given)
+                    call.measures |= any(_is_ruler(two, one) for two in given)
         elif name in _NORMS:
             self._normed += 1
         elif name == "sum":
@@ -348,14 +358,16 @@ class _Listener(ListeningMode):
         name, low, high = _ends(name, args, kwargs)
         call = _Call(
             function=name.rstrip("_"), where=origin.where if origin else where, place=where,
-            line=line, origin=origin, busy=None, flat=None, rows=x.numel() // x.shape[axis],
-            units=x.shape[axis], imitates=x[0].numel() in self._sizes,
+            line=line, origin=origin, given=(x.grad_fn, x.output_nr), busy=None, flat=None,
+            rows=x.numel() // x.shape[axis], units=x.shape[axis],
+            imitates=x[0].numel() in self._sizes,
         )  # fmt: skip
         if math.isinf(high):
             others = [one for one in range(x.dim()) if one != axis % x.dim()]
             call.busy = ~(x.detach().amax(others) <= low)  # NaN is an illness of its own
         else:
-            call.flat = ((x.detach() <= low) | (x.detach() >= high)).float().mean()
+            ends = torch.stack([x.detach() <= low, x.detach() >= high]).flatten(1).float().mean(1)
+            call.flat, call.torn = ends.sum(), ends.sum() * (ends.min() > _BOTH)
         return call
 
     def _finished(self, call: _Call, result: Any) -> None:
@@ -370,11 +382,14 @@ class _Listener(ListeningMode):
         rows = (x > _HIDDEN).sum(axis) >= _CHOICES
         top = result.detach().amax(axis)
         sure = (top.exp() if name == "log_softmax" else top) > _SURE
-        flat = (sure & rows).sum() / rows.sum().clamp_min(1)
+        sure, number = sure & rows, rows.sum().clamp_min(1)
+        flat, choice = sure.sum() / number, result.detach().argmax(axis)
+        others = (sure & (choice != choice.flatten().mode().values)).sum() / number
         self._finished(
             _Call(
                 function=name, where=place[0], place=place[0], line=place[1], origin=None,
-                busy=None, flat=flat, rows=top.numel(), units=1, is_choice=True,
+                given=(x.grad_fn, x.output_nr), busy=None, flat=flat, rows=top.numel(), units=1,
+                torn=flat * (others > _BOTH), is_choice=True,
             ),
             result,
         )  # fmt: skip
@@ -470,8 +485,8 @@ class _Listener(ListeningMode):
                 looks.append((_any(busy), sum(one.rows for one in group)))
                 lazy.append((~_any([mask for mask, _ in _enough(looks)])).sum())
             else:
-                flat = [one.flat for one in group if one.flat is not None]
-                lazy.append(torch.stack(flat).mean())
+                flat = [one.flat if self._is_hidden(one) else one.torn for one in group]
+                lazy.append(torch.stack([one for one in flat if one is not None]).mean())
         answers: dict[str, _Answer] = {}
         for one in self._answers:
             answers.setdefault(one.where, one)
@@ -509,15 +524,20 @@ class _Listener(ListeningMode):
             rows=rows,
             flat=value if first.busy is None else None,
             is_hidden=any(self._is_hidden(one) for one in group),
+            is_gate=any(self._is_gate(one) for one in group),
         )
 
     def _is_hidden(self, call: _Call) -> bool:
         # A generator's picture goes into a layer as well, that of another net.
         elsewhere = all(_top(one) != _top(call.where) for one in call.consumers)
         handed_on = call.imitates and elsewhere
-        # The choice of a softmax is there to multiply something.
-        is_gate = call.gated and not call.is_choice
+        # The choice of a softmax is there to multiply something; that of a position may be sharp.
+        is_gate = call.measures if call.is_choice else call.gated
         return call.node in self._fed and not is_gate and not handed_on
+
+    def _is_gate(self, call: _Call) -> bool:
+        # A factor in between makes a soft step of a sigmoid, on purpose.
+        return call.weighs and (call.is_choice or through(call.given[0]) in self._origins)
 
 
 _HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT, "sum"}
@@ -525,6 +545,21 @@ _HEARD = {*_IDLE_BELOW, *_STEEP, *_LAYERS, *_GATES, *_NORMS, *_SOFT, "sum"}
 
 def _top(where: str) -> str:
     return where.partition(".")[0]
+
+
+def _is_other(one: Tensor, gate: Tensor, call: _Call) -> bool:
+    """Returns whether a gate weighs something learned, and not what it was computed from itself."""
+    node, output = call.given
+    while node is not None and node.name().partition("Backward")[0] in _SCALING:
+        made_of = [pair for pair in node.next_functions if pair[0] is not None]
+        node, output = made_of[0] if len(made_of) == 1 else (None, 0)
+    is_own = one.grad_fn is node and one.output_nr == output
+    return one is not gate and one.requires_grad and not is_own
+
+
+def _is_ruler(one: Tensor, gate: Tensor) -> bool:
+    """Returns whether this is the same for every sample, such as the positions of a soft argmax."""
+    return not one.requires_grad and (one.dim() < gate.dim() or len(one) == 1 < len(gate))
 
 
 def _is_values(x: Tensor) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from statistics import fmean
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..mode_effects import effect
+from ..listening import hookable
+from ..mode_effects import FRAMEWORKS, effect
 from ..sandbox import Sandbox
-from ..trainer import accumulation
+from ..trainer import accumulation, plain_name
 from . import Measurement, Moment
 from .repeatable import Repeatable, is_repeatable
 from .schedules import planned_steps
@@ -34,6 +37,7 @@ _SETTLED = 3.0  # time constants after which running statistics are within 5 % o
 _FRESH = 5.0  # time constants at the start of a run, where the target moves fastest
 _LONGER = 1.5  # times as far in the run, at least, is a second look
 _USUAL = 0.1  # the momentum of a norm in torch
+_TORN = 0.5  # of the rows, if single units are dropped
 _WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}  # where each process has all of the parameters
 
 
@@ -55,6 +59,8 @@ class BothModes(Measurement):
         batches: Batches since the beginning.
         settling: Time constants of the quickest norm's running statistics in the planned run; inf
             if that is not known. Below 1, much of what they were at the beginning is in them still.
+        unscaled: Dropouts of the user's own that leave what they keep as it is, in both modes: the
+            share that they keep, by name.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start", "on_train_batch_end")
@@ -70,6 +76,7 @@ class BothModes(Measurement):
     momentum: float
     batches: int
     settling: float = math.inf
+    unscaled: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> BothModes | None:
@@ -133,7 +140,7 @@ def _look(
     first = torch.stack(memory.initial)
     initial, spread = torch.stack([first.mean(), first.std()]).tolist()
     try:
-        with Sandbox(moment.trainer, moment.module) as sandbox:
+        with _Shares(moment.module) as shares, Sandbox(moment.trainer, moment.module) as sandbox:
 
             def losses(changed: list[nn.Module], runs: int = 1) -> list[float]:
                 sandbox.rewind()
@@ -166,7 +173,58 @@ def _look(
         momentum=momentum,
         batches=batches,
         settling=planned * quickest,
+        unscaled=shares.unscaled(),
     )
+
+
+class _Shares(ExitStack):
+    """Sees what dropouts of the user's own do to the answers of layers, in either mode."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._kept: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
+        self._is_hidden = False  # what comes before the first layer is data, to be corrupted
+        leaves = [(plain_name(name), one) for name, one in hookable(module) if not one._modules]
+        own = [
+            (name, one)
+            for name, one in leaves
+            if one.training and effect(one) == "noise" and not _is_of_framework(one)
+        ]
+        for name, one in own:
+            self.callback(one.register_forward_hook(functools.partial(self._see, name)).remove)
+        for _, one in leaves if own else ():
+            if next(one.parameters(), None) is not None:
+                self.callback(one.register_forward_hook(self._layer).remove)
+
+    def _layer(self, *_: Any) -> None:
+        self._is_hidden = True
+
+    def _see(self, name: str, module: nn.Module, given: Any, result: Any) -> None:
+        x = given[0] if given else None
+        if not (self._is_hidden and isinstance(x, Tensor) and isinstance(result, Tensor)):
+            return
+        if x.shape != result.shape or x.dim() < 2:  # noqa: PLR2004
+            return
+        is_left = (result == x) | (result == 0)
+        kept, there = (result != 0).sum(-1), (x != 0).sum(-1)
+        # Whole rows may be left out: a word, a branch, a modality.
+        is_torn = ((kept > 0) & (kept < there)).float().mean() > _TORN
+        share = kept.sum() / there.sum()
+        is_dropout = is_left.all() & (is_torn if module.training else share == 1)
+        self._kept[module.training][name] = torch.where(is_dropout, share, torch.nan)
+
+    def unscaled(self) -> dict[str, float]:
+        """Returns the share that is kept in train mode, of those that keep everything in eval."""
+        names = [name for name in self._kept[True] if name in self._kept[False]]
+        if not names:
+            return {}
+        shares = [torch.stack([self._kept[mode][name] for name in names]) for mode in (True, False)]
+        kept = torch.where(shares[1].isnan(), torch.nan, shares[0]).tolist()
+        return {name: one for name, one in zip(names, kept, strict=True) if one < 1}
+
+
+def _is_of_framework(module: nn.Module) -> bool:
+    return f"{type(module).__module__}.".startswith(FRAMEWORKS)
 
 
 def _kinds(modules: list[nn.Module]) -> tuple[str, ...]:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from types import FrameType, SimpleNamespace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..listening import ListeningMode, hookable
+from ..masks import DRAWS, RandomMasks
 from ..sandbox import named_tensors, running
 from ..source import Line, outward, owner_of
 from ..trainer import eagerly, plain_name
@@ -33,8 +35,8 @@ _PARAMETERS = {
         inspect.signature(functional.multi_head_attention_forward).parameters
     ),
 }
-# Dropout that is written by hand: what a function or class is called that draws at random.
-_DRAWS = ("rand", "rand_like", "bernoulli", "bernoulli_")
+# Dropout that is written by hand: what a function or class is called that draws at random. What is
+# called otherwise is told by what it does.
 _BY_HAND = re.compile(r"drop_?(out|path|block|connect)|stochastic_?depth", re.IGNORECASE)
 _RATES = re.compile(r"drop|prob|rate|^p$")
 _TIMES = 2  # as many rows as the batch has: it was repeated
@@ -117,18 +119,37 @@ class _Listener(ListeningMode):
         self.error: Exception | None = None
         self._owners: dict[Line, int] = {}
         self._passes: Counter[int] = Counter()
+        self._masks = RandomMasks()
         self._rows = max((len(t) for _, t in named_tensors(batch) if t.dim()), default=0)
         self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
         self._batch = {address(tensor) for _, tensor in named_tensors(batch)} - {None}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.error is None and not running() and _drops(func, args, kwargs):
+        result = func(*args, **kwargs)
+        if self.error is None and not running():
             try:
-                self._note(sys._getframe(1), func.__name__ in _DRAWS, _rows(args, kwargs))
+                self._hear(func, args, kwargs, result, sys._getframe(1))
             except Exception as error:
                 self.error = error
-        return func(*args, **kwargs)
+        return result
+
+    def _hear(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+        frame: FrameType,
+    ) -> None:
+        name = getattr(func, "__name__", "")
+        if _drops(func, args, kwargs):
+            self._note(frame, name in DRAWS, _rows(args, kwargs))
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            source = self._masks.follow(name, args, kwargs, result)
+        if source is not None and source not in self._batch:
+            rows = 0 if any(isinstance(one, nn.Parameter) for one in args) else _rows(args, kwargs)
+            self._note(frame, True, rows, is_proven=True)
 
     def pass_(self, module: nn.Module, _: Any) -> None:
         """Counts how often a module of the user's is called."""
@@ -140,7 +161,9 @@ class _Listener(ListeningMode):
             again = call.is_repeated or self._passes[self._owners[line]] > 1
             yield replace(call, is_repeated=again)
 
-    def _note(self, frame: FrameType, is_by_hand: bool, rows: int) -> None:
+    def _note(
+        self, frame: FrameType, is_by_hand: bool, rows: int, *, is_proven: bool = False
+    ) -> None:
         """Notes the line that is to blame, unless dropping is what it is there for."""
         frames = list(outward(frame))
         owners = [owner_of(one.f_code.co_filename) for one in frames]
@@ -156,7 +179,9 @@ class _Listener(ListeningMode):
         line = Line.of(outside[0])
         told = (*(one.f_code.co_name for one in inside), line.text)
         is_named = any("drop" in one or "attention" in one for one in told)
-        if not (_is_by_hand(outside[0]) if is_by_hand else is_named):
+        is_told = any((one.file, one.function) == (line.file, line.function) for one in self.calls)
+        known = _is_by_hand(outside[0]) if is_by_hand else is_named
+        if not (known or (is_proven and not is_told)):
             return
         callers = [(one.f_code.co_name, _self(one)) for one in outside]
         modules = [(name, one) for name, one in callers if id(one) in self._names]
@@ -180,7 +205,7 @@ class _Listener(ListeningMode):
 def _drops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Returns whether this is a call of dropout, or of attention with dropout, that drops."""
     name = getattr(func, "__name__", "")
-    if name in _DRAWS:
+    if name in DRAWS:
         return True
     names = ("input", "p", "training") if "dropout" in name else _PARAMETERS.get(name)
     if names is None:

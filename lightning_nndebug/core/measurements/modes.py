@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..mode_calls import ModeCalls
-from ..mode_effects import FRAMEWORKS, Effect, effect, reads_mode
+from ..mode_effects import FRAMEWORKS, Effect, effect, is_norm, reads_mode
 from ..sandbox import named_tensors, running
 from ..source import Line
 from ..trainer import plain_name
@@ -40,6 +40,7 @@ class Stray:
         is_whole: Whether it holds every parameter that is being trained.
         is_partly_frozen: Whether it holds parameters that do not require a gradient.
         is_kept: Whether a class of the user's overrides ``train`` around it.
+        is_fresh: Whether it holds norms, and no batch has gone into their statistics yet.
         passes: How often a batch of validation went through it, if it is a dropout: twice if that
             was repeated. 0 if that is not known, or if other dropouts were in eval mode.
         since: ``"call"`` of train() or eval(); ``"start"`` of the run; ``"validation"``, which
@@ -57,6 +58,7 @@ class Stray:
     is_whole: bool = False
     is_partly_frozen: bool = False
     is_kept: bool = False
+    is_fresh: bool = False
     passes: int = 0
     since: Since = "unknown"
     line: Line | None = None
@@ -143,10 +145,12 @@ class _Watch:
     # By optimizer: its last update; which modules were off then without harm, for how many looks.
     _updates: dict[int, int] = field(default_factory=dict)
     _healthy: dict[int, tuple[list[int], int]] = field(default_factory=dict)
+    _fresh: dict[int, bool] = field(default_factory=dict)
 
     def meet(self, module: nn.Module, wrapper: nn.Module) -> None:
         """Lists the modules to watch; they may have changed since the last time."""
         self._wrapper = wrapper
+        self._fresh.clear()
         self._tree = dict(module.named_modules())
         readers = [(name, one) for name, one in self._tree.items() if reads_mode(type(one))]
         self._names = [name for name, _ in readers]
@@ -271,10 +275,19 @@ class _Watch:
             is_whole=learning is not None and learning <= set(map(id, parameters)),
             is_partly_frozen=not all(one.requires_grad for one in parameters),
             is_kept=any(_overrides_train(type(one)) for one in above),
+            is_fresh=right and self._is_fresh([one for one in parts if is_norm(one)]),
             passes=0 if right else self._passes[id(root)],
             since=since,
             line=None if call is None else call.line,
         )
+
+    def _is_fresh(self, norms: list[Any]) -> bool:
+        for one in norms:
+            if id(one) not in self._fresh:  # in eval mode, it stays what it is
+                self._fresh[id(one)] = bool(
+                    ((one.running_mean == 0) & (one.running_var == 1)).all()
+                )
+        return bool(norms) and all(self._fresh[id(one)] for one in norms)
 
     def _last_seen(self, module: nn.Module, mode: bool) -> int:
         return max(self._all_seen[mode], self._seen[mode].get(id(module), 0))
