@@ -712,6 +712,12 @@ def test_images_that_were_read_in_the_wrong_order(colours: int, make: str, is_vi
     assert bool([*scrambled_images(first(made))]) == sick
 
 
+@pytest.mark.parametrize("given", [torch.arange(4), torch.ones(0, 3, 8, 8)])
+def test_what_is_no_image_has_no_likeness(given: torch.Tensor) -> None:
+    """One number a sample, as an embedding gets, or no sample at all."""
+    assert _likeness(given, 2 * (given.dim() - 1)).count_nonzero() == 0
+
+
 # -- order
 
 

@@ -341,12 +341,14 @@ def _apart(layer: FirstLayer) -> int:
 
 def _likeness(images: Tensor, apart: int) -> Tensor:
     """Returns the correlations between rows that lie so far apart, for each distance up to it."""
+    if not apart or not len(images):
+        return images.new_zeros(apart, dtype=torch.float32)
     width = images.shape[-1]
     flat = images.detach()[: max(1, _PIXELS // images[0].numel())].flatten(1).float()
     flat = flat - flat.mean(1, keepdim=True)
     pairs = [(flat[:, k * width :], flat[:, : -k * width]) for k in range(1, apart + 1)]
     found = [torch.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in pairs]
-    return torch.stack(found) if found and flat.numel() >= _FEW else flat.new_zeros(apart)
+    return torch.stack(found) if flat.numel() >= _FEW else flat.new_zeros(apart)
 
 
 def _described(layer: FirstLayer) -> dict[str, Any]:
