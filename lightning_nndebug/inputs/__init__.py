@@ -27,7 +27,7 @@ from ..core.statistics import homogeneity
 from .axes import exchanged_sides, recut, scrambled_images, scrambled_sequences
 from .pretrained import unnormalized
 from .relatedness import are_distinct, leak, relations
-from .skew import filled, is_chance, skew, steps
+from .skew import OFTEN, filled, is_chance, skew, steps
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
 _ALIKE = 128  # and so many samples, before those of a batch are: most of them may be blank
@@ -393,7 +393,7 @@ class InputDetector(Detector):
             yield Evidence(
                 where=rows.name,
                 measured=share,
-                limit=0.0,
+                limit=OFTEN,
                 message=f"column {column * rows.step} is {value:.3g} in {share:.0%} of "
                 f"{len(validation)} samples of validation, far from all {len(train)} of training",
                 causes=("Gaps are filled with another value than in training",),

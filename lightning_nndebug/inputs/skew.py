@@ -12,7 +12,7 @@ _IQR = 1.349  # interquartile range of a normal distribution with deviation 1
 _SPLITS = 10  # of each set
 _CLOSE = 0.1  # and no distance to speak of
 _WIDE = 10.0  # times as wide: by then, halves of one set have little in common
-_OFTEN, _COPIES = 0.03, 8  # the share of a value, and how often it is there: that is no chance
+OFTEN, _COPIES = 0.03, 8  # the share of a value, and how often it is there: that is no chance
 _FAR = 2.0  # interquartile ranges from the next value
 _FLAT = 0.5  # of the usual deviation: pixels that vary less are background
 
@@ -70,7 +70,7 @@ def filled(train: Tensor, validation: Tensor) -> tuple[int, float, float] | None
     low, high = train.amin(0), train.amax(0)
     ranges = train.quantile(0.75, dim=0) - train.quantile(0.25, dim=0)
     far = torch.maximum(low - values, values - high) > _FAR * ranges
-    usable = far & (ranges > 0) & (shares > _OFTEN) & (shares * len(validation) >= _COPIES)
+    usable = far & (ranges > 0) & (shares > OFTEN) & (shares * len(validation) >= _COPIES)
     for column in usable.nonzero().flatten().tolist():
         if len(torch.unique(train[:, column])) > len(train) / 2:
             return column, float(values[column]), float(shares[column])
