@@ -593,9 +593,9 @@ class LossDetector(Detector):
             - Minimize the loss
 
         When it is fine:
-            The classes are ranks, and their distances mean something: then declare them as
-            floating point numbers. An adversary that maximizes a loss is not reported as long as
-            something else is minimized beside it.
+            The classes are ranks or counts, and their distances mean something: where the inputs
+            show that, it is known; else declare them as floating point numbers. An adversary that
+            maximizes a loss is not reported as long as something else is minimized beside it.
 
         References:
             goodfellow2016deep, humbatova2020taxonomy

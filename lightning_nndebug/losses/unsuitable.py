@@ -62,17 +62,29 @@ def flipped(found: LossInputs) -> Iterator[Evidence]:
 def squared_classes(found: LossInputs, seen: Labels) -> Iterator[Evidence]:
     """Numbers of classes that are taken for quantities."""
     has_accuracy = any(map(_ACCURACY.search, found.metrics))
+    known = found.numbering
     for one in found.inputs:
         call, labels = one.call, one.labels
-        if call.function not in ELEMENTWISE or not (call.is_integer and labels and call.whole):
+        if call.function not in ELEMENTWISE or not (labels and call.whole and known.is_over):
+            continue
+        is_known = known.target == str(call.place)
+        are_names = is_known and known.are_names
+        if not (call.is_integer or are_names) or (is_known and known.are_quantities):
             continue
         counts = seen[where(call)] = _sum(seen.get(where(call), []), labels)
-        if _are_classes(counts, even=_EVEN) or (has_accuracy and _are_classes(counts, even=1e9)):
+        is_even = _are_classes(counts, even=_EVEN)
+        if is_even or ((has_accuracy or are_names) and _are_classes(counts, even=1e9)):
+            kinds = "integers, " if call.is_integer else ""
+            others = (
+                f" ({known.luck:.0%} of other numberings are as easy to predict)"
+                if are_names
+                else ""
+            )
             yield Evidence(
                 where=where(call),
                 measured=f"{len(counts)} classes",
-                message=f"the targets at {call.line} are integers, the numbers of "
-                f"{len(counts)} classes; a squared error takes class 0 and 1 for neighbours",
+                message=f"the targets at {call.line} are {kinds}the numbers of {len(counts)} "
+                f"classes{others}; a squared error takes class 0 and 1 for neighbours",
                 fixes=(f"Give the net {len(counts)} outputs and use cross_entropy",),
                 details={"counts": counts},
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -129,33 +130,46 @@ def errors(inputs: Tensor, targets: Tensor) -> tuple[float, float, float]:
         inputs: One row for each sample.
         targets: Class numbers, or one row of values for each sample.
     """
+    is_class = targets.dim() == 1
+    wanted = torch.nn.functional.one_hot(targets).double() if is_class else targets.double()
+    wanted = wanted - wanted.mean(0)
+    found = []
+    for trials in left_out(inputs, wanted):
+        if is_class:
+            wrong = [(wanted - one).argmax(1) != targets for one in trials]
+            found.append(min(float(one.double().mean()) for one in wrong))
+        else:
+            found.append(min(float(one.square().sum() / wanted.square().sum()) for one in trials))
+    constant = 1 - float(torch.bincount(targets).max()) / len(targets) if is_class else 1.0
+    return found[0], found[1], constant
+
+
+def left_out(inputs: Tensor, wanted: Tensor) -> Iterator[list[Tensor]]:
+    """Yields by what simple models miss each sample when they know all others.
+
+    First those of linear models, then those of models with Gaussian kernels; several of each, from
+    the least penalty to the largest (ridge regression, left one out in closed form).
+
+    Args:
+        inputs: One row for each sample.
+        wanted: One row of values for each sample, of mean 0.
+    """
     inputs = inputs.double()
     inputs = inputs - inputs.mean(0)
     spread = inputs.square().mean(0).sqrt()
     inputs = inputs / spread.clamp_min(1e-6 * float(spread.max()) + 1e-30)
-    is_class = targets.dim() == 1
-    wanted = torch.nn.functional.one_hot(targets).double() if is_class else targets.double()
-    wanted = wanted - wanted.mean(0)
     gram = inputs @ inputs.T
     squares = gram.diagonal()[:, None] + gram.diagonal()[None] - 2 * gram
     gaussian = torch.exp(-squares / squares.median().clamp_min(1e-12))
-    found = []
     for kernel in (gram, gaussian - gaussian.mean(0) - gaussian.mean(1)[:, None] + gaussian.mean()):
         values, vectors = torch.linalg.eigh(kernel)
         values, inner = values.clamp_min(0), vectors.T @ wanted
-        trials = []
+        residuals = []
         for penalty in _PENALTIES:
             shrunk = 1 / (values + penalty * values.max() + 1e-12)
-            # The residual of a sample that is left out, in closed form. The mean is left out, too.
-            own = (vectors.square() @ shrunk)[:, None]
-            residual = (vectors @ (shrunk[:, None] * inner)) / own
-            if is_class:
-                trials.append(float(((wanted - residual).argmax(1) != targets).double().mean()))
-            else:
-                trials.append(float(residual.square().sum() / wanted.square().sum()))
-        found.append(min(trials))
-    constant = 1 - float(torch.bincount(targets).max()) / len(targets) if is_class else 1.0
-    return found[0], found[1], constant
+            own = (vectors.square() @ shrunk)[:, None]  # the mean is left out, too
+            residuals.append((vectors @ (shrunk[:, None] * inner)) / own)
+        yield residuals
 
 
 def _whole(one: Any) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import Measurement, Moment
 from .loss_calls import LossCall, LossCalls
+from .numbering import Numbering
 from .scores import Doubt, Turned
 
 _READ = 2**20  # entries of a tensor that are looked at: its first rows
@@ -120,16 +121,18 @@ class LossInputs(Measurement):
         metrics: Names of what has been logged so far.
         doubt: What the user's accuracy says beside what the answers of validation are.
         turned: A score that is worse than that of a guess, as if answers were turned around.
+        numbering: Whether whole numbers of the targets are quantities, or names.
     """
 
     hooks: ClassVar[tuple[str, ...]] = LossCalls.hooks
-    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, Doubt, Turned)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, Doubt, Turned, Numbering)
 
     inputs: tuple[LossInput, ...]
     way: int = 0
     metrics: tuple[str, ...] = ()
     doubt: Doubt = field(default_factory=Doubt)
     turned: Turned = field(default_factory=Turned)
+    numbering: Numbering = field(default_factory=Numbering)
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossInputs | None:
@@ -144,6 +147,7 @@ class LossInputs(Measurement):
             tuple(map(str, moment.trainer.callback_metrics)),
             moment.take(Doubt) or Doubt(),
             moment.take(Turned) or Turned(),
+            moment.take(Numbering) or Numbering(),
         )
 
 
