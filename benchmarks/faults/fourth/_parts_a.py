@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -80,7 +81,7 @@ def tables(*tensors: Tensor, held_out: int) -> tuple[TensorDataset, TensorDatase
 def dense(*widths: int) -> nn.Sequential:
     """Linear layers with ReLUs between them."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

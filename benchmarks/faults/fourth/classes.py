@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 from .. import fault
 from .._parts import Program, digits
-from ._parts_a import Sorter, Trained, dense, dice, feed, small_convnet, tables
+from ._parts_a import Sorter, Trained, dense, dice, feed, tables
 
 
 class Grid(Trained):
@@ -187,7 +187,7 @@ class Speller(Trained):
     "CLS105",
     "CLS107",
     source="https://github.com/meijieru/crnn.pytorch/issues/132, "
-    + "https://pytorch.org/docs/stable/generated/torch.nn.CTCLoss.html (the blank is label 0)",
+     "https://pytorch.org/docs/stable/generated/torch.nn.CTCLoss.html (the blank is label 0)",
 )
 def letter_a_is_the_blank(fixed: bool) -> Program:
     """Letters count from nought, and nought is the blank of CTCLoss: no text with an A is ever spelled."""
