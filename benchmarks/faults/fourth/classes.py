@@ -187,7 +187,7 @@ class Speller(Trained):
     "CLS105",
     "CLS107",
     source="https://github.com/meijieru/crnn.pytorch/issues/132, "
-     "https://pytorch.org/docs/stable/generated/torch.nn.CTCLoss.html (the blank is label 0)",
+    "https://pytorch.org/docs/stable/generated/torch.nn.CTCLoss.html (the blank is label 0)",
 )
 def letter_a_is_the_blank(fixed: bool) -> Program:
     """Letters count from nought, and nought is the blank of CTCLoss: no text with an A is ever spelled."""

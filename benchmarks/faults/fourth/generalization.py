@@ -34,7 +34,7 @@ class Explains(Trained):
     "GEN101",
     "GEN105",
     source="https://datarekha.com/interview/machine-learning/target-encoding-leakage/, "
-     "https://stats.stackexchange.com/posts/567095 (target encoding)",
+    "https://stats.stackexchange.com/posts/567095 (target encoding)",
 )
 def average_of_the_shop_includes_the_sale(fixed: bool) -> Program:
     """A shop is encoded as the mean of its sales, the very sale among them, and most shops have two."""
@@ -233,7 +233,7 @@ def padded(side: str):
     "GEN105",
     "INP202",
     source="https://github.com/zai-org/ChatGLM-6B/issues/327, "
-     "https://github.com/unslothai/unsloth/issues/284",
+    "https://github.com/unslothai/unsloth/issues/284",
 )
 def padded_left_to_train_and_right_to_validate(fixed: bool) -> Program:
     """The last place is read; songs to train on are padded on the left, those to validate on the right."""

@@ -48,7 +48,7 @@ class DigitModule(pl.LightningDataModule):
 @fault(
     "INP203",
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/7728, "
-     "https://github.com/allenai/RL4LMs/issues/47",
+    "https://github.com/allenai/RL4LMs/issues/47",
 )
 def split_anew_by_each_loader(fixed: bool) -> Program:
     """Both loaders call random_split, and without a seed each draws its own: most of one is in the other."""

@@ -64,7 +64,7 @@ class GraduallyThawed(Trained):
     "MOD101",
     "GEN101",
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/20573, "
-     "https://github.com/Lightning-AI/pytorch-lightning/issues/17361",
+    "https://github.com/Lightning-AI/pytorch-lightning/issues/17361",
 )
 def thawed_by_hand_and_left_in_eval(fixed: bool) -> Program:
     """freeze() put the encoder in eval mode, and requires_grad alone is set back: no dropout, stale norms."""
@@ -111,7 +111,7 @@ class Consistent(Trained):
 @fault(
     "MOD105",
     source="https://github.com/kekmodel/FixMatch-pytorch (all images go through the net at once), "
-     "https://arxiv.org/abs/1911.09665 (AdvProp: norms of two distributions)",
+    "https://arxiv.org/abs/1911.09665 (AdvProp: norms of two distributions)",
 )
 def clean_and_spoilt_share_a_norm_in_turn(fixed: bool) -> Program:
     """Clean and spoilt images pass the norms one after the other: what they remember fits neither."""
@@ -242,7 +242,7 @@ class Thrifty(nn.Module):
     "MOD104",
     "UPD102",
     source="https://github.com/Lyken17/pytorch-memonger/issues/4, "
-     "https://github.com/pytorch/pytorch/issues/7617",
+    "https://github.com/pytorch/pytorch/issues/7617",
 )
 def checkpoints_of_what_needs_no_gradient(fixed: bool) -> Program:
     """Blocks are checkpointed, and images require no gradient: neither does what comes out of a block."""
