@@ -96,7 +96,7 @@ def frames(size: int = 1500, height: int = 12, width: int = 20) -> tuple[Tensor,
     shapes[2] = 1.0
     shapes[2, 1:4, 1:4] = 0.0
     shapes[3, :, 1:4] = 1.0
-    x = 0.6 * torch.randn(size, height, width, generator=g)
+    x = 0.5 * torch.randn(size, height, width, generator=g)
     row = torch.randint(height - 4, (size,), generator=g).tolist()
     column = torch.randint(width - 4, (size,), generator=g).tolist()
     for i, (r, c) in enumerate(zip(row, column, strict=True)):
@@ -122,7 +122,8 @@ class PointNet(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.point, self.head = dense(3, 32, 64), dense(64, 32, classes)
+        self.point = dense(3, 32, 64)
+        self.head = nn.Sequential(nn.LayerNorm(64), *dense(64, 32, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.point(x).amax(1))

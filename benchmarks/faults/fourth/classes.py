@@ -165,8 +165,9 @@ class Speller(Trained):
 
     def __init__(self, letters: int) -> None:
         super().__init__()
-        layers = [nn.Conv1d(8, 48, 5, padding=2), nn.ReLU(), nn.Conv1d(48, 48, 5, padding=2)]
-        self.net = nn.Sequential(*layers, nn.ReLU(), nn.Conv1d(48, letters, 1))
+        layers = [nn.Conv1d(8, 48, 5, padding=2), nn.BatchNorm1d(48), nn.ReLU()]
+        layers += [nn.Conv1d(48, 48, 5, padding=2), nn.BatchNorm1d(48), nn.ReLU()]
+        self.net = nn.Sequential(*layers, nn.Conv1d(48, letters, 1))
 
     def measure(self, batch):
         sound, text, length = batch

@@ -116,6 +116,7 @@ class Picture(nn.Module):
 
 @fault(
     "GEN102",
+    "LOS104",
     source="https://arxiv.org/abs/2006.10739 (Fourier features let networks learn high frequencies)",
 )
 def picture_from_bare_coordinates(fixed: bool) -> Program:
@@ -150,7 +151,7 @@ def epochs_counted_without_accumulation(fixed: bool) -> Program:
     if fixed:
         epochs *= accumulate
     return Program(
-        Sorter(dense(16, 64, 64, 3), lr=3e-3),
+        Sorter(dense(16, 48, 48, 3), lr=2e-3),
         **loaders,
         trainer={"max_epochs": epochs, "accumulate_grad_batches": accumulate},
     )

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader
 
-from .. import fault
+from .. import HUMBATOVA, fault
 from .._parts import Program, digits
 from ._parts_a import Trained, dense, dice, feed, hits, small_convnet, tables
 
@@ -81,11 +81,11 @@ class Similar(Trained):
 def cosine_for_scores_up_to_five(fixed: bool) -> Program:
     """Pairs of sentences are scored from nought to five, and the cosine that is to say so ends at one."""
     g = dice(62)
-    score = torch.randint(6, (2000,), generator=g)
-    topic = torch.randint(12, (2000, 2), generator=g)
-    first = 10 * topic[:, :1] + torch.randint(10, (2000, 10), generator=g)
-    other = 10 * topic[:, 1:] + torch.randint(10, (2000, 10), generator=g)
-    same = 10 * topic[:, :1] + torch.randint(10, (2000, 10), generator=g)
+    score = torch.randint(6, (3000,), generator=g)
+    topic = torch.randint(12, (3000, 2), generator=g)
+    first = 10 * topic[:, :1] + torch.randint(10, (3000, 10), generator=g)
+    other = 10 * topic[:, 1:] + torch.randint(10, (3000, 10), generator=g)
+    same = 10 * topic[:, :1] + torch.randint(10, (3000, 10), generator=g)
     second = torch.where(torch.arange(10) < 2 * score[:, None], same, other)
     samples = [
         {"first": a, "second": b, "score": s}
@@ -93,8 +93,8 @@ def cosine_for_scores_up_to_five(fixed: bool) -> Program:
     ]
     return Program(
         Similar(fixed=fixed),
-        **feed(samples[:1600], samples[1600:]),
-        trainer={"max_epochs": 6},
+        **feed(samples[:2500], samples[2500:]),
+        trainer={"max_epochs": 4},
     )
 
 
@@ -120,7 +120,7 @@ class Recommender(Trained):
 
 @fault(
     "OUT103",
-    source="https://arxiv.org/abs/1910.11015 (taxonomy of real faults: the wrong input of a layer)",
+    source=HUMBATOVA + " (wrong input to a layer)",
 )
 def person_looked_up_in_both_tables(fixed: bool) -> Program:
     """A line was copied, and the table of the books is asked for the person: no book is ever looked at."""
@@ -247,7 +247,9 @@ class Steering(Trained):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__()
-        self.net, self.fixed = dense(6, 64, 64, 6 if fixed else 1), fixed
+        layers = [nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()]
+        self.net = nn.Sequential(*layers, nn.Linear(64, 6 if fixed else 1))
+        self.fixed = fixed
 
     def forward(self, x):
         if not self.fixed:
