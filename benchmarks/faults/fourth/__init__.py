@@ -1,0 +1,1 @@
+"""The fourth round of programs written blind."""
