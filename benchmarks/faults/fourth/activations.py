@@ -70,7 +70,7 @@ def features_that_never_fire(fixed: bool) -> Program:
     with torch.no_grad():
         hidden = scaled(net[0](x))
     data = two_loaders(hidden)
-    return Program(Dictionary(sparsity=0.3 if fixed else 8.0), **data, trainer={"max_epochs": 6})
+    return Program(Dictionary(sparsity=0.3 if fixed else 50.0), **data, trainer={"max_epochs": 6})
 
 
 @fault(
@@ -96,7 +96,7 @@ def true_taken_for_a_slope(fixed: bool) -> Program:
         activation(),
         nn.Linear(64, 4),
     )
-    data = two_loaders(*shapes(2400))
+    data = two_loaders(*shapes(2000))
     return Program(Classifier(net, lr=2e-3), **data, trainer={"max_epochs": 6})
 
 
