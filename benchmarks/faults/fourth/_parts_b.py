@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import lightning.pytorch as pl
@@ -63,7 +64,7 @@ def r2(prediction: Tensor, target: Tensor) -> Tensor:
 def dense(*widths: int) -> nn.Sequential:
     """Linear layers with a ReLU between any two."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -131,7 +132,7 @@ def instruments(size: int = 1200, length: int = 256) -> tuple[Tensor, Tensor]:
     phase = 6.28 * torch.rand(size, 4, 1, generator=source(2))
     times = torch.arange(length) * pitch * torch.arange(1, 5)[:, None]
     sound = (parts[..., None] * torch.sin(times + phase)).sum(1)
-    sound = sound / sound.std(1, keepdim=True) + 0.2 * noise(size, length, seed=3)
+    sound = sound / sound.std(1, keepdim=True) + 0.7 * noise(size, length, seed=3)
     return sound[:, None], kind
 
 

@@ -14,7 +14,6 @@ from ._parts_b import (
     Learner,
     dense,
     hits,
-    instruments,
     noise,
     r2,
     scaled,
@@ -253,9 +252,7 @@ class SpikingNet(nn.Module):
 def spikes_without_a_slope(fixed: bool) -> Program:
     """The neurons of a spiking net compare with a threshold, and no surrogate slope stands in for it."""
     data = two_loaders(*digits(1797))
-    return Program(
-        Classifier(SpikingNet(fixed=fixed), lr=2e-3), **data, trainer={"max_epochs": 6}
-    )
+    return Program(Classifier(SpikingNet(fixed=fixed), lr=2e-3), **data, trainer={"max_epochs": 6})
 
 
 class Compressor(Learner):

@@ -17,7 +17,6 @@ from ._parts_b import (
     hits,
     noise,
     r2,
-    scaled,
     source,
     two_loaders,
     whole,
@@ -134,7 +133,8 @@ class Topics(Learner):
     "GRD103",
     "UPD102",
     "LOS107",
-    source=HUMBATOVA + "; https://docs.pytorch.org/docs/stable/notes/autograd.html (what .data does)",
+    source=HUMBATOVA
+    + "; https://docs.pytorch.org/docs/stable/notes/autograd.html (what .data does)",
 )
 def vectors_looked_up_in_data(fixed: bool) -> Program:
     """The word vectors are taken out of weight.data by index: no gradient finds its way back."""
@@ -288,7 +288,7 @@ def recordings_in_volts(fixed: bool) -> Program:
     place = torch.zeros(3, 8)
     place[0, :3], place[1, 3:6], place[2, 5:] = 1.0, 1.0, 1.0
     rhythm = torch.sin(6.283 * (9 + 3 * noise(size, 1, 1, seed=2).sigmoid()) * t + phase)
-    volts = 1e-5 * (place[kind][..., None] * rhythm + noise(size, 8, 128, seed=3))
+    volts = 1e-5 * (place[kind][..., None] * rhythm + 2.5 * noise(size, 8, 128, seed=3))
     if fixed:
         volts = volts / volts.std()
     net = nn.Sequential(

@@ -14,18 +14,13 @@ from .. import HUMBATOVA, fault
 from .._parts import Program, digits
 from ._parts_b import (
     Classifier,
-    Learner,
     consumption,
     dense,
     headlines,
-    hits,
     instruments,
     noise,
     r2,
-    sales,
-    scaled,
     shapes,
-    stars,
     two_loaders,
     whole,
 )
@@ -153,7 +148,7 @@ def cosine_that_climbs_again(fixed: bool) -> Program:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=length)
 
     def optimizer(parameters):
-        return torch.optim.SGD(parameters, lr=0.3, momentum=0.9)
+        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
     data = two_loaders(*instruments(1000), batch_size=16)
     return Program(
@@ -163,44 +158,37 @@ def cosine_that_climbs_again(fixed: bool) -> Program:
     )
 
 
-class Painting(Learner):
-    """Brightness as a function of the place: a small coordinate net, with Fourier features."""
-
-    def __init__(self, *, fixed: bool) -> None:
-        super().__init__()
-        self.register_buffer("waves", 6.0 * noise(2, 48, seed=1))
-        self.net, self.fixed = dense(96, 96, 96, 1), fixed
-
-    def step(self, batch):
-        place, brightness = batch
-        turns = place @ self.waves
-        out = self.net(torch.cat([turns.sin(), turns.cos()], 1))
-        return F.mse_loss(out, brightness), {"r2": r2(out, brightness)}
-
-    def configure_optimizers(self):
-        if self.fixed:
-            return torch.optim.Adam(self.parameters(), lr=3e-3)
-        return torch.optim.Adam(self.parameters(), lr=5e-2, betas=(0.9, 0.9))
-
-
 @fault(
-    "LRN105",
     "LRN101",
+    "UPD103",
+    "LOS104",
+    "ACT101",
     "GRD101",
-    "LOS108",
-    source="https://arxiv.org/abs/2304.09871 (spikes of Adam, and what its second moment has to do with "
-    "them)",
+    source="https://arxiv.org/abs/1706.02677 (the linear scaling rule)",
 )
-def spikes_from_a_short_memory(fixed: bool) -> Program:
-    """Adam with a beta2 of 0.9 and a rate of 0.05: whenever the loss is low, a step goes astray."""
-    from sklearn.datasets import load_sample_image
+def scaled_the_wrong_way(fixed: bool) -> Program:
+    """The rate of a batch of 256 is scaled to one of 16, but divided where it was to be multiplied."""
+    batch_size = 16
+    factor = batch_size / 256
 
-    picture = torch.tensor(load_sample_image("china.jpg")[40:424:6, 100:484:6].mean(2))
-    rows, columns = torch.meshgrid(*2 * [torch.linspace(-1, 1, 64)], indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], 1)
-    brightness = scaled(picture.flatten()[:, None].float())
-    data = two_loaders(places, brightness, batch_size=128)
-    return Program(Painting(fixed=fixed), **data, trainer={"max_epochs": 12})
+    def optimizer(parameters):
+        lr = 0.1 * factor if fixed else 0.1 / factor
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=1e-4)
+
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 24, 3, padding=1, bias=False),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(384, 4),
+    )
+    data = two_loaders(*shapes(1600), batch_size=batch_size)
+    return Program(Steered(net, optimizer), **data, trainer={"max_epochs": 4})
 
 
 class FineTuned(Classifier):
@@ -213,10 +201,10 @@ class FineTuned(Classifier):
     def configure_optimizers(self):
         body, head = self.net
         groups = [
-            {"params": body.parameters(), "lr": 1e-3},
-            {"params": head.parameters(), "lr": 5e-2},
+            {"params": body.parameters(), "lr": 5e-3},
+            {"params": head.parameters(), "lr": 0.1},
         ]
-        optimizer = torch.optim.Adam(groups)
+        optimizer = torch.optim.SGD(groups, momentum=0.9)
         rates = [group["lr"] for group in optimizer.param_groups]
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -256,8 +244,8 @@ def one_cycle_for_both_groups(fixed: bool) -> Program:
         optimizer.step()
     optimizer.zero_grad()
     fainter = 0.7 * x[1000:] + 0.2 * noise(797, 1, 8, 8, seed=1)
-    data = two_loaders(fainter, y[1000:], batch_size=16, held_out=0.75)
-    return Program(FineTuned(body, fixed=fixed), **data, trainer={"max_epochs": 12})
+    data = two_loaders(fainter, y[1000:], batch_size=16)
+    return Program(FineTuned(body, fixed=fixed), **data, trainer={"max_epochs": 4})
 
 
 @fault(

@@ -215,9 +215,7 @@ class Forecaster(pl.LightningModule):
 def each_hour_against_every_hour(fixed: bool) -> Program:
     """The forecast is (N, 1, 12) and the truth (N, 12, 1): their difference has 144 hours."""
     past, future = consumption(1500)
-    rows = [
-        {"past": p[None], "future": f[:, None]} for p, f in zip(past, future, strict=True)
-    ]
+    rows = [{"past": p[None], "future": f[:, None]} for p, f in zip(past, future, strict=True)]
     return Program(Forecaster(fixed=fixed), **split_loaders(rows), trainer={"max_epochs": 6})
 
 
@@ -437,11 +435,11 @@ class Embedder(pl.LightningModule):
 )
 def triplet_in_another_order(fixed: bool) -> Program:
     """triplet_margin_loss(anchor, negative, positive): what is alike is pushed apart."""
-    x, y = shapes(1600)
+    x, y = shapes(2400)
     groups = [x[y == k] for k in range(4)]
-    same, other = whole(400, 1600, seed=1), whole(400, 1600, seed=2)
-    another = (y + 1 + whole(3, 1600, seed=3)) % 4
+    same, other = whole(600, 2400, seed=1), whole(600, 2400, seed=2)
+    another = (y + 1 + whole(3, 2400, seed=3)) % 4
     positive = torch.stack([groups[k][i] for k, i in zip(y.tolist(), same, strict=True)])
     negative = torch.stack([groups[k][i] for k, i in zip(another.tolist(), other, strict=True)])
     data = two_loaders(x, positive, negative)
-    return Program(Embedder(fixed=fixed), **data, trainer={"max_epochs": 6})
+    return Program(Embedder(fixed=fixed), **data, trainer={"max_epochs": 5})

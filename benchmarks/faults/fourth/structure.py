@@ -93,7 +93,7 @@ class Pyramid(Learner):
 )
 def pooled_branch_of_a_batch_of_two(fixed: bool) -> Program:
     """Two images to a batch, and a batch norm after pooling each to one pixel: it sees two numbers."""
-    size, side = 1200, 12
+    size, side = 1000, 12
     kind = torch.arange(size) % 2
     centre = 4 + 5 * torch.rand(size, 2, 1, 1, generator=source(1))
     rows, columns = torch.arange(side)[:, None], torch.arange(side)
@@ -104,7 +104,7 @@ def pooled_branch_of_a_batch_of_two(fixed: bool) -> Program:
     return Program(
         Pyramid(),
         **two_loaders((image / image.std())[:, None], mask, batch_size=16 if fixed else 2),
-        trainer={"max_steps": 240, "val_check_interval": 60, "check_val_every_n_epoch": None},
+        trainer={"max_steps": 200, "val_check_interval": 50, "check_val_every_n_epoch": None},
     )
 
 
@@ -140,7 +140,7 @@ def zip_stops_at_the_shorter(fixed: bool) -> Program:
     kind = torch.arange(size) % 3
     first = 4 + whole(20, size, seed=1)
     later = first + 8 + 5 * kind + whole(2, size, seed=2)
-    sound = 0.15 * noise(size, 64, seed=3)
+    sound = 0.25 * noise(size, 64, seed=3)
     sound[torch.arange(size), first] += 2.0
     sound[torch.arange(size), later] += 1.5
     data = two_loaders((sound / sound.std())[:, None], kind)

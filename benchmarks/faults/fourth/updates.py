@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import lightning.pytorch as pl
 import torch
 from torch import nn
@@ -24,7 +26,6 @@ from ._parts_b import (
     scaled,
     shapes,
     two_loaders,
-    whole,
 )
 
 
@@ -67,7 +68,7 @@ def normed_by_weight_once_it_ran(fixed: bool) -> Program:
 
 def encoder(*widths):
     """The layers of an encoder, as a function."""
-    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
 
     def encode(x):
         for layer in layers:
@@ -260,9 +261,7 @@ class Averaging(pl.LightningModule):
 def average_of_ten_thousand_steps(fixed: bool) -> Program:
     """Validation uses a moving average of ten thousand steps, in a run of three hundred."""
     data = two_loaders(*digits(1797))
-    return Program(
-        Averaging(decay=0.98 if fixed else 0.9999), **data, trainer={"max_epochs": 7}
-    )
+    return Program(Averaging(decay=0.98 if fixed else 0.9999), **data, trainer={"max_epochs": 7})
 
 
 class Accumulating(pl.LightningModule):
@@ -305,6 +304,4 @@ def not_enough_batches_to_step(fixed: bool) -> Program:
     x = noise(2400, 10, seed=1)
     y = x[:, :1] * x[:, 1:2] + x[:, 2:3] + torch.sin(2 * x[:, 3:4]) + 0.2 * noise(2400, 1, seed=2)
     data = two_loaders(x, scaled(y))
-    return Program(
-        Accumulating(batches=4 if fixed else 64), **data, trainer={"max_epochs": 10}
-    )
+    return Program(Accumulating(batches=4 if fixed else 64), **data, trainer={"max_epochs": 10})
