@@ -50,14 +50,14 @@ class Dictionary(Learner):
 
 
 @fault(
-    "ACT101",
     "LOS106",
+    "ACT101",
     "LOS105",
     source="https://transformer-circuits.pub/2023/monosemantic-features (dead neurons in sparse "
     "autoencoders); https://github.com/decoderesearch/SAELens/issues/202",
 )
 def features_that_never_fire(fixed: bool) -> Program:
-    """The L1 term of a sparse autoencoder weighs so much that most of its features never fire."""
+    """The L1 term of a sparse autoencoder weighs so much that features go silent for good."""
     x, y = digits(1797)
     net = dense(64, 48, 10)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -69,7 +69,7 @@ def features_that_never_fire(fixed: bool) -> Program:
     with torch.no_grad():
         hidden = scaled(net[0](x))
     data = two_loaders(hidden)
-    return Program(Dictionary(sparsity=0.3 if fixed else 50.0), **data, trainer={"max_epochs": 6})
+    return Program(Dictionary(sparsity=0.3 if fixed else 20.0), **data, trainer={"max_epochs": 6})
 
 
 @fault(

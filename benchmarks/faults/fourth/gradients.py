@@ -204,7 +204,7 @@ class Bandit(pl.LightningModule):
         if self.fixed:
             advantage = earned - (earned.mean() if batch_idx == 0 else self.usual)
             self.usual.lerp_(earned.mean(), 0.1 if self.usual > 0 else 1.0)
-        loss = -(choice.log_prob(shown) * advantage).mean() - 0.02 * choice.entropy().mean()
+        loss = -(choice.log_prob(shown) * advantage).mean() - 0.2 * choice.entropy().mean()
         self.log("train_loss", loss)
         return loss
 
@@ -213,7 +213,7 @@ class Bandit(pl.LightningModule):
         self.log("val_clicked", hits(self.policy(visitor), wants))
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=5e-3)
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 @fault(

@@ -202,7 +202,7 @@ class FineTuned(Classifier):
         body, head = self.net
         groups = [
             {"params": body.parameters(), "lr": 5e-3},
-            {"params": head.parameters(), "lr": 0.1},
+            {"params": head.parameters(), "lr": 0.2},
         ]
         optimizer = torch.optim.SGD(groups, momentum=0.9)
         rates = [group["lr"] for group in optimizer.param_groups]
