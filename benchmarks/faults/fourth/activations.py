@@ -69,7 +69,7 @@ def features_that_never_fire(fixed: bool) -> Program:
     with torch.no_grad():
         hidden = scaled(net[0](x))
     data = two_loaders(hidden)
-    return Program(Dictionary(sparsity=0.3 if fixed else 20.0), **data, trainer={"max_epochs": 6})
+    return Program(Dictionary(sparsity=0.3 if fixed else 10.0), **data, trainer={"max_epochs": 6})
 
 
 @fault(
