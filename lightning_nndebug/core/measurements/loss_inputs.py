@@ -203,7 +203,7 @@ def _has_self(call: LossCall) -> bool:
 
 def _is_used(call: LossCall) -> bool:
     is_loss = call.function != "gather" or call.is_likelihood
-    return is_loss and call.input.requires_grad and call.factor != 0
+    return is_loss and (call.input.requires_grad or call.is_exchanged) and call.factor != 0
 
 
 def _way(optimizers: Sequence[Any]) -> int:

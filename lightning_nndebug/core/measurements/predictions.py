@@ -165,9 +165,9 @@ def pair_of(name: str, args: Sequence[Any], kwargs: Any, leaves: Sequence[Tensor
         return None
     if not x.numel() or not y.numel():
         return None
+    if name in {*_VALUES, *_DIFFERENCES} and y.requires_grad and not x.requires_grad:
+        x, y = y, x
     if name in _DIFFERENCES:
-        if y.requires_grad and not x.requires_grad:
-            x, y = y, x
         storage = y.untyped_storage().data_ptr()
         known = any(one.untyped_storage().data_ptr() == storage for one in leaves)
         if not known or x.shape != y.shape or y.requires_grad:
