@@ -271,6 +271,11 @@ def _ended(node: Any) -> tuple[str, tuple[float, float]]:
     low, high = _ENDS.get(operation, (-math.inf, math.inf))
     if operation == "Hardtanh":
         low, high = node._saved_min_val, node._saved_max_val
+    elif operation.startswith("Clamp"):
+        saved = (getattr(node, f"_saved_{one}", None) for one in ("min", "max"))
+        least, most = (one if isinstance(one, (int, float)) else None for one in saved)
+        low, high = low if least is None else least, high if most is None else most
+        operation = "Clamp"
     ends = min(scale * low, scale * high) + 0.0, max(scale * low, scale * high) + 0.0  # no -0
     return operation if scale == 1 else f"{scale:g} * {operation}", ends
 
