@@ -377,6 +377,12 @@ def answers_that_are_learned(net, batch):
 
 
 @right
+def divergence_from_a_prior(net, batch):
+    q = net.classes(batch["x"]).softmax(1)
+    return F.cross_entropy(torch.zeros(len(q), 5), q) + (q * q.log()).sum(1).mean()
+
+
+@right
 def cosine_that_is_maximized(net, batch):
     given = net.classes(batch["x"])
     return 1 - F.cosine_similarity(given, batch["teacher"]).mean()

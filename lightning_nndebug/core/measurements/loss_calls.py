@@ -459,7 +459,9 @@ class Listener(ListeningMode):
             return False
         if call.function == "kl_div" or not learned.requires_grad:
             return learned.requires_grad
-        are_labels = bool(((given == 0) | (given == 1)).all())
+        ends = torch.stack([given.amin(), given.amax()]).tolist()
+        # A prior may be all zeros.
+        are_labels = ends == [0, 1] and bool(((given == 0) | (given == 1)).all())
         return are_labels or self._origin(_as_value(call), given)[0] is not None
 
     def _cosine(self, one: Any, other: Any) -> LossCall | None:
