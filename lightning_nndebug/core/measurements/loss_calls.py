@@ -313,6 +313,10 @@ class Listener(ListeningMode):
         self._differences: list[LossCall] = []
         self._hinges: list[LossCall] = []
         self._overlaps: list[LossCall] = []
+        self._apart: dict[str | None, list[LossCall]] = {
+            "difference": self._differences,
+            "cosine_similarity": self._overlaps,
+        }
         self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
         self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
@@ -379,8 +383,7 @@ class Listener(ListeningMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = heard_functions().get(func)
-        apart = {"difference": self._differences, "cosine_similarity": self._overlaps}
-        calls = apart.get(name or "", self._calls)
+        calls = self._apart.get(name, self._calls)
         if name is None or len(calls) == _CALLS or running() != self._replayed:
             return func(*args, **kwargs)
         if name == "dropout":

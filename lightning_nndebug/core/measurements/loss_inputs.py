@@ -138,8 +138,9 @@ class LossInputs(Measurement):
         if heard is None:
             return None
         used = [one for one in (*heard.calls, *heard.differences) if one.failed or _is_used(one)]
+        used += [one for one in heard.overlaps if one.factor != 0]
         return cls(
-            tuple(read(one) for one in (*used, *heard.overlaps)),
+            tuple(map(read, used)),
             _way(moment.trainer.optimizers),
             tuple(map(str, moment.trainer.callback_metrics)),
             moment.take(Doubt) or Doubt(),
