@@ -435,6 +435,17 @@ class UpdateDetector(Detector):
                 causes=("The loop that freezes the backbone goes on through the head",),
                 fixes=("``requires_grad_(True)`` for what is meant to learn, at least the head",),
             )
+        elif settings.drawn:
+            more = f" and {len(settings.drawn) - 1} more" if len(settings.drawn) > 1 else ""
+            yield Evidence(
+                where=settings.drawn[0],
+                measured=len(settings.drawn),
+                limit=0,
+                message=f"{settings.drawn[0]}{more} do not require a gradient, and are as torch "
+                "has drawn them at random: nothing was learned by them, and nothing will be",
+                causes=("They were frozen, and no weights were loaded",),
+                fixes=("Load pretrained weights, or ``requires_grad_(True)``",),
+            )
         for group in settings.groups:
             oddities = list(_oddities(group))
             if oddities:

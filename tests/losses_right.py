@@ -356,3 +356,53 @@ def a_mean_beside_each_row(net, batch):
 @right
 def the_mean_of_a_critic(net, batch):
     return net.one(batch["x"]).mean() - net.one(-batch["x"]).mean()
+
+
+@right
+def quantities_that_come_first(net, batch):
+    out = net.one(batch["x"])
+    return F.mse_loss(batch["column"], out) + F.l1_loss(batch["quantity"], out.squeeze(1))
+
+
+@right
+def divergence_the_other_way_round(net, batch):
+    student = net.classes(batch["x"]).softmax(1)
+    return F.kl_div(batch["teacher"].log_softmax(1), student, reduction="batchmean")
+
+
+@right
+def answers_that_are_learned(net, batch):
+    p = net.one(batch["x"]).squeeze(1).sigmoid()
+    return F.binary_cross_entropy(torch.full((len(p),), 0.3), p) + p.mean()
+
+
+@right
+def divergence_from_a_prior(net, batch):
+    q = net.classes(batch["x"]).softmax(1)
+    return F.cross_entropy(torch.zeros(len(q), 5), q) + (q * q.log()).sum(1).mean()
+
+
+@right
+def cosine_that_is_maximized(net, batch):
+    given = net.classes(batch["x"])
+    return 1 - F.cosine_similarity(given, batch["teacher"]).mean()
+
+
+@right
+def cosines_of_one_and_not_the_other(net, batch):
+    given, teacher = net.classes(batch["x"]), batch["teacher"]
+    near = F.cosine_similarity(given, teacher).mean()
+    return F.cosine_similarity(given, teacher.flip(0)).mean() - near
+
+
+@right
+def overlap_as_a_log(net, batch):
+    p = net.one(batch["x"]).squeeze(1).sigmoid()
+    overlap = 2 * (p * batch["yes"]).sum() / (p.sum() + batch["yes"].sum())
+    return F.binary_cross_entropy(p, batch["yes"]) - overlap.log()
+
+
+@right
+def overlap_with_costs(net, batch):
+    p = net.one(batch["x"]).squeeze(1).sigmoid()
+    return (p * batch["unit"]).sum() / p.sum()

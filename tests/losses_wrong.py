@@ -452,3 +452,36 @@ def means_of_a_batch(net, batch):
 @wrong("LOS109", "wrong in every row")
 def means_in_a_loss_function(net, batch):
     return F.l1_loss(net.one(batch["x"]).mean(), batch["column"].mean())  # here
+
+
+@wrong("LOS102", "wants the predictions first")
+def targets_come_first(net, batch):
+    p = net.one(batch["x"]).squeeze(1).sigmoid()
+    return F.binary_cross_entropy(0.9 * batch["yes"] + 0.05, p)  # here
+
+
+@wrong("LOS102", "wants the predictions first")
+def answers_come_first(net, batch):
+    p = net.one(batch["x"]).squeeze(1).sigmoid()
+    return F.binary_cross_entropy((batch["y"] > 1).float(), p)  # here
+
+
+@wrong("LOS102", "wants the predictions first")
+def classes_come_first(net, batch):
+    return F.cross_entropy(F.one_hot(batch["y"], 5).float(), net.classes(batch["x"]))  # here
+
+
+@wrong("LOS102", "the second logarithms")
+def teachers_come_first(net, batch):
+    student = net.classes(batch["x"]).log_softmax(1)
+    return F.kl_div(batch["teacher"].softmax(1), student)  # here
+
+
+@wrong("LOS103", "all pairs")
+def quantities_come_first_in_pairs(net, batch):
+    return F.mse_loss(batch["quantity"], net.one(batch["x"]))  # here
+
+
+@wrong("LOS109", "minimized")
+def cosine_that_is_minimized(net, batch):
+    return F.cosine_similarity(net.classes(batch["x"]), batch["teacher"]).mean()  # here

@@ -60,6 +60,23 @@ def test_a_misuse_is_named_with_its_line(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sign", "weight", "fires"), [(1, 0, True), (1, 1, True), (-1, 0, False), (-1, 1, False)]
+)
+def test_an_overlap_is_to_be_large(sign: int, weight: float, fires: bool) -> None:
+    """Also beside a loss that pulls to the very mask from which it is pushed."""
+
+    def step(net: Any, given: Any) -> torch.Tensor:
+        p, yes = net.one(given["x"]).squeeze(1).sigmoid(), given["yes"]
+        overlap = 2 * (p * yes).sum() / (p.sum() + yes.sum())
+        loss = sign * overlap
+        return loss + weight * F.binary_cross_entropy(p, yes) if weight else loss
+
+    found = judged(step)
+    assert [code for code, _ in found] == ["LOS109"] * fires
+    assert all("overlap of predictions and targets is minimized" in text for _, text in found)
+
+
+@pytest.mark.parametrize(
     ("turn", "lowest", "error", "is_learned", "fires"),
     [
         (6.2832, -3.1416, 1.0, True, True),

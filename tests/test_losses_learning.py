@@ -619,3 +619,32 @@ def test_a_fall_below_zero_is_judged_by_curves_of_any_length() -> None:
         level, growth = fall(LossCurve(tuple(-(i**2.0) for i in range(stretches)), 1, stretches))
         assert level < 0
         assert growth == 0 or 2.5 < growth < 8
+
+
+class Kept(pl.LightningModule):
+    """Computes a loss in each step, and returns it as told."""
+
+    def __init__(self, returned: str) -> None:
+        super().__init__()
+        self.net, self.returned = nn.Linear(64, 10), returned
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        if self.returned == "by a memory that is full" and batch_idx < 25:
+            return None
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        if self.returned == "by hand":
+            loss.backward()
+            self.optimizers().step()
+        return loss if self.returned == "later" and batch_idx > 15 else None
+
+    def configure_optimizers(self) -> Any:
+        return adam(self.parameters())
+
+
+@pytest.mark.parametrize("returned", ["never", "later", "by hand", "by a memory that is full"])
+def test_a_loss_that_is_computed_and_never_returned_is_lost(returned: str) -> None:
+    """Unless the step does something with it by itself, or there was none so far."""
+    detector = LossDetector(select=["LOS107"])
+    data = DataLoader(TensorDataset(*digits(480)), batch_size=16)
+    fit(Program(Kept(returned), data, trainer={"max_epochs": 1}), detector)
+    assert [one.code for one in detector.findings] == ["LOS107"] * (returned == "never")

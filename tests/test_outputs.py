@@ -204,6 +204,10 @@ def numbers(y: Tensor) -> Tensor:
         (nn.ReLU6(), lambda net, x, y: F.mse_loss(net(x), y), True),
         (nn.ReLU6(), lambda net, x, y: F.mse_loss(net(x), y / 2), False),
         (nn.Identity(), lambda net, x, y: F.mse_loss(net(x), y), False),
+        (nn.Identity(), lambda net, x, y: F.mse_loss(net(x).clamp(0, 1), y), True),
+        (nn.Identity(), lambda net, x, y: F.mse_loss(net(x).clamp(max=5), y), True),
+        (nn.Identity(), lambda net, x, y: F.mse_loss(net(x).clamp(min=0), y), False),
+        (nn.Identity(), lambda net, x, y: F.mse_loss(y, net(x).clamp(0, 1)), True),
     ],
 )
 def test_the_ends_of_the_output_are_held_against_the_targets(

@@ -265,6 +265,46 @@ def test_a_branch_that_cannot_be_taken_is_none() -> None:
     assert unused(TrainedRefined()) == ["refine"]
 
 
+class Normed(Classifier):
+    """Goes through its norms, and takes what it calls norm for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(2))
+
+    def forward(self, x):
+        for layer, _norm in zip(self.layers, self.norms, strict=True):
+            x = F.relu(layer(x))
+        return super().forward(x)
+
+
+class CountedNorms(Normed):
+    """The same by numbers."""
+
+    norms_are_on = False
+
+    def forward(self, x):
+        for i, norm in enumerate(self.norms):
+            x = norm(x) if self.norms_are_on else F.relu(self.layers[i](x))
+        return Classifier.forward(self, x)
+
+
+class StartedNorms(CountedNorms):
+    """Another method has a use for them."""
+
+    def start(self):
+        for norm in self.norms:
+            nn.init.ones_(norm.weight)
+
+
+def test_to_go_through_modules_is_no_use_of_them() -> None:
+    """What counts is what a loop makes of each of them."""
+    assert unused(Normed()) == ["norms"]
+    assert unused(CountedNorms()) == ["norms"]
+    assert unused(StartedNorms()) == []
+
+
 def test_a_module_that_another_method_names_may_be_meant_for_later() -> None:
     """`export` has a use for it."""
 

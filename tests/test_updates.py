@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from lightning_nndebug import NNDebug, Severity, UpdateDetector
 from lightning_nndebug.core.measurements.ownership import Fault, Orphans, Ownership
 from lightning_nndebug.core.measurements.replicas import Replica, Replicas
-from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings
+from lightning_nndebug.core.measurements.settings import OptimizerSettings, Settings, _drawn
 from lightning_nndebug.core.measurements.updates import SampledUpdates, Update
 from lightning_nndebug.core.measurements.weights import (
     InitialWeights,
     Weight,
     entries,
+    is_drawn,
     kind_of,
     looks_random,
 )
@@ -626,6 +627,26 @@ def test_a_head_on_a_frozen_backbone_is_enough() -> None:
     audit = UpdateDetector().optimizer_audit
     assert not list(audit(OptimizerSettings((), trainable=2, frozen=4, large=1)))
     assert not list(audit(OptimizerSettings((), trainable=2, frozen=0, large=0)))
+
+
+def test_what_was_frozen_as_it_was_drawn_has_learned_nothing() -> None:
+    """Trained weights leave the interval, or do not fill it; other draws are not told."""
+    layer = nn.Linear(64, 64)
+    assert is_drawn(layer, layer.weight)
+    for other in (layer.weight * 1.1, layer.weight * 0.9, torch.randn(64, 64) / 24):
+        assert not is_drawn(layer, other)
+    settings = OptimizerSettings((), trainable=2, frozen=4, drawn=("net.0.weight", "net.2.weight"))
+    (one,) = UpdateDetector().optimizer_audit(settings)
+    assert one.where == "net.0.weight"
+
+
+def test_a_target_net_is_a_copy_and_not_as_it_was_drawn() -> None:
+    """It starts from the weights that are trained, and follows them."""
+    net = nn.ModuleDict({"online": nn.Linear(64, 64), "random": nn.Linear(64, 64)})
+    net["target"] = copy.deepcopy(net["online"])
+    net["random"].requires_grad_(False)
+    net["target"].requires_grad_(False)
+    assert _drawn(net) == ["random.weight"]
 
 
 # -- UPD107

@@ -475,6 +475,7 @@ class LossDetector(Detector):
             - ``detach``, ``item`` or ``data`` on the way from the net to the loss
             - The loss is made of ``argmax`` or of a comparison, which have no gradient
             - The loss was computed by numpy or put into a new ``torch.tensor``
+            - ``training_step`` does not return it
 
         How to fix:
             - Compute the loss from what the net returns, without ``detach``, ``item`` or ``data``
@@ -488,6 +489,16 @@ class LossDetector(Detector):
             humbatova2020taxonomy, https://docs.pytorch.org/docs/stable/notes/autograd.html
         """
         if lost.inference or lost.outside or lost.penalty or (lost.off and not lost.on):
+            return
+        if lost.kept:
+            yield Evidence(
+                where="training_step",
+                measured="no loss",
+                message=f"it has returned nothing in {lost.batches} batches, though it computes a "
+                f"loss at {lost.kept}: no gradient has come",
+                causes=("``return loss`` is missing, or in a branch that is not taken",),
+                fixes=("Return the loss",),
+            )
             return
         told = f"; the last cut is {lost.cutter} at {lost.cut}" if lost.cut else ""
         yield Evidence(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ..core.findings import Evidence
 from ..core.measurements.fits import where
 from ..core.measurements.loss_calls import LossCall
-from ..core.measurements.loss_inputs import LossInputs, turn_of
+from ..core.measurements.loss_inputs import LossInput, LossInputs, turn_of
 from .misuse import ELEMENTWISE
 
 Labels = dict[str, list[int]]
@@ -26,6 +26,11 @@ _ACCURACY = re.compile(r"(^|[^a-z])(acc|accuracy)($|[^a-z])", re.IGNORECASE)
 # What was done to a loss: in a word, in a sentence, its cause, and the fix.
 _NEGATED = ("negated", "negated: it is maximized", "A minus sign too many", "Remove the minus sign")
 _MINIMIZED = ("minimized", "minimized", "A minus sign is missing", "Put a minus sign before it")
+_LIKE = {
+    "gather": "the log-likelihood",
+    "overlap": "the overlap of predictions and targets",
+    "cosine_similarity": "the cosine of predictions and targets",
+}  # what is to be large
 _MAXIMIZED = (
     "maximized", "minimized with maximize=True", "The optimizer has maximize=True",
     "Remove maximize=True",
@@ -40,20 +45,25 @@ _LOSSES = ELEMENTWISE - {"difference"} | {
 
 def flipped(found: LossInputs) -> Iterator[Evidence]:
     """Losses on targets of the batch that the optimizer makes as large as it can."""
-    calls = [one.call for one in found.inputs if _falls(one.call) or one.call.is_likelihood]
-    ways = [(-1 if one.is_likelihood else 1) * (one.factor or 0.0) for one in calls]
-    if not all(found.way * way < 0 for way in ways) or any(one.place is None for one in calls):
-        return  # one that is minimized beside it makes a game of it
-    for call in calls:
-        name, measured, told, cause, fix = call.function, *_NEGATED
+    calls = [one.call for one in found.inputs if _falls(one.call) or _rises(one)]
+    ways = [(-1 if one.function in _LIKE else 1) * (one.factor or 0.0) for one in calls]
+    turned = [one for one, way in zip(calls, ways, strict=True) if found.way * way < 0]
+    right = [one for one, way in zip(calls, ways, strict=True) if found.way * way > 0]
+    # One that is minimized beside it makes a game of it, unless it wants the same for the same.
+    is_game = len(turned) < len(calls) and not all(_is_opposed(one, right) for one in turned)
+    if is_game or any(one.place is None for one in calls):
+        return
+    for call in turned:
+        name, (measured, told, cause, fix) = _LIKE.get(call.function, call.function), _NEGATED
         if found.way < 0:
             measured, told, cause, fix = _MAXIMIZED
-        elif call.is_likelihood:
-            name, (measured, told, cause, fix) = "the log-likelihood", _MINIMIZED
+        elif call.function in _LIKE:
+            measured, told, cause, fix = _MINIMIZED
+        at = f" at {call.line}" if call.line else ""
         yield Evidence(
             where=where(call),
             measured=measured,
-            message=f"{name} at {call.line} is {told}",
+            message=f"{name}{at} is {told}",
             causes=(cause,),
             fixes=(fix,),
         )
@@ -202,6 +212,23 @@ def accuracy_that_is_none(found: LossInputs) -> Iterator[Evidence]:
             causes=("The metric is given something else than the predictions of the loss",),
             fixes=("Look at what it compares: classes (``argmax``), not scores, along axis 1",),
         )
+
+
+def _rises(one: LossInput) -> bool:
+    """Whether better predictions make more of it; of overlaps, those with a mask."""
+    call, labels = one.call, one.labels
+    is_mask = len(labels) == 2 and all(labels)  # noqa: PLR2004
+    return (
+        call.is_likelihood
+        or call.function == "cosine_similarity"
+        or (call.function == "overlap" and is_mask)
+    )
+
+
+def _is_opposed(one: LossCall, right: Sequence[LossCall]) -> bool:
+    """Whether an overlap is pushed from the very targets that other losses pull to."""
+    is_same = any(other.whole and other.place == one.place for other in right)
+    return one.function == "overlap" and one.whole and is_same
 
 
 def _falls(call: LossCall) -> bool:

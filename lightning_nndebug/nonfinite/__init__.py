@@ -114,7 +114,7 @@ class NonFiniteDetector(Detector):
     @rule(
         "NAN103",
         severity=Severity.ERROR,
-        caused_by=["NAN101", "NAN102", "GRD101", "INP103", "LRN101", "UPD104"],
+        caused_by=["NAN101", "NAN102", "GRD101", "INP103", "LOS102", "LRN101", "UPD104"],
     )
     def non_finite_gradient(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """The loss is finite, but an operation of the backward pass spoilt a gradient.

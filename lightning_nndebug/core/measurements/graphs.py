@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from ..listening import ListeningMode
 from ..sandbox import Sandbox
 from ..source import Line, nearest_line
 from . import Measurement, Moment
-from .loss_calls import heard_functions, op
+from .loss_calls import LossCalls, heard_functions, op
 from .repeatable import Repeatable, is_repeatable
 
 log = logging.getLogger("lightning_nndebug")
@@ -27,6 +28,7 @@ _CUTTERS = {"detach", "detach_", "item", "tolist", "numpy", "argmax", "argmin", 
 _DATA = {Tensor.data.__get__}  # type: ignore[attr-defined]
 # So many losses in a row that require a gradient by themselves are no batches that are left out.
 _LEFT_OUT = 3
+_LOOKS, _BATCHES = 3, 20  # a step that has returned nothing so often, from the first on, never will
 # What a penalty on the weights is made of; where numbers are added, they may be data.
 _PENALTIES = {"AccumulateGrad", "Mul", "Div", "Pow", "Abs", "Sum", "Mean", "Sqrt", "Stack", "Norm",
               "LinalgVectorNorm", "View", "Add"}  # fmt: skip
@@ -51,6 +53,9 @@ class LostGraph(Measurement):
         again: Whether the step has been run again at all.
         penalty: Whether the loss does lead back to parameters, but as a penalty on them alone: the
             loss of the data, which the step has computed, has no graph.
+        kept: The line of a loss with a graph that the step computes and never returns: no batch of
+            the run has gone backward.
+        batches: How many there were.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -58,7 +63,7 @@ class LostGraph(Measurement):
         "on_before_backward",
         "on_train_batch_end",
     )
-    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable,)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable, LossCalls)
 
     inference: bool
     outside: bool = False
@@ -70,15 +75,17 @@ class LostGraph(Measurement):
     cutter: str = ""
     again: bool = False
     penalty: bool = False
+    kept: Line | None = None
+    batches: int = 0
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LostGraph | None:
         """Keeps the batch of the step, and looks at its loss: a microsecond or two."""
         if moment.hook != "on_before_backward":
-            memory.batch = (moment.batch, moment.batch_idx)
-            if moment.hook == "on_train_batch_end":
-                cls.release(memory)
-            return None
+            is_over = moment.hook == "on_train_batch_end"
+            memory.batch = None if is_over else (moment.batch, moment.batch_idx)
+            return _never_returned(moment, memory) if is_over else None
+        memory.returned = True
         penalty = _is_penalty(moment.loss.grad_fn)
         if not hasattr(memory, "held"):
             memory.held = _held(moment.trainer)
@@ -124,6 +131,26 @@ class LostGraph(Measurement):
     def release(cls, memory: SimpleNamespace) -> None:
         """Lets go of the batch."""
         memory.batch = None
+
+
+def _never_returned(moment: Moment, memory: SimpleNamespace) -> LostGraph | None:
+    """Looks whether the step has computed a loss in each look so far, and never returned one."""
+    known = vars(memory)
+    if known.setdefault("returned", not moment.module.automatic_optimization):
+        return None
+    memory.batches = known.get("batches", 0) + 1
+    trained = [p for p in _parameters(moment.trainer) if p.requires_grad]
+    versions = [p._version for p in trained]
+    memory.versions = known.get("versions", versions)
+    if (heard := moment.take(LossCalls)) is not None:
+        used = [one for one in (*heard.calls, *heard.differences) if one.input.requires_grad]
+        memory.looks = [*known.get("looks", ()), used[-1].line if used else None]
+    looks = known.get("looks", ())
+    if memory.batches < _BATCHES or len(looks) < _LOOKS or None in looks:
+        return None
+    memory.returned = True  # told, or trained by other means
+    is_idle = trained and versions == memory.versions
+    return LostGraph(inference=False, kept=looks[-1], batches=memory.batches) if is_idle else None
 
 
 class _Listener(ListeningMode):
@@ -219,5 +246,9 @@ def _has_graph(loss: Tensor, trained: frozenset[int]) -> bool:
 
 
 def _held(trainer: Any) -> frozenset[int]:
+    return frozenset(map(id, _parameters(trainer)))
+
+
+def _parameters(trainer: Any) -> Iterator[Tensor]:
     groups = (group for one in trainer.optimizers for group in one.param_groups)
-    return frozenset(id(p) for group in groups for p in group["params"])
+    return (p for group in groups for p in group["params"])

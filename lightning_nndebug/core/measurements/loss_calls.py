@@ -45,6 +45,9 @@ _MOVES = re.compile(
     r"Cat|Repeat|Gather)"
 )
 _VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "difference")
+# What takes predictions and targets for the same kind of thing, and returns something else for them
+# in the other order.
+_ORDERED = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "kl_div")
 _FEW = 8  # entries; of fewer, anything is a multiple
 _ROUNDING = 1e-4  # of the range of what was scaled
 _UNIT = 1e-2  # so near to 1 is a length of 1, also in half precision
@@ -91,6 +94,8 @@ class LossCall:
         meets: The shapes of the result and of what it is multiplied with, or divided by.
         averaged: How many predictions the input is the mean of, if it is one number, and the target
             that of as many numbers of the batch.
+        is_exchanged: Whether the targets were given first, and the predictions as what they should
+            be. Where their order makes no difference, it is put right.
     """
 
     function: str
@@ -117,6 +122,7 @@ class LossCall:
     meets: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     averaged: int = 0
     bound: float = math.inf
+    is_exchanged: bool = False
 
     @property
     def axis(self) -> int | None:
@@ -194,8 +200,9 @@ class LossCalls(Measurement):
             that requires a gradient and one that does not.
         hinges: Margins written by hand: what does not fall below zero of 1 minus target times
             prediction.
-        overlaps: Overlaps written by hand, as those of Dice and Jaccard: a sum of predictions times
-            targets, divided by one of predictions.
+        overlaps: What is to be large: overlaps written by hand, as those of Dice and Jaccard, a sum
+            of predictions times targets divided by one of predictions; and cosines of predictions
+            and targets.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
@@ -306,6 +313,10 @@ class Listener(ListeningMode):
         self._differences: list[LossCall] = []
         self._hinges: list[LossCall] = []
         self._overlaps: list[LossCall] = []
+        self._apart: dict[str | None, list[LossCall]] = {
+            "difference": self._differences,
+            "cosine_similarity": self._overlaps,
+        }
         self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
         self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
@@ -324,9 +335,11 @@ class Listener(ListeningMode):
     def trace(self, loss: Tensor) -> None:
         """Notes which of the calls so far the loss is made of."""
         try:
-            found, meets = _factors(loss.grad_fn, set(self._nodes))
+            overlaps = self._shares(loss.grad_fn)
+            found, meets = _factors(loss.grad_fn, {*self._nodes, *overlaps})
             self._hinges += self._margins(loss.grad_fn)
-            self._overlaps += self._shares(loss.grad_fn)
+            for node, overlap in overlaps.items():
+                self._overlaps.append(replace(overlap, factor=found.get(node, (None,))[0]))
         except Exception:  # graphs of extensions may hold anything
             log.debug("nndebug: the graph of the loss could not be read.", exc_info=True)
             return
@@ -355,14 +368,14 @@ class Listener(ListeningMode):
                 found.append(replace(call, place=place, **_range(call)))
         return found
 
-    def _shares(self, root: Any) -> list[LossCall]:
-        """Finds overlaps, likewise."""
-        found = []
-        for target, made_by in _overlapping(root):
+    def _shares(self, root: Any) -> dict[Any, LossCall]:
+        """Finds overlaps, likewise, by their node."""
+        found = {}
+        for node, target, made_by in _overlapping(root):
             call = LossCall("overlap", target, target, tuple(target.shape), made_by=made_by)
-            place, _ = self._origin(call, target)
+            place, whole = self._origin(call, target)
             if place is not None:
-                found.append(replace(call, place=place))
+                found[node] = replace(call, place=place, whole=whole)
         return found
 
     def __torch_function__(
@@ -370,7 +383,7 @@ class Listener(ListeningMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = heard_functions().get(func)
-        calls = self._differences if name == "difference" else self._calls
+        calls = self._apart.get(name, self._calls)
         if name is None or len(calls) == _CALLS or running() != self._replayed:
             return func(*args, **kwargs)
         if name == "dropout":
@@ -397,14 +410,14 @@ class Listener(ListeningMode):
             return None
 
     def _digest(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
-        if name == "difference":
-            return self._difference(*args[:2])
+        if name in ("difference", "cosine_similarity"):
+            return (self._difference if name == "difference" else self._cosine)(*args[:2])
         if name == "index":
             if not _picks(*args):
                 return None
             name, given = "gather", {"input": args[0], "dim": 1, "target": args[1][1]}
         else:
-            given = _arguments(name, func, args, kwargs)
+            given = self._in_order(name, _arguments(name, func, args, kwargs))
         if name == "embedding":
             tokens, size = given["input"], len(given["weight"])
             self._embedded.update(place for place, one in self._leaves if _is_view(tokens, one))
@@ -414,14 +427,57 @@ class Listener(ListeningMode):
         if call is None or (name == "gather" and not call.is_scores):
             return None
         call = replace(call, is_dropped=any(_is_view(call.input, one) for one in self._dropped))
+        return self._placed(call)
+
+    def _placed(self, call: LossCall) -> LossCall:
+        """Adds what is known of the targets by where in the batch they come from."""
         if call.target is None or not call.target.numel():
             return call
+        if self._is_exchanged(call):
+            return replace(call, lowest=math.nan, highest=math.nan, strange=(), is_exchanged=True)
         place, whole = self._origin(call, call.target)
         averaged = self._averaged(call.input, call.target)
         padding = self._padding(place, call, call.target)
         is_next = place is None and any(_is_next(one, call.target) for _, one in self._leaves)
         call = replace(call, place=place, whole=whole, is_next=is_next, padding=padding)
         return _shortened(replace(call, is_integer=self._is_integer(place), averaged=averaged))
+
+    def _in_order(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Puts the predictions first, where that makes no difference."""
+        one, other = given.get("input"), given.get("target")
+        if name not in _VALUES or not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+            return given
+        if one.requires_grad == other.requires_grad:  # as in validation
+            is_last = self._is_given(one) and not self._is_given(other)
+        else:
+            is_last = other.requires_grad
+        return {**given, "input": other, "target": one} if is_last else given
+
+    def _is_given(self, tensor: Tensor) -> bool:
+        return any(_is_view(tensor, one) for _, one in self._leaves)
+
+    def _is_exchanged(self, call: LossCall) -> bool:
+        given, learned = call.input, call.target
+        if call.function not in _ORDERED or learned is None or given.requires_grad:
+            return False
+        if call.function == "kl_div" or not learned.requires_grad:
+            return learned.requires_grad
+        ends = torch.stack([given.amin(), given.amax()]).tolist()
+        # A prior may be all zeros.
+        are_labels = ends == [0, 1] and bool(((given == 0) | (given == 1)).all())
+        return are_labels or self._origin(_as_value(call), given)[0] is not None
+
+    def _cosine(self, one: Any, other: Any) -> LossCall | None:
+        """Notes a cosine of predictions and targets of the batch."""
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            return None
+        if one.requires_grad == other.requires_grad or one.shape != other.shape:
+            return None
+        made, given = (one, other) if one.requires_grad else (other, one)
+        call = LossCall("cosine_similarity", made, given, tuple(made.shape), **_making(made))
+        place, whole = self._origin(_as_value(call), given)
+        line = nearest_line(sys._getframe(4))
+        return None if place is None else replace(call, place=place, whole=whole, line=line)
 
     def _is_integer(self, place: Place | None) -> bool:
         return any(at == place and not _is_float(one) for at, one in self._leaves)
@@ -519,6 +575,7 @@ def heard_functions() -> dict[Any, str]:
     differences = (torch.sub, Tensor.sub, Tensor.__sub__, Tensor.__rsub__)
     heard |= dict.fromkeys(differences, "difference")
     heard |= {torch.gather: "gather", Tensor.gather: "gather", Tensor.__getitem__: "index"}
+    heard |= {functional.cosine_similarity: "cosine_similarity"}
     return heard
 
 
@@ -698,8 +755,8 @@ def _factors_of_hinges(root: Any) -> list[Tensor]:
     return found
 
 
-def _overlapping(root: Any) -> list[tuple[Tensor, str]]:
-    """Returns the targets of each overlap that is divided, and what has made the predictions."""
+def _overlapping(root: Any) -> list[tuple[Any, Tensor, str]]:
+    """Returns each overlap that is divided, its targets, and what has made the predictions."""
     found, nodes = [], [root]
     for node in nodes:  # which grows
         if node is None or op(node) not in (*_SUMS, "Div", "Neg", "Rsub", "Log", "Stack"):
@@ -716,7 +773,7 @@ def _overlapping(root: Any) -> list[tuple[Tensor, str]]:
             if op(product) == "Mul" and len(given) == len(made) == 1 and given[0].numel() > 1:
                 made_by = maker(made[0])
                 if made_by is not None and made_by in map(maker, whole):
-                    found.append((given[0].detach(), op(made_by)))
+                    found.append((node, given[0].detach(), op(made_by)))
     return found
 
 
@@ -803,6 +860,11 @@ def _arguments(name: str, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 
 def _is_float(one: Tensor) -> bool:
     return one.is_floating_point() or one.is_complex()
+
+
+def _as_value(call: LossCall) -> LossCall:
+    """A call whose target may have been scaled on its way from the batch."""
+    return replace(call, function="mse_loss")
 
 
 def _is_view(one: Any, of: Tensor) -> bool:

@@ -141,8 +141,9 @@ class LossInputs(Measurement):
         if heard is None:
             return None
         used = [one for one in (*heard.calls, *heard.differences) if one.failed or _is_used(one)]
+        used += [one for one in heard.overlaps if one.factor != 0]
         return cls(
-            tuple(read(one) for one in (*used, *heard.overlaps)),
+            tuple(map(read, used)),
             _way(moment.trainer.optimizers),
             tuple(map(str, moment.trainer.callback_metrics)),
             moment.take(Doubt) or Doubt(),
@@ -207,7 +208,7 @@ def _has_self(call: LossCall) -> bool:
 
 def _is_used(call: LossCall) -> bool:
     is_loss = call.function != "gather" or call.is_likelihood
-    return is_loss and call.input.requires_grad and call.factor != 0
+    return is_loss and (call.input.requires_grad or call.is_exchanged) and call.factor != 0
 
 
 def _way(optimizers: Sequence[Any]) -> int:

@@ -165,9 +165,9 @@ def pair_of(name: str, args: Sequence[Any], kwargs: Any, leaves: Sequence[Tensor
         return None
     if not x.numel() or not y.numel():
         return None
+    if name in {*_VALUES, *_DIFFERENCES} and y.requires_grad and not x.requires_grad:
+        x, y = y, x
     if name in _DIFFERENCES:
-        if y.requires_grad and not x.requires_grad:
-            x, y = y, x
         storage = y.untyped_storage().data_ptr()
         known = any(one.untyped_storage().data_ptr() == storage for one in leaves)
         if not known or x.shape != y.shape or y.requires_grad:
@@ -271,6 +271,11 @@ def _ended(node: Any) -> tuple[str, tuple[float, float]]:
     low, high = _ENDS.get(operation, (-math.inf, math.inf))
     if operation == "Hardtanh":
         low, high = node._saved_min_val, node._saved_max_val
+    elif operation.startswith("Clamp"):
+        saved = (getattr(node, f"_saved_{one}", None) for one in ("min", "max"))
+        least, most = (one if isinstance(one, (int, float)) else None for one in saved)
+        low, high = low if least is None else least, high if most is None else most
+        operation = "Clamp"
     ends = min(scale * low, scale * high) + 0.0, max(scale * low, scale * high) + 0.0  # no -0
     return operation if scale == 1 else f"{scale:g} * {operation}", ends
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import torch
+from torch import nn
+
+from ..trainer import plain_name
 from . import Measurement, Moment
 from .schedules import learning_rate, optimizer_name
-from .weights import kind_of
+from .weights import is_dense, is_drawn, kind_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class OptimizerSettings(Measurement):
         trainable: How many parameters require a gradient.
         frozen: How many do not.
         large: How many of those that do are more than biases and norms.
+        drawn: Weights of layers that do not, and are what torch has drawn for them at random.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_start",)
@@ -62,6 +67,7 @@ class OptimizerSettings(Measurement):
     trainable: int
     frozen: int = 0
     large: int = 1
+    drawn: tuple[str, ...] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> OptimizerSettings:
@@ -82,7 +88,26 @@ class OptimizerSettings(Measurement):
             trainable=sum(flags.values()),
             frozen=len(flags) - sum(flags.values()),
             large=sum(is_trained for key, is_trained in flags.items() if key not in small),
+            drawn=tuple(plain_name(name) for name in _drawn(moment.module)),
         )
+
+
+def _drawn(module: nn.Module) -> list[str]:
+    """Finds frozen weights that nothing was ever learned by, but for copies of trained ones."""
+    tree = dict(module.named_modules())
+    named = [(name, p) for name, p in module.named_parameters() if is_dense(p)]
+    trained = [p for _, p in named if p.requires_grad]
+    found = []
+    for name, p in named:
+        owner = tree[name.rpartition(".")[0]]
+        if p.requires_grad or kind_of(owner, name, p) != "matrix":
+            continue
+        if not is_drawn(owner, p):
+            continue
+        alike = (one for one in trained if one.shape == p.shape and one.device == p.device)
+        if not any(torch.equal(one, p) for one in alike):
+            found.append(name)
+    return found
 
 
 def _settings(trainer: Any, optimizer: Any, number: int, small: set[int]) -> Settings:

@@ -34,7 +34,8 @@ class Unused(Measurement):
     """Modules with trainable parameters that the user's code makes and never names again.
 
     To be named in a branch is no use if the branch is not taken, and cannot be: if all that it
-    depends on are attributes that nobody sets after they have been made.
+    depends on are attributes that nobody sets after they have been made. Nor is it to be gone
+    through by a loop that makes nothing of it.
 
     Known once, after the first steps: a module that is called, or that gets a gradient, is in use.
     Not known where the source cannot be read, nor where a module is compiled.
@@ -215,6 +216,7 @@ class _Reader(ast.NodeVisitor):
         self.stored: set[str] = set()
         self.behind: dict[frozenset[str], set[str]] = defaultdict(set)
         self._into, self._own = self.plain, "self"
+        self._elements: dict[str, ast.Attribute] = {}  # what a loop goes through, by its variable
 
     def read(self, method: ast.AST) -> None:
         """Reads a method; or whatever else there is in a class."""
@@ -222,9 +224,16 @@ class _Reader(ast.NodeVisitor):
         self.stored.add(name)
         if name not in _MAKERS:
             self._own = arguments.args[0].arg if arguments and arguments.args else "self"
+            self._elements = {}
             self.visit(method)
 
+    def visit_For(self, node: ast.For) -> None:
+        self._elements |= _elements(node.target, node.iter, self._own)
+        self.generic_visit(node)
+
     def visit_Attribute(self, node: ast.Attribute) -> None:
+        if node in self._elements.values():
+            return  # to go through modules is no use of them
         (self._into if isinstance(node.ctx, ast.Load) else self.stored).add(node.attr)
         self.generic_visit(node)
 
@@ -238,6 +247,8 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> None:
         self._into.add(node.id)
+        if node.id in self._elements and isinstance(node.ctx, ast.Load):
+            self._into.add(self._elements[node.id].attr)
 
     def visit_If(self, node: ast.If | ast.IfExp) -> None:
         outside = self._into
@@ -253,6 +264,21 @@ class _Reader(ast.NodeVisitor):
         self._into = outside
 
     visit_IfExp = visit_If  # noqa: N815
+
+
+def _elements(target: ast.expr, of: ast.expr, own: str) -> dict[str, ast.Attribute]:
+    """Returns the attributes of an object that a loop goes through, by its variables."""
+    if isinstance(of, ast.Call):
+        function, count = ast.unparse(of.func), len(of.args)
+        targets = target.elts if isinstance(target, ast.Tuple) else [target]
+        if function == "enumerate" and (count, len(targets)) == (1, 2):
+            return _elements(targets[1], of.args[0], own)
+        pairs = zip(targets, of.args, strict=False)
+        is_zip = function == "zip" and count == len(targets)
+        return {k: v for pair in pairs for k, v in _elements(*pair, own).items()} if is_zip else {}
+    if not (isinstance(of, ast.Attribute) and isinstance(target, ast.Name)):
+        return {}
+    return {target.id: of} if ast.unparse(of.value) == own else {}
 
 
 def _in_training(test: ast.expr, own: str) -> ast.expr:

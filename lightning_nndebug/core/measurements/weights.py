@@ -29,6 +29,7 @@ NORMS = (
 )
 ENTRIES = 1024  # of each tensor are looked at
 _CORNER = 64  # rows and columns tell, nearly always, that units differ
+_FILLED, _END = 64, 0.95  # so many entries reach so near to the end of an interval that they fill
 _JUDGED = 16  # entries, at least, tell a distribution
 _MATRIX = re.compile(r"weight(_[ih]h(_l\d+(_reverse)?)?)?")
 _ERRORS = 4.0  # standard errors are chance
@@ -205,6 +206,14 @@ def looks_random(owner: nn.Module, p: Tensor, row: Tensor) -> bool | None:
         return any(_has_kurtosis(row, p.numel(), *known) for known in (_UNIFORM, _NORMAL))
     width = owner.hidden_size if isinstance(owner, nn.RNNBase) else fan_in(owner, p)
     return bool(row.abs().max() <= width**-0.5 * (1 + 1e-6))
+
+
+def is_drawn(owner: nn.Module, p: Tensor) -> bool:
+    """Tells whether the weights of a layer fill the interval that torch draws them from."""
+    row = entries(p)
+    reach = float(row.abs().max()) * fan_in(owner, p) ** 0.5
+    is_filled = p.numel() >= _FILLED and _END < reach <= 1 + 1e-6
+    return is_filled and _has_kurtosis(row, p.numel(), *_UNIFORM)
 
 
 def _has_kurtosis(row: Tensor, n: int, expected: float, variance: float) -> bool:
