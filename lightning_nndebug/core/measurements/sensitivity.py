@@ -125,9 +125,9 @@ class _Runs:
 
     def marks(self, samples: int, change: Callable[[], None] | None = None) -> list[_Marks]:
         """Returns checksums of what suspicious operations get and give."""
-        loader, evaluating = self._loader, self._ways[0][1]
-        is_random = evaluating and loader is not None and bool(loader.shuffles)
-        is_random = is_random and loader.size == samples
+        loader, (_, evaluating) = self._loader, self._ways[0]
+        by_chance = loader is not None and loader.shuffles is True and loader.size == samples
+        is_random = evaluating and by_chance
         return self._run(lambda: _Marker(samples, is_random=is_random), change).marks
 
     def _run(self, listener: Callable[[], L], change: Callable[[], None] | None) -> L:
