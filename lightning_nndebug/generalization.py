@@ -292,6 +292,7 @@ class GeneralizationDetector(Detector):
             "MOD103",
             "MOD105",
             "MOD106",
+            "NAN104",
             "STR104",
         ],
     )
