@@ -15,7 +15,7 @@ import pytest
 import torch
 from cases._parts import Classifier, loader
 from program import Program, digits, fit, seed
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import (
     BatchSampler,
@@ -1101,6 +1101,31 @@ def test_advice() -> None:
     assert not fired(detector.too_few_samples, replace(few, class_sizes=dict(Counter(range(60)))))
     assert fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.8))
     assert not fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.4))
+
+
+PADDED = 1.5 * (torch.arange(32) < torch.tensor([6, 10]).repeat(8)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("batch", "share"),
+    [
+        (PADDED, 0.75),
+        (PADDED.flip(1), 0.75),
+        (PADDED.long(), 0.75),
+        (PADDED[..., None].expand(-1, -1, 3), 0.75),
+        (PADDED[:, None].expand(-1, 3, -1), 0.75),
+        (PADDED.flip(1) + PADDED, None),  # zeros in the middle, as of counts that are sparse
+        (F.one_hot(torch.arange(16)), None),
+        (PADDED[:1].expand(16, -1), None),  # columns that are never filled
+        (PADDED != 0, None),
+        (torch.randn(16, 32), None),
+        (torch.randn(16, 4).tril(), None),  # too short to tell
+    ],
+)
+def test_zeros_to_the_end_of_each_sequence_are_padding(batch: Tensor, share: float | None) -> None:
+    """Of different lengths, and with none among what remains; no mask is needed to see that."""
+    found = Padding.take(SimpleNamespace(batch=[batch]), SimpleNamespace())  # type: ignore[arg-type]
+    assert (found and round(found.share, 2)) == share
 
 
 # -- whole runs
