@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import pytest
@@ -692,6 +692,60 @@ def test_height_and_width_that_are_exchanged(train, validation, sick: bool, is_l
     detector = InputDetector(select=["INP104"])
     options = {"max_epochs": 1}
     fit(Program(Pooled(net), batches(train), batches(validation), trainer=options), detector)
+    assert [one.code for one in detector.findings] == ["INP104"] * sick
+
+
+def waves(features: int, *, common: bool = False) -> Tensor:
+    """Series (N, 48, features), each feature with waves of its own, or all with the same."""
+    phase = 6.3 * torch.rand(320, 1, 1 if common else features)
+    series = torch.sin(torch.arange(48)[:, None] / 3 + phase)
+    return series + 0.3 * torch.randn(320, 48, features)
+
+
+class SequenceReader(Classifier):
+    """Reads sequences, and says one of ten things about the whole."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer)
+        self.head = nn.LazyLinear(10)
+        self.head(torch.zeros(1, 8))
+
+    def forward(self, x):
+        x = self.net(x)
+        return self.head(x[0].mean(1) if isinstance(x, tuple) else x.mean(2))
+
+
+def convolution(channels: int, size: int = 3) -> nn.Module:
+    return nn.Conv1d(channels, 8, size, padding=1)
+
+
+def recurrent(features: int) -> nn.Module:
+    return nn.GRU(features, 8, batch_first=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "make", "sick"),
+    [
+        (lambda: convolution(48), lambda: waves(6), True),
+        (lambda: convolution(48), lambda: waves(6, common=True), True),
+        (lambda: convolution(48), lambda: waves(1), True),
+        (lambda: recurrent(48), lambda: waves(6).mT, True),
+        (lambda: convolution(6), lambda: waves(6).mT, False),
+        (lambda: recurrent(6), lambda: waves(6), False),
+        (lambda: recurrent(48), lambda: waves(1).mT, False),  # in one step
+        (lambda: convolution(48, 1), lambda: waves(6), False),  # features of each by itself
+        (lambda: convolution(48), lambda: torch.randn(320, 48, 6), False),
+        (lambda: convolution(48), lambda: torch.randn(320, 48, 6).cumsum(1).cumsum(2), False),
+        (lambda: convolution(10), lambda: waves(10).mT, False),
+        (lambda: recurrent(48), lambda: waves(30).mT, False),  # changes of many maturities
+    ],
+)
+def test_sequences_are_read_along_their_order(layer: Any, make: Any, sick: bool) -> None:
+    """What has no order, beside what has one, are the features, and not the steps in time."""
+    seed()
+    data = DataLoader(TensorDataset(make().contiguous(), torch.randint(10, (320,))), 64)
+    detector = InputDetector(select=["INP104"])
+    fit(Program(SequenceReader(layer()), data, trainer={"max_epochs": 1}), detector)
     assert [one.code for one in detector.findings] == ["INP104"] * sick
 
 
