@@ -440,6 +440,10 @@ def test_undisturbed_training_far_behind_validation_is_suspicious() -> None:
     noisy = skill((0.7, 0.1), (0.65, 0.1), (0.65, 0.1), shift=0.5)
     assert not list(detector.too_good_validation(noisy))
     assert list(detector.training_harder(noisy))
+    remade = replace(noisy, shift=0.0, is_remade=True)  # by the step, after the loader
+    assert not list(detector.too_good_validation(remade))
+    (found,) = detector.training_harder(remade)
+    assert found.causes[0].startswith("the step changes the inputs")
 
 
 def test_validation_at_chance_is_told_from_overfitting() -> None:
