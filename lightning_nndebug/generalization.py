@@ -272,6 +272,8 @@ class GeneralizationDetector(Detector):
             )
         elif skill.shift > _SHIFTED:
             causes = ("the inputs of training are disturbed, those of validation are not",)
+        elif skill.is_remade:
+            causes = ("the step changes the inputs before the net gets them, as by mixing them",)
         yield Evidence("training", share, self.hidden, message, causes)
 
     @rule(
@@ -292,6 +294,7 @@ class GeneralizationDetector(Detector):
             "MOD103",
             "MOD105",
             "MOD106",
+            "NAN104",
             "STR104",
         ],
     )
@@ -568,7 +571,8 @@ def _is_closing(looks: Sequence[Look]) -> bool:
 
 def _is_suspicious(skill: Skill) -> bool:
     """Tells whether validation goes well, and nothing is known to disturb training."""
-    return skill.looks[-1].validation.skill > _GOOD and not skill.noises and skill.shift < _SHIFTED
+    is_disturbed = skill.noises or skill.shift >= _SHIFTED or skill.is_remade
+    return skill.looks[-1].validation.skill > _GOOD and not is_disturbed
 
 
 def _shown(tally: Tally) -> str:

@@ -285,6 +285,7 @@ class OutputDetector(Detector):
             - ``view`` or ``reshape`` where the axes had to be transposed
             - A softmax over the samples instead of the classes
             - A recurrent net or attention takes the samples for time steps
+            - Each batch is standardized by its own spread, or shifted along the samples
 
         How to fix:
             - Replace ``view`` by ``transpose`` or ``permute``: ``view`` does not move axes
@@ -292,8 +293,9 @@ class OutputDetector(Detector):
             - Set ``batch_first=True`` where the data has the samples first
 
         When it is fine:
-            Never by these operations. What mixes samples by averages, products or distances, as
-            batch norm, in-batch negatives, graphs and attention between samples do, is not told.
+            Never by these operations. What mixes samples by means, products or distances, as
+            batch norm, in-batch negatives, graphs and attention between samples do, is not told,
+            nor is a spread where the samples are put together otherwise than by chance.
 
         References:
             karpathy2019recipe
@@ -359,6 +361,11 @@ def _blamed(mixing: Mixing) -> tuple[str, str]:
         return (
             "It takes the first axis for time, and the samples are along it",
             "Set ``batch_first=True``",
+        )
+    if name.startswith(("std", "var")):
+        return (
+            "Each batch is standardized by itself",
+            "Fit mean and spread on the training data once, or use a norm layer",
         )
     return (
         f"``{name}`` runs along the axis of the samples",

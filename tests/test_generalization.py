@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
@@ -381,6 +382,31 @@ def test_a_loss_has_settled_if_it_gains_little_of_what_is_left() -> None:
     assert not _has_settled(curve([2 - 0.01 * i for i in range(100)]))
 
 
+def test_a_loss_that_stands_still_with_its_learning_rate_has_not_settled() -> None:
+    """Time is counted in learning rates: at the end of a decay, hardly any of it goes by."""
+    noise = [0.005 * math.sin(i * i) for i in range(200)]
+    rates = [0.97**i for i in range(200)]
+    done = list(accumulate(rates))
+    falling = curve([2 - 0.03 * done[i] + noise[i] for i in range(200)], rates=tuple(rates))
+    assert _has_settled(replace(falling, rates=()))
+    assert not _has_settled(falling)
+    stuck = [1 + 0.9 ** done[i] + noise[i] for i in range(200)]
+    cosine = tuple(0.5 + 0.5 * math.cos(math.pi * i / 200) for i in range(200))
+    assert _has_settled(curve([1 + 0.9**i + noise[i] for i in range(200)], rates=cosine))
+    assert not _has_settled(curve(stuck, rates=(1.0, *[0.0] * 199)))  # one stretch tells nothing
+
+
+def test_equal_learning_rates_make_equal_stretches() -> None:
+    """And none is shorter than it was: where the rate is low, several become one."""
+    means = tuple(float(i) for i in range(60))
+    assert curve(means, rates=(0.1,) * 60).by_rate().means == means
+    warm = curve(means, rates=(0.05,) * 20 + (0.1,) * 40).by_rate().means
+    assert len(warm) == 50
+    assert warm[:2] == (0.5, 2.5)
+    assert warm[-1] == 59.0
+    assert curve(means, rates=(0.0,) * 60).by_rate().means == means
+
+
 def test_training_that_stays_behind_is_made_too_hard() -> None:
     """What disturbs it is named."""
     found = list(
@@ -414,6 +440,10 @@ def test_undisturbed_training_far_behind_validation_is_suspicious() -> None:
     noisy = skill((0.7, 0.1), (0.65, 0.1), (0.65, 0.1), shift=0.5)
     assert not list(detector.too_good_validation(noisy))
     assert list(detector.training_harder(noisy))
+    remade = replace(noisy, shift=0.0, is_remade=True)  # by the step, after the loader
+    assert not list(detector.too_good_validation(remade))
+    (found,) = detector.training_harder(remade)
+    assert found.causes[0].startswith("the step changes the inputs")
 
 
 def test_validation_at_chance_is_told_from_overfitting() -> None:

@@ -8,14 +8,14 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from cases._parts import Classifier, loader
 from program import Program, digits, fit, seed
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import (
     BatchSampler,
@@ -695,6 +695,60 @@ def test_height_and_width_that_are_exchanged(train, validation, sick: bool, is_l
     assert [one.code for one in detector.findings] == ["INP104"] * sick
 
 
+def waves(features: int, *, common: bool = False) -> Tensor:
+    """Series (N, 48, features), each feature with waves of its own, or all with the same."""
+    phase = 6.3 * torch.rand(320, 1, 1 if common else features)
+    series = torch.sin(torch.arange(48)[:, None] / 3 + phase)
+    return series + 0.3 * torch.randn(320, 48, features)
+
+
+class SequenceReader(Classifier):
+    """Reads sequences, and says one of ten things about the whole."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer)
+        self.head = nn.LazyLinear(10)
+        self.head(torch.zeros(1, 8))
+
+    def forward(self, x):
+        x = self.net(x)
+        return self.head(x[0].mean(1) if isinstance(x, tuple) else x.mean(2))
+
+
+def convolution(channels: int, size: int = 3) -> nn.Module:
+    return nn.Conv1d(channels, 8, size, padding=1)
+
+
+def recurrent(features: int) -> nn.Module:
+    return nn.GRU(features, 8, batch_first=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "make", "sick"),
+    [
+        (lambda: convolution(48), lambda: waves(6), True),
+        (lambda: convolution(48), lambda: waves(6, common=True), True),
+        (lambda: convolution(48), lambda: waves(1), True),
+        (lambda: recurrent(48), lambda: waves(6).mT, True),
+        (lambda: convolution(6), lambda: waves(6).mT, False),
+        (lambda: recurrent(6), lambda: waves(6), False),
+        (lambda: recurrent(48), lambda: waves(1).mT, False),  # in one step
+        (lambda: convolution(48, 1), lambda: waves(6), False),  # features of each by itself
+        (lambda: convolution(48), lambda: torch.randn(320, 48, 6), False),
+        (lambda: convolution(48), lambda: torch.randn(320, 48, 6).cumsum(1).cumsum(2), False),
+        (lambda: convolution(10), lambda: waves(10).mT, False),
+        (lambda: recurrent(48), lambda: waves(30).mT, False),  # changes of many maturities
+    ],
+)
+def test_sequences_are_read_along_their_order(layer: Any, make: Any, sick: bool) -> None:
+    """What has no order, beside what has one, are the features, and not the steps in time."""
+    seed()
+    data = DataLoader(TensorDataset(make().contiguous(), torch.randint(10, (320,))), 64)
+    detector = InputDetector(select=["INP104"])
+    fit(Program(SequenceReader(layer()), data, trainer={"max_epochs": 1}), detector)
+    assert [one.code for one in detector.findings] == ["INP104"] * sick
+
+
 @pytest.mark.parametrize("colours", [3, 4])
 @pytest.mark.parametrize("make", ["smooth", "grainy", "noise"])
 @pytest.mark.parametrize("is_viewed", [False, True])
@@ -1101,6 +1155,31 @@ def test_advice() -> None:
     assert not fired(detector.too_few_samples, replace(few, class_sizes=dict(Counter(range(60)))))
     assert fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.8))
     assert not fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.4))
+
+
+PADDED = 1.5 * (torch.arange(32) < torch.tensor([6, 10]).repeat(8)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("batch", "share"),
+    [
+        (PADDED, 0.75),
+        (PADDED.flip(1), 0.75),
+        (PADDED.long(), 0.75),
+        (PADDED[..., None].expand(-1, -1, 3), 0.75),
+        (PADDED[:, None].expand(-1, 3, -1), 0.75),
+        (PADDED.flip(1) + PADDED, None),  # zeros in the middle, as of counts that are sparse
+        (F.one_hot(torch.arange(16)), None),
+        (PADDED[:1].expand(16, -1), None),  # columns that are never filled
+        (PADDED != 0, None),
+        (torch.randn(16, 32), None),
+        (torch.randn(16, 4).tril(), None),  # too short to tell
+    ],
+)
+def test_zeros_to_the_end_of_each_sequence_are_padding(batch: Tensor, share: float | None) -> None:
+    """Of different lengths, and with none among what remains; no mask is needed to see that."""
+    found = Padding.take(SimpleNamespace(batch=[batch]), SimpleNamespace())  # type: ignore[arg-type]
+    assert (found and round(found.share, 2)) == share
 
 
 # -- whole runs

@@ -15,6 +15,7 @@ from core.injections import HEALTHY, INJECTIONS
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from program import Program, fit, seed
+from torch import nn
 from torch.nn import functional as F
 
 from lightning_nndebug import NonFiniteDetector, TrainingHalted
@@ -42,6 +43,29 @@ def found(program: Program, *callbacks, **options):
     detector = NonFiniteDetector(**options)
     fit(program, detector, *callbacks)
     return detector.findings
+
+
+class SkipsTooLate(Classifier):
+    """Leaves the update out when the loss is not finite; its batch norm has seen the batch."""
+
+    def __init__(self, *, bad: bool) -> None:
+        super().__init__(nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10)))
+        self.bad = bad
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x = x / 0 if self.bad and batch_idx == 3 else x
+        loss = F.cross_entropy(self(x), y)
+        return loss if loss.isfinite() else None
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_running_statistics_remember_a_batch_whose_update_was_left_out(bad: bool) -> None:
+    """All else is finite, and only eval mode shows it; it is told once."""
+    findings = found(Program(SkipsTooLate(bad=bad), loader(), trainer={"max_epochs": 1}))
+    told = [one for one in findings if one.code == "NAN104"]
+    assert [one.where for one in told] == ["net.1"] * bad
+    assert all(one.message.startswith("running statistics that are not finite") for one in told)
 
 
 def test_a_halt_comes_before_the_bad_update(tmp_path: Path) -> None:

@@ -167,14 +167,21 @@ class Learner(pl.LightningModule):
 
 
 def watch(
-    kind: type, net: nn.Module, loss: Any, targets: Any = None, *, image: bool = False
+    kind: type,
+    net: nn.Module,
+    loss: Any,
+    targets: Any = None,
+    *,
+    image: bool = False,
+    shuffle: bool = False,
 ) -> Any:
     """Fits a net on digits for 22 steps, and returns what was seen last."""
     seed(0)
     detector = Watch()
     detector.seen = []  # type: ignore[attr-defined]
     x, y = digits(image=image)
-    data = DataLoader(TensorDataset(x, y if targets is None else targets(y)), batch_size=32)
+    given = TensorDataset(x, y if targets is None else targets(y))
+    data = DataLoader(given, batch_size=32, shuffle=shuffle)
     fit(Program(Learner(net, loss), data, trainer={"max_steps": 22}), detector)
     return [one for one in detector.seen if isinstance(one, kind)][-1]  # type: ignore[attr-defined]
 
@@ -380,6 +387,56 @@ def discriminate(layer: Any, x: Tensor) -> Tensor:
 def test_what_keeps_samples_apart_or_mixes_them_on_purpose_is_fine(layer: Any, way: Any) -> None:
     """Means, products and distances between samples are meant."""
     assert watch(Sensitivity, Rows(layer, way), cross_entropy, image=True).mixing is None
+
+
+def standardize(layer: Any, x: Tensor) -> Tensor:
+    """As a batch norm that keeps no statistics."""
+    x = layer(x)
+    return (x - x.mean(0)) / (x.std(0) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("way", "function"),
+    [
+        (lambda layer, x: torch.cat([layer(x), x.roll(1, 0)], 2)[..., 4:12], "roll"),
+        (lambda layer, x: layer(x) + layer(x).flip(0), "flip"),
+        (lambda layer, x: F.normalize(layer(x), dim=0), "normalize"),
+        (standardize, "std"),
+        (lambda layer, x: layer(x) * torch.rsqrt(x.var((0, 1), keepdim=True) + 1e-5), "var"),
+    ],
+)
+def test_samples_that_chance_puts_together_have_nothing_to_do_with_each_other(
+    way: Any, function: str
+) -> None:
+    """Where they come in order, they may be steps in time, or the rows of one table."""
+    rows = Rows(nn.Linear(8, 8), way)
+    seen = watch(Sensitivity, rows, cross_entropy, image=True, shuffle=True)
+    assert seen.mixing is not None
+    assert seen.mixing.function == function
+    assert watch(Sensitivity, rows, cross_entropy, image=True).mixing is None
+
+
+def mixed_up(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Images are mixed with the next one, and their labels likewise."""
+    out = net(0.7 * x + 0.3 * x.roll(1, 0))
+    return 0.7 * F.cross_entropy(out, y) + 0.3 * F.cross_entropy(out, y.roll(1))
+
+
+@pytest.mark.parametrize(
+    ("way", "loss"),
+    [
+        (lambda layer, x: layer(x), mixed_up),
+        (lambda layer, x: layer(x) - layer(x).mean(0), cross_entropy),
+        (lambda layer, x: layer(x).roll(1, 1) + x.flip(2), cross_entropy),
+        (lambda layer, x: x / (x.std(1, keepdim=True) + 1) + x / (x.std() + 1), cross_entropy),
+        (lambda layer, x: layer(x) + x.std(0).mean(), cross_entropy),  # of a critic
+        (lambda layer, x: F.normalize(layer(x), dim=2), cross_entropy),
+    ],
+)
+def test_what_is_done_along_other_axes_or_to_whole_images_is_fine(way: Any, loss: Any) -> None:
+    """So is one number for the whole batch."""
+    rows = Rows(nn.Linear(8, 8), way)
+    assert watch(Sensitivity, rows, loss, image=True, shuffle=True).mixing is None
 
 
 @pytest.mark.parametrize(

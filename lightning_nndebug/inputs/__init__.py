@@ -24,7 +24,13 @@ from ..core.measurements.rows import Rows
 from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
 from ..core.statistics import homogeneity
-from .axes import exchanged_sides, recut, scrambled_images, scrambled_sequences
+from .axes import (
+    exchanged_sides,
+    read_across,
+    recut,
+    scrambled_images,
+    scrambled_sequences,
+)
 from .pretrained import unnormalized
 from .relatedness import are_distinct, leak, relations
 from .skew import OFTEN, filled, is_chance, skew, steps
@@ -453,6 +459,7 @@ class InputDetector(Detector):
             - Images come as (N, H, W, C), and ``view`` made (N, C, H, W) of them
             - ``batch_first=False``, the default of ``nn.LSTM`` and ``nn.TransformerEncoder``, and
               samples come first
+            - ``Conv1d`` takes (N, features, time), and time comes first
             - ``view`` or ``reshape`` where two dimensions are to be exchanged
             - Height and width are exchanged where images are resized, in training or validation
 
@@ -471,6 +478,7 @@ class InputDetector(Detector):
             yield from scrambled_images(axes.first)
             yield from scrambled_sequences(axes.first)
             yield from recut(axes.first)
+            yield from read_across(axes.first)
         yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)

@@ -10,6 +10,10 @@ from ..core.measurements.first_layers import FirstLayers
 
 _COLOURS = (1, 3, 4)  # channels of an image
 _RATHER = 0.1  # of a correlation: so much more alike are the rows of an image that are next
+_ORDERED, _UNORDERED = 0.3, 0.1  # of a correlation: so much more alike are neighbours, or less,
+_SURE = 4.0  # and by so many standard errors
+_MANY = 16  # features that have an order; of a handful, two may well be alike
+_LONGER = 2  # times as many as there are steps: some features have an order, such as maturities
 _SIDE = 6  # pixels of the shorter side of an image, at least
 
 
@@ -84,6 +88,35 @@ def recut(first: FirstLayers) -> Iterator[Evidence]:
             causes=("``view`` or ``reshape`` was taken for a transposition",),
             fixes=("Exchange the dimensions: ``x.transpose(1, 2)``",),
             details={"shape": list(layer.shape), "origin": list(layer.origin)},
+        )
+
+
+def read_across(first: FirstLayers) -> Iterator[Evidence]:
+    """Sequences that a layer reads along their features, and whose steps in time it weighs."""
+    for layer in first.layers:
+        if not layer.along or layer.shape != layer.origin:
+            continue
+        (along, doubt), (across, error) = layer.order[:2], layer.order[2:]
+        steps, features = layer.shape[layer.along], layer.shape[3 - layer.along]
+        known = doubt < 1 or layer.kind.startswith("Conv")  # along so few, nobody convolves
+        is_long = features >= max(_MANY, _LONGER * steps)
+        is_ordered = is_long and across > max(_ORDERED, _SURE * error)
+        if not (known and is_ordered and along < min(_UNORDERED, 2 * doubt)):
+            continue
+        told = (
+            f"{layer.place} is {_size(layer.shape)}, and {layer.name} ({layer.kind}) reads along "
+            f"its {steps} places, where neighbours are as alike as any others; among the "
+            f"{features} that it takes for features, neighbours are more alike, by a correlation "
+            f"of {across:.2f}: these are the sequence"
+        )
+        order = "(N, features, time)" if layer.along == 2 else "(N, time, features)"  # noqa: PLR2004
+        yield Evidence(
+            where=layer.place,
+            measured=told,
+            message=told,
+            causes=(f"{layer.kind} takes {order}",),
+            fixes=("Exchange the dimensions: ``x.transpose(1, 2)``",),
+            details={"shape": list(layer.shape), "order": list(layer.order)},
         )
 
 

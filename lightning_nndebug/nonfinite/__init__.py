@@ -142,13 +142,17 @@ class NonFiniteDetector(Detector):
         if autopsy.scaled and (culprit is None or culprit.overflow):
             return  # the scaler will find a smaller scale, or NAN106 tells that it does not
         if culprit is None:
-            if not autopsy.parameters:
+            if not (autopsy.parameters or autopsy.statistics):
                 where = autopsy.gradients[0] if autopsy.gradients else "gradients"
                 yield _unseen(where, "the gradient is not finite", autopsy)
         elif culprit.kind in ("forward", "backward", "outside", "constant"):
             yield _operation(culprit, autopsy)
 
-    @rule("NAN104", severity=Severity.ERROR, caused_by=["GRD101", "LRN101", "NAN102", "NAN103"])
+    @rule(
+        "NAN104",
+        severity=Severity.ERROR,
+        caused_by=["GRD101", "LRN101", "NAN101", "NAN102", "NAN103"],
+    )
     def non_finite_parameter(self, autopsy: Autopsy) -> Iterator[Evidence]:
         """A parameter or buffer is not finite itself: the last update, or other code, spoilt it.
 
@@ -159,6 +163,7 @@ class NonFiniteDetector(Detector):
             - an optimizer without eps that divides by a second moment of 0
             - a learning rate so high that the weights overflow
             - another callback, or a hook, that writes to the weights
+            - a batch that was not finite: its update was left out, but batch norm has seen it
 
         How to fix:
             - give the optimizer an eps of 1e-8
@@ -173,6 +178,8 @@ class NonFiniteDetector(Detector):
         """
         if autopsy.skipped:
             return
+        if autopsy.statistics:
+            yield _spoilt(autopsy)
         culprit = autopsy.culprit
         if culprit is not None and culprit.kind in ("parameter", "buffer"):
             where, values = culprit.name or culprit.kind, culprit.inputs[:1]
@@ -294,6 +301,18 @@ def _unseen(where: str, message: str, autopsy: Autopsy) -> Evidence:
     else:
         why = "run again, the step did not show it: it depends on state that cannot be put back"
     return _evidence(where, f"{message}; {why}", autopsy)
+
+
+def _spoilt(autopsy: Autopsy) -> Evidence:
+    more = f" and {len(autopsy.statistics) - 1} more" if len(autopsy.statistics) > 1 else ""
+    return _evidence(
+        autopsy.statistics[0],
+        f"running statistics{more} that are not finite, while parameters and gradients are: in "
+        "eval mode, the answer is NaN",
+        autopsy,
+        ("a batch that was not finite went through the net, and only its update was left out",),
+        ("look at the batch before the net does", "load the last good checkpoint"),
+    )
 
 
 def _evidence(

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..mode_effects import is_norm
 from ..repro import write_repro
 from ..sandbox import Sandbox, Snapshot, find_generators
 from ..tracer import Culprit, trace
@@ -40,6 +41,7 @@ class Autopsy(Measurement):
         loss: The loss, as Lightning hands it to the backward.
         gradients: Names of parameters with a bad gradient, the first few.
         parameters: Names of parameters that are bad themselves, the first few.
+        statistics: Names of norms whose running statistics are, although all the rest is well.
         culprit: The origin; None if the step, run again, did not show it, or could not be.
         replayed: Whether the step was run again.
         exact: Whether it came to the same loss then, bit for bit.
@@ -64,6 +66,7 @@ class Autopsy(Measurement):
     loss: float
     gradients: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
     culprit: Culprit | None = None
     replayed: bool = False
     exact: bool = False
@@ -127,6 +130,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
         memory.generators, memory.host_rng = find_generators(moment.module), HostRng()
         memory.updates = memory.streak = memory.skipped = memory.replays = 0
         memory.suspect, memory.let_through, memory.lost = None, False, False
+        memory.spoilt = False
     host_rng = memory.host_rng.is_needed()
     snapshot = Snapshot.take(moment.module, moment.batch, memory.generators, host_rng=host_rng)
     memory.step = _Step(snapshot, moment.batch_idx)
@@ -146,7 +150,9 @@ def _before_update(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:
     alone = moment.trainer.world_size == 1
     if all_finite([*gradients, *(step.losses if alone else ())]):
         memory.streak, memory.suspect = 0, None
-        return None if alone else _of_this_rank(moment, memory, suspect or step)
+        if not alone:
+            return _of_this_rank(moment, memory, suspect or step)
+        return None if is_canary else _of_statistics(moment, memory)
     in_loss = suspect is not None or not all_finite(step.losses)
     scaled = getattr(moment.trainer, "scaler", None) is not None and not in_loss
     if scaled:
@@ -178,6 +184,18 @@ def _of_this_rank(moment: Moment, memory: SimpleNamespace, step: _Step) -> Autop
     loss = next(float(one.float().mean()) for one in step.losses if not all_finite([one]))
     repro = write_repro(moment, step.snapshot, step.batch_idx, memory.repro_mb)
     return Autopsy(in_loss=True, loss=loss, repro=repro)
+
+
+def _of_statistics(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:
+    """Tells of running statistics that have seen a batch whose update somebody has left out."""
+    norms = {name: one for name, one in moment.module.named_modules() if is_norm(one)}
+    if memory.spoilt or all_finite([one.running_var for one in norms.values()]):
+        return None
+    memory.spoilt = True
+    gone = [name for name, one in norms.items() if not all_finite([one.running_var])]
+    loss = float(memory.step.losses[-1].float().mean()) if memory.step.losses else math.nan
+    names = tuple(map(plain_name, gone[:_MOST_NAMES]))
+    return Autopsy(in_loss=False, loss=loss, statistics=names)
 
 
 def _without_update(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:

@@ -34,6 +34,7 @@ _FITTING = {
     "binary_cross_entropy_with_logits",
 }  # fmt: skip
 _PENALTIES = (1e-3, 1e-2, 1e-1)  # relative to the mean eigenvalue of the kernel times its size
+_STRETCHES = 20  # of equal learning; in fewer, nothing can be told from noise
 _SHARE = 0.25  # of the run, in which the loss is held against as much of it before
 _SETTLED = 0.1  # of all that was gained, and of what is left, gained in that
 
@@ -183,6 +184,7 @@ def _gain(curve: LossCurve) -> float:
     The descent is one in the logarithm of time: a doubling brings as much as the one before, of
     which the third and the fourth quarter show about a half.
     """
+    curve = curve.by_rate()
     before, after = (statistics.fmean(curve.part(start, start + 0.25)) for start in (0.5, 0.75))
     return max(0.0, 2 * (before / after - 1)) if after > 0 else 0.0
 
@@ -249,7 +251,10 @@ def _targets(call: LossCall) -> Tensor:
 
 
 def _has_settled(curve: LossCurve) -> bool:
-    """Tells whether the loss has fallen, and then has stopped to."""
+    """Tells whether the loss has fallen, and then has stopped to, by itself."""
+    curve = curve.by_rate()
+    if len(curve.means) < _STRETCHES:
+        return False
     gained, error = curve.gain(_SHARE)
     late, before = curve.part(1 - _SHARE, 1), curve.part(1 - 2 * _SHARE, 1 - _SHARE)
     goes_on = statistics.fmean(before) > (1 + _SETTLED) * statistics.fmean(late)

@@ -25,6 +25,8 @@ _FEATURES = 1024  # channels or columns are told apart, at most,
 _DESCRIBED = 8  # layers, in the record
 _COLOURS = (3, 4)  # channels of an image,
 _FEW, _PIXELS = 2**12, 2**18  # of so many values of which rows are compared
+_PAIRS = 3  # of places that are not neighbours, for a comparison
+_ORDER = 4  # numbers
 _EPS = 1e-5  # of the variance, as norms have it
 _SAMPLES = 256  # samples of a batch are looked at,
 _POSITIONS = 64  # and positions along each dimension of an image or a sequence
@@ -56,6 +58,10 @@ class FirstLayer:
         dtype: The type of what it was given.
         rows: Of colour images, how alike rows are that lie 1, 2, ... apart, read plane by plane:
             correlations up to two times as many rows as there are colours.
+        along: The dimension that it reads along, as a convolution or recurrent module does with
+            sequences; 0 if it has none.
+        order: How much more alike neighbours along it are than others, and the standard error of
+            that; then the same along the dimension of the features.
     """
 
     name: str
@@ -73,6 +79,8 @@ class FirstLayer:
     deviations: tuple[float, ...]
     dtype: str = ""
     rows: tuple[float, ...] = ()
+    along: int = 0
+    order: tuple[float, ...] = ()
 
     @property
     def sizes(self) -> tuple[float, ...]:
@@ -269,9 +277,11 @@ class _Watch:
                 means=(),
                 deviations=(),
                 dtype=str(given.dtype)[6:],
+                along=_along(module, given),
             )
             if not given.is_complex():
-                told = (_statistics(module, given), _likeness(given, _apart(layer)))
+                likeness = _likeness(given, _apart(layer))
+                told = (_statistics(module, given), likeness, _order(given, layer.along))
                 self._layers.append((layer, torch.cat(told)))
         self._called.append((name, _normalizes(module)))
         self._weighing += isinstance(module, _WEIGHING)
@@ -351,6 +361,35 @@ def _likeness(images: Tensor, apart: int) -> Tensor:
     return torch.stack(found) if flat.numel() >= _FEW else flat.new_zeros(apart)
 
 
+def _along(module: Any, x: Tensor) -> int:
+    if x.dim() != 3 or not x.is_floating_point():  # noqa: PLR2004
+        return 0
+    if isinstance(module, nn.RNNBase):
+        return 1 if module.batch_first else 0
+    return 2 if isinstance(module, nn.Conv1d) and module.kernel_size[0] > 1 else 0
+
+
+def _order(x: Tensor, along: int) -> Tensor:
+    """Returns whether neighbours are more alike, along this dimension and along the other one.
+
+    What all samples have in common is left out.
+    """
+    if not along:
+        return x.new_zeros(0, dtype=torch.float32)
+    x = x.detach()[:_SAMPLES, :_POSITIONS, :_POSITIONS].float()
+    x = x - x.mean(0)
+    told = []
+    for axis in (along, 3 - along):
+        alike = x.movedim(axis, 0).flatten(1).corrcoef().nan_to_num().reshape(x.shape[axis], -1)
+        apart = torch.ones_like(alike).triu(2).bool()
+        next_, others = alike.diagonal(1), alike[apart]
+        if len(others) < _PAIRS:
+            told += [others.new_zeros(()), others.new_ones(())]
+        else:
+            told += [next_.mean() - others.mean(), others.std() / math.sqrt(len(next_))]
+    return torch.stack(told)
+
+
 def _described(layer: FirstLayer) -> dict[str, Any]:
     mean = sum(layer.means) / max(1, len(layer.means))
     square = sum(one**2 for one in layer.sizes) / max(1, len(layer.sizes))
@@ -361,6 +400,7 @@ def _described(layer: FirstLayer) -> dict[str, Any]:
 
 def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> FirstLayer:
     low, high, *rest = numbers
+    rest, order = (rest[:-_ORDER], rest[-_ORDER:]) if layer.along else (rest, [])
     end = len(rest) - _apart(layer)
     half = end // 2
     return replace(
@@ -370,6 +410,7 @@ def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> Firs
         means=tuple(rest[:half]),
         deviations=tuple(rest[half:end]),
         rows=tuple(rest[end:]),
+        order=tuple(order),
         is_normed=is_normed,
     )
 

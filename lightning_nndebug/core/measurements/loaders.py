@@ -31,7 +31,8 @@ class TrainLoader(Measurement):
         shuffles: Whether it does so at random; None if nobody knows.
         replaces: Whether it may draw a sample again in the same epoch; None likewise.
         samples: How many samples the data set has; None likewise, and of ready-made batches.
-        collates: Whether it puts samples together to batches, rather than to pass on ready ones.
+        collates: Whether it puts samples together to batches, rather than to pass on ready ones,
+        size: and how many of them; None if nobody knows.
         workers: Processes that load them.
         is_stream: Whether the data set decides on the order itself.
     """
@@ -44,6 +45,7 @@ class TrainLoader(Measurement):
     replaces: bool | None = None
     samples: int | None = None
     collates: bool = False
+    size: int | None = None
     workers: int = 0
     is_stream: bool = False
 
@@ -67,6 +69,7 @@ class TrainLoader(Measurement):
             replaces=True if not stream and _repeats(loader.dataset) else replaces,
             samples=None if stream or ready else _length(loader.dataset),
             collates=collates,
+            size=loader.batch_size,
             workers=loader.num_workers,
             is_stream=stream,
         )  # fmt: skip

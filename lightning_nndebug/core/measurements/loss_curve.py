@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from .scores import Stop
 _BINS = 256
 _FIRST_LOOK = 64  # steps; then 128, 256, ...
 _LEAST = 20  # bins; fewer have no slope to speak of
+_ROUNDING = 1e-9
 _SLOW = 0.1  # of its peak: a learning rate below that has been lowered to end there
 
 
@@ -26,7 +27,8 @@ class LossCurve(Measurement):
     """The mean loss of equal stretches of the run. Not taken where several optimizers take turns.
 
     Attributes:
-        means: The mean loss of each stretch, 20 to 256 of them.
+        means: The mean loss of each stretch, 20 to 256 of them,
+        rates: and its mean learning rate.
         length: How many optimizer steps there are in a stretch.
         step: The step it reaches to.
         over: Whether training has ended.
@@ -52,12 +54,14 @@ class LossCurve(Measurement):
     annealed: bool = False
     stop: Stop | None = None
     unseen: float = 0.0
+    rates: tuple[float, ...] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossCurve | None:
         """Adds the loss of each step; looks at steps 64, 128, 256, ... and at the end."""
         if not hasattr(memory, "means"):
-            memory.means, memory.length, memory.part, memory.last = [], 1, [], None
+            memory.means, memory.rates, memory.length = [], [], 1
+            memory.part, memory.last = [], None
             memory.is_one, memory.peak, memory.next = True, 0.0, _FIRST_LOOK
         over = moment.hook == "on_train_end"
         if not over:
@@ -76,7 +80,23 @@ class LossCurve(Measurement):
             annealed=rate < _SLOW * memory.peak,
             stop=moment.take(Stop) if over else None,
             unseen=_unseen(trainer) if over else 0.0,
+            rates=tuple(memory.rates),
         )
+
+    def by_rate(self) -> LossCurve:
+        """Returns it in stretches of equal sums of learning rates, which are never shorter.
+
+        Where the learning rate comes down, a loss stands still that would go on falling.
+        """
+        whole, most = sum(self.rates), max(self.rates, default=0.0)
+        if not 0 < whole < math.inf:
+            return self
+        count = int(whole / most + _ROUNDING)
+        stretches: list[list[float]] = [[] for _ in range(count)]
+        for mean, rate, end in zip(self.means, self.rates, accumulate(self.rates), strict=True):
+            middle = (end - rate / 2) / whole
+            stretches[min(int(count * middle), count - 1)].append(mean)
+        return replace(self, means=tuple(map(statistics.fmean, stretches)), rates=())
 
     def part(self, first: float, last: float) -> list[float]:
         """Returns the stretches between two shares of the run."""
@@ -107,14 +127,21 @@ def _add(moment: Moment, memory: SimpleNamespace) -> None:
     if loss is None or loss is memory.last:
         return
     memory.last, memory.is_one = loss, memory.is_one and loss.optimizer == 0
-    memory.peak = max(memory.peak, _rate(moment))
-    memory.part.append(loss.value)
+    rate = _rate(moment)
+    memory.peak = max(memory.peak, rate)
+    memory.part.append((loss.value, rate))
     if len(memory.part) == memory.length:
-        memory.means.append(statistics.fmean(memory.part))
+        losses, rates = zip(*memory.part, strict=True)
+        memory.means.append(statistics.fmean(losses))
+        memory.rates.append(statistics.fmean(rates))
         memory.part = []
     if len(memory.means) == _BINS:
-        pairs = zip(memory.means[::2], memory.means[1::2], strict=True)
-        memory.means, memory.length = [(a + b) / 2 for a, b in pairs], 2 * memory.length
+        memory.means, memory.rates = _halved(memory.means), _halved(memory.rates)
+        memory.length *= 2
+
+
+def _halved(series: list[float]) -> list[float]:
+    return [(a + b) / 2 for a, b in zip(series[::2], series[1::2], strict=True)]
 
 
 def _unseen(trainer: Any) -> float:

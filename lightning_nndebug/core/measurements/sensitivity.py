@@ -7,18 +7,19 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..foreign import is_consumable
 from ..listening import ListeningMode
 from ..sandbox import Sandbox
-from ..source import Line, nearest_line
+from ..source import Line, nearest_line, outward
 from . import Measurement, Moment
 from .batches import Place, tensors
+from .loaders import TrainLoader
 from .predictions import Pair, pair_of
 from .repeatable import Repeatable, is_repeatable
 
@@ -26,16 +27,23 @@ log = logging.getLogger("lightning_nndebug")
 
 L = TypeVar("L", bound=ListeningMode)
 
+_CALL = nn.Module._call_impl.__code__
 _STEPS = (19, 29)
 _SAMPLES = 4  # at least
 _CHANGED = 1e-4  # of the size of the predictions: batched arithmetic differs by 1e-7
 _WHOLE = 1e-6  # likewise of a checksum
-# What mixes samples by mistake, if it does. Means, products and distances are mixed on purpose.
+# What mixes samples by mistake, if it does. Products and distances are mixed on purpose.
 _SUSPECTS = {
     "softmax", "log_softmax", "softmin", "gumbel_softmax", "cumsum", "cumprod",
     "view", "reshape", "view_as", "reshape_as", "unflatten",
     "lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward",
 }  # fmt: skip
+# What does so where chance alone has put the samples together: none has anything to do with the
+# one before it, or with the spread of all. Whole images are shifted to be mixed with others.
+_SHIFTS = {"roll", "flip"}
+_LENGTHS = {"normalize"}
+_SPREADS = {"std", "var", "std_mean", "var_mean"}
+_SCALING = {"div", "div_", "true_divide", "mul", "mul_"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Sensitivity(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start",)
-    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable,)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Repeatable, TrainLoader)
 
     inputs: tuple[str, ...]
     ignored: bool
@@ -105,6 +113,7 @@ class _Runs:
 
     def __init__(self, sandbox: Sandbox, moment: Moment) -> None:
         self._sandbox, self._moment = sandbox, moment
+        self._loader = moment.take(TrainLoader)
         self.leaves = tensors(moment.batch)
         # Whether with a graph, as a gradient penalty needs it; whether in eval mode, in which some
         # nets give other outputs than their training step takes.
@@ -116,7 +125,10 @@ class _Runs:
 
     def marks(self, samples: int, change: Callable[[], None] | None = None) -> list[_Marks]:
         """Returns checksums of what suspicious operations get and give."""
-        return self._run(lambda: _Marker(samples), change).marks
+        loader, (_, evaluating) = self._loader, self._ways[0]
+        by_chance = loader is not None and loader.shuffles is True and loader.size == samples
+        is_random = evaluating and by_chance
+        return self._run(lambda: _Marker(samples, is_random=is_random), change).marks
 
     def _run(self, listener: Callable[[], L], change: Callable[[], None] | None) -> L:
         moment = self._moment
@@ -238,9 +250,10 @@ class _Marks:
 class _Marker(ListeningMode):
     """Keeps checksums of what suspicious operations get and give."""
 
-    def __init__(self, samples: int) -> None:
+    def __init__(self, samples: int, *, is_random: bool) -> None:
         super().__init__()
-        self._samples = samples
+        self._samples, self._is_random = samples, is_random
+        self._spreads: dict[int, tuple[str, tuple[int, ...], dict[int, Tensor]]] = {}
         self.marks: list[_Marks] = []
 
     def __torch_function__(
@@ -250,16 +263,46 @@ class _Marker(ListeningMode):
         name = getattr(func, "__name__", "")
         x = args[0] if args else None
         # A row of lengths is added up, and sorted, to tell where in the batch a sequence begins.
-        if name not in _SUSPECTS or not isinstance(x, Tensor) or x.dim() < 2:  # noqa: PLR2004
+        if not isinstance(x, Tensor) or x.dim() < 2:  # noqa: PLR2004
+            return func(*args, **kwargs)
+        if self._is_random and name in _SPREADS:
+            return self._noted(name, x, func(*args, **kwargs))
+        spread = self._spread(name, x, args)
+        if spread is None and not self._is_suspect(name):
             return func(*args, **kwargs)
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            given = self._sums(x)
+            name, shape, given = spread or (name, tuple(x.shape), self._sums(x))
         result = func(*args, **kwargs)
         with torch.no_grad(), torch._C.DisableTorchFunction():
             first = result[0] if isinstance(result, (tuple, list)) else result
             line = nearest_line(sys._getframe(1))
-            self.marks.append(_Marks(name, line, tuple(x.shape), given, self._sums(first)))
+            self.marks.append(_Marks(name, line, shape, given, self._sums(first)))
         return result
+
+    def _is_suspect(self, name: str) -> bool:
+        if name in _SUSPECTS:
+            return True
+        shifts = name in _SHIFTS and _is_in_layer(sys._getframe(2))
+        return self._is_random and (shifts or name in _LENGTHS)
+
+    def _noted(self, name: str, x: Tensor, result: Any) -> Any:
+        """Remembers a spread over the samples, by how many numbers it has."""
+        spread = result[0] if isinstance(result, (tuple, list)) else result
+        is_over = self._samples in x.shape and self._samples not in spread.shape
+        if is_over and spread.numel() > 1:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                self._spreads[spread.numel()] = name, tuple(x.shape), self._sums(x)
+        return result
+
+    def _spread(
+        self, name: str, x: Tensor, args: tuple[Any, ...]
+    ) -> tuple[str, tuple[int, ...], dict[int, Tensor]] | None:
+        """Returns the spread that a batch is divided by."""
+        scale = args[1] if name in _SCALING and len(args) > 1 else None
+        if not isinstance(scale, Tensor) or self._samples in scale.shape:
+            return None
+        found = self._spreads.get(scale.numel())
+        return found if found is not None and found[1] == tuple(x.shape) else None
 
     def _sums(self, x: Tensor) -> dict[int, Tensor]:
         sums = {}
@@ -268,6 +311,13 @@ class _Marker(ListeningMode):
             weights = torch.arange(rows.shape[1], device=rows.device, dtype=rows.dtype).cos()
             sums[axis] = torch.stack([rows @ weights, rows.square().sum(1)])
         return sums
+
+
+def _is_in_layer(frame: FrameType) -> bool:
+    """Whether a module with parameters is being called: a layer, or the whole net."""
+    called = (one for one in outward(frame) if one.f_code is _CALL)
+    module = next((one.f_locals.get("self") for one in called), None)
+    return isinstance(module, nn.Module) and any(True for _ in module.parameters())
 
 
 def _mixing(usual: _Marks, changed: _Marks, shown: int) -> Mixing | None:

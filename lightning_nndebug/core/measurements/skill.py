@@ -15,6 +15,7 @@ from torch import Tensor
 from ..mode_effects import effect
 from . import Measurement, Moment
 from .batches import tensors
+from .first_layers import FirstLayers
 from .labels import MOST_CLASSES
 from .loss_calls import LossCall, LossCalls, ValidationLossCalls
 
@@ -114,6 +115,7 @@ class Skill(Measurement):
         noises: Modules that disturb training alone, such as dropout, with their strength.
         shift: How far the inputs of training are from those of validation, in their mean, spread
             and roughness, relative to the spread.
+        is_remade: Whether the step makes something else of the inputs before the net gets them.
         is_single: Whether every sample has one answer, and not one for each pixel or token.
         is_settling: Whether validation uses running statistics that lag behind the first steps.
     """
@@ -123,11 +125,16 @@ class Skill(Measurement):
         "on_validation_batch_end",
         "on_validation_end",
     )
-    needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls, ValidationLossCalls)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (
+        LossCalls,
+        ValidationLossCalls,
+        FirstLayers,
+    )
 
     looks: tuple[Look, ...]
     noises: Mapping[str, float]
     shift: float = 0.0
+    is_remade: bool = False
     is_single: bool = False
     is_settling: bool = False
 
@@ -294,7 +301,11 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
     shift = _shift(*memory.inputs)
     has_norms = any(effect(one) == "norm" for one in moment.module.modules())
     is_settling = has_norms and moment.step < _SETTLED
-    return cls(memory.looks, noises(moment.module), shift, memory.is_single, is_settling)
+    first = moment.take(FirstLayers)
+    is_remade = (
+        first is not None and bool(first.layers) and not any(one.place for one in first.layers)
+    )
+    return cls(memory.looks, noises(moment.module), shift, is_remade, memory.is_single, is_settling)
 
 
 def _is_single(batch: Any, call: LossCall) -> bool:
