@@ -235,8 +235,8 @@ class ModeDetector(Detector):
             - use torch.nn.Dropout
 
         When it is fine:
-            While the data are being exchanged, for a few steps. Two looks in a row must show it, and
-            the second no less of it where statistics have the time to settle.
+            While the data are being exchanged, for a few steps. Two looks in a row must show it,
+            and the second no less of it where statistics have the time to settle.
 
         References:
             - arXiv:2105.07576

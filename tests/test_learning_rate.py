@@ -838,6 +838,19 @@ def test_a_step_that_cannot_be_run_again_is_left_alone(caplog) -> None:
     assert caplog.text.count("cannot be run again: ValueError: not again") == 1
 
 
+@pytest.mark.parametrize("is_policy", [True, False])
+def test_losses_of_actions_that_were_drawn_anew_are_not_compared(is_policy: bool) -> None:
+    """What a policy sees depends on its weights; negatives that are drawn by frequency do not."""
+
+    class Drawn(Classifier):
+        def training_step(self, batch, batch_idx):
+            odds = self.net(batch[0]).softmax(1)
+            drawn = torch.multinomial(odds if is_policy else torch.ones_like(odds), 1)
+            return -odds.log().gather(1, drawn).mean() + self.loss(*batch)
+
+    assert bool(measure(Drawn(), StepProbe, max_steps=6)) is not is_policy
+
+
 class Room:
     """An environment, as gym has them: it moves on when it is stepped."""
 
