@@ -164,7 +164,7 @@ def test_a_score_that_gets_ever_worse_than_a_guess_is_turned(metrics, name: str)
         "of one class",
         "first loader",
         "of other samples",
-    ],  # fmt: skip
+    ],
 )
 def test_an_accuracy_that_the_answers_contradict(metrics, error, more, name) -> None:
     """It says no more than a guess, twice, and most answers are right."""
