@@ -218,3 +218,39 @@ def rare_costs() -> Program:
     number = torch.poisson(0.3 * torch.exp(0.6 * x[:, 0] - 0.4 * x[:, 1] - 0.5))
     cost = (number * torch.distributions.Gamma(2.0, 1.0).sample((2400,))).unsqueeze(1)
     return Program(Claims(), **loaders(*split(x, cost), batch_size=64), trainer={"max_epochs": 10})
+
+
+class Decoder(pl.LightningModule):
+    """Sorts a short sequence: a cell says one number after the other, and is told the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 24)
+        self.encoder, self.cell = nn.GRU(24, 48, batch_first=True), nn.GRUCell(48 + 24, 48)
+        self.head = nn.Linear(48, 11)
+
+    def loss(self, batch):
+        x, y = batch
+        encoded = self.encoder(self.table(x))[1][0]
+        hidden, last, scores = encoded, torch.full_like(y[:, 0], 10), []
+        for target in y.unbind(1):
+            hidden = self.cell(torch.cat([encoded, self.table(last)], 1), hidden)
+            scores.append(self.head(hidden))
+            last = target
+        return F.cross_entropy(torch.stack(scores, dim=2), y)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+
+@healthy
+def scores_stacked_behind_the_classes() -> Program:
+    """No axis is exchanged, and the classes are in axis 1: the steps have come behind them."""
+    x = torch.randint(10, (1000, 5))
+    return Program(Decoder(), **loaders(*split(x, x.sort(1).values)), trainer={"max_epochs": 5})
