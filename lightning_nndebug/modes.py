@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from .core.detector import Detector, rule, threshold, vital
+from .core.detector import Detector, rule, state, threshold, vital
 from .core.findings import Evidence, Severity
 from .core.measurements.both_modes import BothModes
 from .core.measurements.dropouts import ActiveDropouts
@@ -20,6 +20,10 @@ _ON_PURPOSE = ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
 # Statistics that cannot settle in the planned run are known to be wrong. Then a fifth of the share
 # is enough, if the loss is this many times that in train mode.
 _LAGGING, _TIMES = 0.2, 2.0
+
+# Statistics that can settle run after weights that learn fast, and catch up when these slow down:
+# they are no fault as long as each look finds no more than so much of what the last one found.
+_CLOSING = 0.75
 
 # The share of their input that dropouts by hand may leave to what comes behind, unscaled.
 _SCALED = 0.8
@@ -43,6 +47,8 @@ class ModeDetector(Detector):
 
     norm_drift: float = threshold(default=0.2, source="benchmarks/thresholds#norm_drift")
     share_lost: float = threshold(default=0.5, source="benchmarks/thresholds#train_eval")
+
+    last_lost: float = state(float)
 
     @rule("MOD101", severity=Severity.ERROR)
     def eval_while_training(self, modes: Modes) -> Iterator[Evidence]:
@@ -229,7 +235,8 @@ class ModeDetector(Detector):
             - use torch.nn.Dropout
 
         When it is fine:
-            While the data are being exchanged, for a few steps. Two looks in a row must show it.
+            While the data are being exchanged, for a few steps. Two looks in a row must show it,
+            and the second no less of it where statistics have the time to settle.
 
         References:
             - arXiv:2105.07576
@@ -250,7 +257,9 @@ class ModeDetector(Detector):
         by_norms = both.eval_norms - both.train > 0.5 * (both.eval - both.train)
         if by_norms and both.settling < 1.0 and both.eval > _TIMES * both.train > 0.0:
             limit *= _LAGGING  # there is no time for it to get better
-        if not share > limit:
+        is_closing = share < _CLOSING * self.last_lost and both.settling >= 1.0
+        self.last_lost = share
+        if not share > limit or (by_norms and is_closing):
             return
         yield Evidence(
             ", ".join(both.norms if by_norms else both.noises),

@@ -9,14 +9,14 @@ from .core.findings import Evidence, Severity
 from .core.measurements.activations import Activations
 from .core.measurements.predictions import Predictions
 from .core.measurements.sensitivity import Mixing, Sensitivity
-from .core.statistics import trend
+from .core.statistics import growth
 
 _SOURCE = "benchmarks/thresholds#outputs"
 _AGE = 30  # steps in which predictions may well be alike
 _LOOKS, _KEPT = 5, 8  # looks in a row that they must be alike, and become no less so
 _ALIKE = 0.2  # 1 minus the cosine of embeddings that nothing keeps apart
 _SHRUNK, _SMALL = 0.1, 0.03  # of what varied at first, and of the size of embeddings
-_RISING = 0.6  # the trend of the spread where something is learned; by chance, one in 25 rises so
+_RISING = 0.65  # the growth of the spread where something is learned; by chance, one in 25 is so
 _NONE = 1e-3  # of the least spread: below that, rounding errors come and go
 
 _LOGITS = "logits vary between samples by a standard deviation of {}"
@@ -123,7 +123,7 @@ class OutputDetector(Detector):
             past = self.spreads.setdefault(where, [])
             past[:] = [*past, spread][-_KEPT:]
             last = past[-_LOOKS:]
-            rises = past[-1] > _NONE * self.least_spread and trend(past) > _RISING
+            rises = past[-1] > _NONE * self.least_spread and growth(past) > _RISING
             is_old = predictions.step >= _AGE and len(last) == _LOOKS
             limit, seen = self.least_spread, max(last)
             first = self.firsts.setdefault(where, spread)

@@ -119,7 +119,8 @@ class StructureDetector(Detector):
         When it is fine:
             A bottleneck, which is narrower than both its ends, factorizes on purpose and is never
             reported; neither are depthwise or pointwise convolutions, layers that are named after a
-            projection or a code, layers of two nets, and outputs that more than one layer uses.
+            projection or a code, layers of two nets, gated linear units, and outputs that more than
+            one layer uses.
 
         References:
             saxe2014exact

@@ -26,6 +26,9 @@ ONE_LINERS: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "nll_of_log_softmax": lambda net, b: F.nll_loss(net.classes(b["x"]).log_softmax(1), b["y"]),
     "classes_moved": lambda net, b: F.cross_entropy(net.classes(b["s"]).transpose(1, 2), b["tags"]),
+    "step_by_step": lambda net, b: F.cross_entropy(
+        torch.stack([net.classes(b["s"][:, t]) for t in range(7)], -1), b["tags"]
+    ),
     "one_answer_for_all_steps": lambda net, b: F.cross_entropy(
         net.classes(b["s"])[:, 0, :, None].expand(-1, -1, 7), b["tags"]
     ),

@@ -153,8 +153,19 @@ def test_a_score_that_gets_ever_worse_than_a_guess_is_turned(metrics, name: str)
         ({"val_acc": [0.1, 0.1]}, 0.9, {}, ""),
         ({"val_acc": [0.1, 0.1]}, 0.1, {"is_single": False}, ""),
         ({"val_acc_dog": [0.0, 0.0], "val_f1": [0.0, 0.0]}, 0.1, {}, ""),
+        ({"val_acc/dataloader_idx_0": [0.1, 0.1]}, 0.1, {}, "val_acc/dataloader_idx_0"),
+        ({"val_acc/dataloader_idx_2": [0.1, 0.1]}, 0.1, {}, ""),
     ],
-    ids=["constant", "percent", "fair", "a net at chance", "exact matches", "of one class"],
+    ids=[
+        "constant",
+        "percent",
+        "fair",
+        "a net at chance",
+        "exact matches",
+        "of one class",
+        "first loader",
+        "of other samples",
+    ],
 )
 def test_an_accuracy_that_the_answers_contradict(metrics, error, more, name) -> None:
     """It says no more than a guess, twice, and most answers are right."""

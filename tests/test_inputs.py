@@ -141,6 +141,14 @@ def test_samples_may_come_second() -> None:
     assert inputs.read_main((torch.randn(20, 6, 3), Y[:6])).shape == (6, 20, 3)
 
 
+def test_offsets_are_no_samples() -> None:
+    """Where the words of all texts lie end to end, what tells where each begins is none of them."""
+    words, begins = torch.arange(50), torch.arange(8) * 6
+    first = Place().item(0)
+    assert found((Y, words, begins), against(first)) is None
+    assert found((Y, begins), against(first)).places == (Place().item(1),)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

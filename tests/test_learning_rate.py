@@ -148,6 +148,15 @@ def test_slow_steps_are_an_alarm_when_half_of_the_run_is_lost(
     assert ("250 steps have left 95% of it" in evidence.message) is (severity is None)
 
 
+def test_what_the_steps_left_will_do_is_not_lost() -> None:
+    """A step a hundred times as long would be best, and 150 are still to come."""
+    detector = LearningRateDetector()
+    for step in (0, 60, 80, 100, 250):
+        one = probe(step, 1e-3, 5e-6, own=(1.001, 1.0), losses=(0.95 if step else 1.0,))
+        found = list(detector.learning_rate_too_low(one, Schedules(steps=400, epochs=3)))
+    assert all(evidence.severity is Severity.INFO for evidence in found)
+
+
 def frozen(step: int, **values: Any) -> StepProbe:
     """The next batch hears nothing of the step, however long it is; the step's own batch does."""
     curve = dict.fromkeys((0.0, 0.3, 1.0, 10.0, 100.0), 1.0)
@@ -836,6 +845,19 @@ def test_a_step_that_cannot_be_run_again_is_left_alone(caplog) -> None:
         assert measure(Once(), StepProbe, max_steps=12) == []
     assert list(range(12)) == calls
     assert caplog.text.count("cannot be run again: ValueError: not again") == 1
+
+
+@pytest.mark.parametrize("is_policy", [True, False])
+def test_losses_of_actions_that_were_drawn_anew_are_not_compared(is_policy: bool) -> None:
+    """What a policy sees depends on its weights; negatives that are drawn by frequency do not."""
+
+    class Drawn(Classifier):
+        def training_step(self, batch, batch_idx):
+            odds = self.net(batch[0]).softmax(1)
+            drawn = torch.multinomial(odds if is_policy else torch.ones_like(odds), 1)
+            return -odds.log().gather(1, drawn).mean() + self.loss(*batch)
+
+    assert bool(measure(Drawn(), StepProbe, max_steps=6)) is not is_policy
 
 
 class Room:

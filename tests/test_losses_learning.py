@@ -44,6 +44,9 @@ def planned(steps: float) -> Schedules:
     return Schedules(steps=steps, epochs=3)
 
 
+RUN = planned(150)
+
+
 def told(detector: LossDetector, looks: list[Fits], rule: str, *more: Any) -> list[Any]:
     """What a rule says at the last of several looks, and that it was silent until then."""
     method = getattr(detector, rule)
@@ -70,13 +73,24 @@ def test_the_first_loss_is_held_against_chance(
 ) -> None:
     """Far above it is an illness, unless a temperature or a margin means it."""
     looks = [at(step, loss, **options) for step, loss in enumerate(losses)]
-    assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
+    assert bool(told(LossDetector(), looks, "initial_loss_off_chance", RUN)) is fires
+
+
+@pytest.mark.parametrize(("steps", "last", "fires"), [(600, 62, False), (150, 16, True)])
+def test_a_mean_that_a_tenth_of_the_run_learns_does_no_harm(
+    steps: int, last: int, fires: bool
+) -> None:
+    """Raw ratings begin at ten times their variance, and a long run has long forgotten it."""
+    looks = [of_quantities(step, 101.0, 10.0) for step in (0, 1, 2, 8, 16)]
+    looks = [one for one in looks if one.step < last] + [of_quantities(last, 95 - 1.4 * last, 10.0)]
+    said = told(LossDetector(), looks, "initial_loss_off_chance", planned(steps))
+    assert bool(said) is fires
 
 
 def test_a_run_that_is_resumed_has_no_first_loss() -> None:
     """Nobody knows what it was."""
     looks = [at(step, 8.0) for step in (500, 501, 502)]
-    assert not told(LossDetector(), looks, "initial_loss_off_chance")
+    assert not told(LossDetector(), looks, "initial_loss_off_chance", RUN)
 
 
 def of_quantities(step: int, loss: float, mean: float) -> Fits:
@@ -106,8 +120,8 @@ def test_a_guess_at_quantities_is_their_mean(
     assert constant("quantities", totals) == pytest.approx(40 / 39)
     looks = [of_quantities(step, first, mean(step)) for step in (0, 1, 2, 8)]
     looks.append(of_quantities(16, last, mean(16)))
-    assert bool(told(LossDetector(), looks, "initial_loss_off_chance")) is fires
-    assert not told(LossDetector(), looks[:-1], "initial_loss_off_chance")
+    assert bool(told(LossDetector(), looks, "initial_loss_off_chance", RUN)) is fires
+    assert not told(LossDetector(), looks[:-1], "initial_loss_off_chance", RUN)
 
 
 @pytest.mark.parametrize(("pace", "diverges"), [(0.0, True), (1.0, False)])
@@ -190,7 +204,7 @@ def test_a_language_model_may_learn_first_how_frequent_tokens_are() -> None:
     looks = [at(10 * i, 2.0, is_next=True) for i in range(10)]
     assert not told(LossDetector(), looks, "nothing_learned", planned(100))
     looks = [at(step, 8.0, is_next=True) for step in range(3)]
-    assert told(LossDetector(), looks, "initial_loss_off_chance")
+    assert told(LossDetector(), looks, "initial_loss_off_chance", RUN)
 
 
 def test_nothing_is_said_of_progress_as_long_as_there_is_time() -> None:
@@ -276,7 +290,7 @@ def test_the_learning_rate_is_acquitted_or_not(
 def test_a_term_is_drowned_by_a_hundred_times_another() -> None:
     """Unless it is solved, has no targets, or weight 0."""
     detector = LossDetector()
-    list(detector.initial_loss_off_chance(at(0, CHANCE)))
+    list(detector.initial_loss_off_chance(at(0, CHANCE), RUN))
 
     def found(small: float, name: str = "ce") -> list[Any]:
         other = Term("mse", None, norm=500.0, shared=500.0)
@@ -289,7 +303,7 @@ def test_a_term_is_drowned_by_a_hundred_times_another() -> None:
     assert not found(0.0)
     assert not found(1.0, name="")
     for step in (1, 2, 3):
-        list(detector.initial_loss_off_chance(at(step, 0.1)))
+        list(detector.initial_loss_off_chance(at(step, 0.1), RUN))
     assert not found(1.0)
 
 
@@ -302,6 +316,7 @@ def test_regularization_dominates_only_where_nothing_is_learned() -> None:
             detector,
             [at(s, loss) for s in (0, 10, 20, 30, 40, 50)],
             "initial_loss_off_chance",
+            RUN,
         )
         for ratio in ratios:
             pulls = Regularization(ratio, "Adam", 3.0, math.nan, step=50)

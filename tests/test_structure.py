@@ -107,6 +107,14 @@ def wired(net: nn.Module) -> list[tuple[str, str, bool]]:
     return [(link.source.name, link.target.name, link.is_only) for link in wiring_of(net).links]
 
 
+def test_what_a_gated_linear_unit_takes_is_two_layers() -> None:
+    """Each half uses what the layer before gives, as two layers that multiply would."""
+    gated = nn.Sequential(
+        nn.Linear(64, 64), nn.Dropout(0.1), nn.Linear(64, 64), nn.GLU(), nn.Linear(32, 10)
+    )
+    assert wired(gated) == [("net.0", "net.2", False)]
+
+
 def test_links_follow_the_graph_and_not_the_order_of_definition() -> None:
     """`second` runs first, and is used twice; a functional ReLU comes between the others."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import correlation
 
 import torch
 from torch import Tensor
+
+_LEAST = 1e-30  # size
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,13 @@ class Likeness:
         return excess, normal_tail((total - mean) / math.sqrt(variance))
 
 
-def trend(values: Sequence[float]) -> float:
-    """Returns Kendall's rank correlation of values with their order: 1 if each is larger yet."""
-    pairs = list(itertools.combinations(values, 2))
-    return sum((b > a) - (b < a) for a, b in pairs) / max(1, len(pairs))
+def growth(sizes: Sequence[float]) -> float:
+    """Returns the correlation of the logarithms of sizes with their order: 1 if all grow alike.
+
+    What grows by a share of itself hardly moves at first: ranks would not tell it from noise.
+    """
+    logs = [math.log(max(one, _LEAST)) for one in sizes]
+    return correlation(range(len(logs)), logs) if max(logs) > min(logs) else 0.0
 
 
 def normal_tail(z: float) -> float:

@@ -227,6 +227,8 @@ class LearningRateDetector(Detector):
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
         is_late = last[-1]["step"] >= _HALF * steps and pool.progress < self.reach
+        # So far as a longer step would go, the steps that are left will go as well.
+        is_late = is_late and pool.best > steps - probe.step
         hardly_moves = is_late or ahead * max(pool.pace, pool.stride) < _SLOW
         is_slow = is_sure and can_grow and hardly_moves
         if not (is_short or is_frozen or is_slow):

@@ -136,7 +136,7 @@ class LossDetector(Detector):
             "UPD104",
         ],
     )
-    def initial_loss_off_chance(self, fits: Fits) -> Iterator[Evidence]:
+    def initial_loss_off_chance(self, fits: Fits, run: Schedules) -> Iterator[Evidence]:
         """The untrained net is not ignorant but wrong, and sure of it.
 
         Why it matters:
@@ -157,7 +157,7 @@ class LossDetector(Detector):
         When it is fine:
             The net was trained before, on something else. A first loss below chance, sums, weighted
             classes, smoothed labels and rare classes are understood; and a mean that is learned in
-            the first 15 steps does no harm.
+            the first tenth of the run, or in the first 15 steps, does no harm.
 
         References:
             karpathy2019recipe, glorot2010understanding
@@ -168,7 +168,9 @@ class LossDetector(Detector):
         for name, history in self.histories.items():
             looks = history["looks"]
             quantities = history["kind"] == "quantities"
-            if looks[0][STEP] or not (is_soon(looks) if quantities else len(looks) == _LOOKS):
+            if looks[0][STEP] or not (
+                is_soon(looks, run.steps) if quantities else len(looks) == _LOOKS
+            ):
                 continue
             found = first_ratio(history)
             limit = self.variance_ratio if quantities else self.chance_ratio

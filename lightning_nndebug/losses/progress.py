@@ -24,7 +24,7 @@ STEP, LOSS, FLOOR, CHANCE, RELATION = range(5)  # what is kept of a look
 
 _MEANS = ("loss", "floor", "chance")
 _FIRST, _LAST = 3, 60  # looks that are kept
-_SOON = 15  # steps
+_SOON, _BY_THEN = 15, 100  # steps: a tenth of the run, not fewer and not more than these
 _WINDOW = 4  # probes that are judged together
 _FEW = 3  # looks that are judged together, at least
 _LATE = 0.75  # of a run: other findings say why, and need their time
@@ -99,12 +99,13 @@ def first_ratio(history: History) -> tuple[float, float] | None:
     return (first[LOSS] - first[FLOOR]) / max(guess - first[FLOOR], 1e-9), guess
 
 
-def is_soon(looks: Sequence[Sequence[float]]) -> bool:
-    """Whether the last look is the first one after a few steps.
+def is_soon(looks: Sequence[Sequence[float]], planned: float) -> bool:
+    """Whether the last look is the first one after a small part of the run.
 
     By then targets are known that come in order, and are near each other at first.
     """
-    return looks[-1][STEP] >= _SOON > looks[-2][STEP] if len(looks) >= _FIRST else False
+    soon = min(max(_SOON, _SHARE * planned), _BY_THEN)
+    return looks[-1][STEP] >= soon > looks[-2][STEP] if len(looks) >= _FIRST else False
 
 
 def recent(history: History) -> list[list[float]]:

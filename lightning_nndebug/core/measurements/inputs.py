@@ -30,7 +30,8 @@ class Inputs(Measurement):
     """Where the inputs are in a batch, and along which dimension its samples are.
 
     Found when the first step has shown what its loss takes for targets. Not known of graphs, whose
-    first dimension is no sample, and of batches of one value that nothing is compared with.
+    first dimension is no sample, of samples that are laid end to end, and of batches of one value
+    that nothing is compared with.
 
     Attributes:
         places: The tensors that go in, in the order of the batch.
@@ -175,7 +176,9 @@ def _described(
     aim = target or usual
     count = _samples(inputs, None if aim is None else aim.read(batch))
     found = [(place, one, axis) for place, one in inputs if (axis := _axis(one, count)) is not None]
-    telling = [one for one in found if one[1].numel() > count] or found
+    telling = [one for one in found if one[1].numel() > count]
+    if not telling and len(found) == len(inputs):
+        telling = found  # else these say where the samples begin in what holds them end to end
     if not telling:
         return None
     main = max(telling, key=lambda one: (one[1].numel(), one[1].is_floating_point()))[0]

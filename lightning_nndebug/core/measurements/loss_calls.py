@@ -640,11 +640,19 @@ def _making(made: Tensor) -> dict[str, Any]:
             shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
             known = shapes and len(shapes[0]) and not moved
             return {"made_by": name, "features": int(shapes[0][-1]) if known else None}
-        moved = moved or name.startswith(("Permute", "MT", "T", *_TAKES))
+        moved = moved or name.startswith(("Permute", "MT", "T", *_TAKES)) or _adds_last(node)
         if len({op(one) for one in parents}) > 1:
             break
         node = parents[0]
     return {}
+
+
+def _adds_last(node: Any) -> bool:
+    """Whether a new axis has come behind the last one, as by ``torch.stack(steps, 2)``."""
+    shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
+    if op(node) not in ("Stack", "Unsqueeze") or not shapes:
+        return False
+    return node._saved_dim % 2**64 in (len(shapes[0]) - 1, 2**64 - 1)  # -1, as autograd keeps it
 
 
 def _bound(scores: Tensor) -> float:

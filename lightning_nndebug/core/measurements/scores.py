@@ -296,8 +296,8 @@ def doubt(scores: Scores, skill: Skill) -> Doubt:
     if len(looks) < _DOUBTED or not looks[-1].classes or not skill.is_single:
         return Doubt()
     for name in scores.history[-1].metrics:
-        if not _is_accuracy(name):
-            continue
+        if not _is_accuracy(name) or name.partition("/dataloader_idx_")[2] not in ("", "0"):
+            continue  # the answers are those to the first loader
         said = [value for _, value in scores.series(name)]
         percent = 100.0 if max(said) > 1 else 1.0
         found = []

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..foreign import changed, is_consumable, picture
+from ..listening import ListeningMode
 from ..sandbox import Sandbox, Snapshot, find_generators
 from ..trainer import accumulation, gradient_scale, is_stepping
 from . import Measurement, Moment
@@ -31,6 +32,7 @@ _RISE = 0.05  # a loss that rises by more than this share is worth looking for a
 _PATIENCE = 2  # failures: a first step may set up what the next ones only use
 _BUDGET = 0.01  # of the run's time, after the first probes
 _APART = 10.0  # groups whose rates differ by this factor are looked at one by one
+_DRAWS = {"multinomial", "bernoulli", "normal"}
 _WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}  # where each process has all of the parameters
 
 
@@ -168,6 +170,29 @@ def _least(curve: dict[float, float], below: float) -> float:
 
 class _Failed(Exception):
     """A step cannot be run again."""
+
+
+class _Draws(ListeningMode):
+    """Hears from which probabilities a step draws.
+
+    If these are the net's own answers, other weights see other data: their losses are not to be
+    compared.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _DRAWS and args and isinstance(args[0], Tensor):
+            self.given.append(args[0].detach().clone())
+        return func(*args, **(kwargs or {}))
+
+    def differ_from(self, other: _Draws) -> bool:
+        pairs = zip(self.given, other.given, strict=False)
+        return len(self.given) != len(other.given) or any(
+            one.shape != another.shape or not bool((one == another).all()) for one, another in pairs
+        )
 
 
 @dataclass
@@ -314,11 +339,13 @@ def _compare(moment: Moment, memory: SimpleNamespace) -> None:
         step.gradients.clear()
         own = [math.nan, math.nan]
         if length:
+            draws = _Draws(), _Draws()
             with Sandbox(moment.trainer, moment.module, snapshot, memory.generators) as sandbox:
-                own = [
-                    _loss(moment, memory, sandbox, lambda k=k: step.go(k))  # type: ignore[misc]
-                    for k in (0.0, 1.0)
-                ]
+                for k, listener in enumerate(draws):
+                    with listener:
+                        own[k] = _loss(moment, memory, sandbox, lambda k=k: step.go(k))  # type: ignore[misc]
+            if draws[0].differ_from(draws[1]):
+                step.failure = "they draw from what the net answers, as a policy its actions"
         step.numbers = (length, stride, -rise, silent, *own)
     except Exception as error:
         step.failure = f"{type(error).__name__}: {error}"

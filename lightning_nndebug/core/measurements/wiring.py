@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +30,7 @@ _VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "T", "Sq
 # What leaves a value that was dropped at zero, and scales with the others.
 _ACTIVATIONS = {"Relu", "LeakyRelu", "PreluKernel", "Elu", "Gelu", "Silu", "Mish"}
 _ACTIVATIONS |= {f"MaxPool{n}DWithIndices" for n in (2, 3)}
+_GATE = "Glu"  # the two halves of what it takes are two layers
 _LONGEST = 8  # such nodes between two layers
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d"}
 _KEEP_VARIANCE = (nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -72,7 +73,8 @@ class Link:
     Attributes:
         source: The layer that gives.
         target: The layer that takes.
-        is_only: Whether nothing else in the loss depends on what it gives.
+        is_only: Whether nothing else in the loss depends on what it gives: no other layer, nor the
+            other half of a gated linear unit.
         is_plain: Whether it gets there in the same shape.
         between: The dropouts and norms between.
     """
@@ -180,13 +182,14 @@ class _Watch:
     def follow(self, root: Any) -> None:
         """Notes the links among the layers that have been called since the last backward."""
         calls, self._calls = self._calls, []
-        uses = _uses(root)
+        uses, gated = _uses(root)
         given = {call.out_of: call for call in calls if call.out_of in uses}
         for call in calls:
             if call.part.kind != "dropout" and call.out_of in uses:
                 link = _link(call, given, uses)
                 if link is not None:
-                    self.links.append(link)
+                    halves = call.part.kind == "linear" and call.out_of in gated
+                    self.links.append(replace(link, is_only=link.is_only and not halves))
 
     def read(self) -> tuple[Norm, ...]:
         """Returns the norms, by one copy from the device."""
@@ -273,17 +276,21 @@ def _values(size: tuple[int, int]) -> int:
     return size[0] * size[1]
 
 
-def _uses(root: Any) -> Counter[Any]:
-    """Counts how often the output of each node in a graph is used."""
+def _uses(root: Any) -> tuple[Counter[Any], set[Any]]:
+    """Counts how often the output of each node in a graph is used, and notes what gates take."""
     counts: Counter[Any] = Counter({root: 0} if root is not None else ())
+    gated: set[Any] = set()
     stack = [root] if root is not None else []
     while stack:
-        for node, _ in stack.pop().next_functions:
+        user = stack.pop()
+        for node, _ in user.next_functions:
             if node is not None:
                 if node not in counts:
                     stack.append(node)
                 counts[node] += 1
-    return counts
+                if user.name().startswith(_GATE):
+                    gated.add(node)
+    return counts, gated
 
 
 def _link(call: _Call, given: dict[Any, _Call], uses: Counter[Any]) -> Link | None:
