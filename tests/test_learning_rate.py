@@ -170,13 +170,9 @@ def going(
     ]
 
 
-def grows(step: int, **values: Any) -> StepProbe:
-    """A step a hundred times as long would be best, and its own batch promises much."""
-    return probe(step, 5e-3, 2.5e-5, **{"own": (1.001, 1.0), **values})
-
-
 NOISY = {0.0: 1.0, 0.3: 1.0, 1.0: 1.0, 10.0: 1.001, 100.0: 1.05}
 UNLIKE = {"predicted": 5e-3, "own": (1.001, 0.996), "stride": 1e-3}
+NEAR = {**UNLIKE, "curve": NOISY}
 
 
 @pytest.mark.parametrize(
@@ -185,11 +181,10 @@ UNLIKE = {"predicted": 5e-3, "own": (1.001, 0.996), "stride": 1e-3}
         ("it stays where it began", going(lambda s: 1.0, frozen, **UNLIKE), RUN, ["low"]),
         ("it gets on", going(lambda s: 1 - s / 500, frozen, **UNLIKE), RUN, []),
         ("the run is long", going(lambda s: 1 - s / 2500, frozen, **UNLIKE), LONG, []),
-        ("it creeps", going(lambda s: 1 - s / 2500, frozen, curve=NOISY, **UNLIKE), RUN, ["low"]),
-        ("it stays", going(lambda s: 1.0, frozen, curve=NOISY, **UNLIKE), RUN, []),
-        ("it goes on slowly", going(lambda s: 1 - s / 1100, grows), RUN, ["low"]),
-        ("it slows down", going(lambda s: 1 - s**0.3 / 25, grows), RUN, []),
-        ("it may be chance", going(lambda s: 1 - s / 1100, grows, noise=0.1), RUN, []),
+        ("it creeps", going(lambda s: 1 - s / 2500, frozen, **NEAR), RUN, ["low"]),
+        ("it stays", going(lambda s: 1.0, frozen, **NEAR), RUN, []),
+        ("it slows down", going(lambda s: 1 - min(s, 100) / 1e3, frozen, **NEAR), RUN, []),
+        ("it may be chance", going(lambda s: 1 - s / 2500, frozen, 0.2, **UNLIKE), RUN, []),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

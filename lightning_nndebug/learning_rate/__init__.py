@@ -45,7 +45,6 @@ _ALIVE = 0.03  # the share of the loss that a step promises, for each share of t
 _KEPT_PROBES = 9
 _FEW, _TRIAL, _LONG = 20, 300, 1000  # steps
 _SOON, _EARLY, _MARK, _HALF = 0.1, 0.3, 0.4, 0.5  # of a run
-_ALONG = 0.3  # a run that will get no farther than this at its first speed has far to go
 _BEARABLE = 0.1  # the harm that a far longer step may do if training goes on all the same
 
 
@@ -243,8 +242,7 @@ class LearningRateDetector(Detector):
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
         if way is not None:
             is_moving = is_bearable and way.is_steady and way.least > self.gain
-            is_late |= way.most < self.reach and (can_grow or is_harmless or is_moving)
-            is_late |= way.most < _ALONG and can_grow and way.is_steady
+            is_late |= way.most < self.reach and (is_harmless or is_moving)
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return
