@@ -464,7 +464,7 @@ def judge(probes: Iterable[StepProbe], steps: int = STEPS, **options: Any) -> Ve
         # Epochs of a tenth of the run; how many are over matters to what is told early.
         run = Schedules(steps=steps, epochs=10, epoch=10 * probe.step // steps)
         for answer, found in (
-            ("high", detector.learning_rate_too_high(probe)),
+            ("high", detector.learning_rate_too_high(probe, run)),
             ("low", detector.learning_rate_too_low(probe, run)),
         ):
             for evidence in found:

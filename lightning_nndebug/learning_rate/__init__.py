@@ -14,14 +14,19 @@ from ..core.measurements.schedules import LearningRates, Schedules
 from ..core.measurements.step_probe import StepProbe
 from .line_search import (
     EARLY,
+    FEW,
+    Trend,
     at_peak,
     bearable,
     blows_up,
     culprit,
+    is_hill,
     line,
+    overshoots,
     recent,
     record,
     repeats,
+    trend,
 )
 from .misuse import misuse
 from .spikes import BASELINE, new_history, spikes
@@ -39,7 +44,8 @@ _STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usu
 _ALIVE = 0.03  # the share of the loss that a step promises, for each share of the weights it moves
 _KEPT_PROBES = 9
 _FEW, _TRIAL, _LONG = 20, 300, 1000  # steps
-_SOON, _EARLY, _HALF = 0.1, 0.3, 0.5  # of a run
+_SOON, _EARLY, _MARK, _HALF = 0.1, 0.3, 0.4, 0.5  # of a run
+_BEARABLE = 0.1  # the harm that a far longer step may do if training goes on all the same
 
 
 class LearningRateDetector(Detector):
@@ -81,7 +87,7 @@ class LearningRateDetector(Detector):
     spike_height: float = threshold(default=0.2, source=_SOURCE, maximum=1.0)
     spike_count: int = threshold(default=3, source=_SOURCE, minimum=1)
 
-    start: dict[str, float] = state(dict)
+    start: dict[str, Any] = state(dict)
     probes: list[dict[str, Any]] = state(list)
     verdict: str = state(str)
     blamed: str = state(str)
@@ -94,7 +100,7 @@ class LearningRateDetector(Detector):
         severity=Severity.WARNING,
         caused_by=["CLS103", "GRD106", "INP103", "LOS102", "LOS109", "UPD101", "UPD104"],
     )
-    def learning_rate_too_high(self, probe: StepProbe) -> Iterator[Evidence]:
+    def learning_rate_too_high(self, probe: StepProbe, run: Schedules) -> Iterator[Evidence]:
         """Steps overshoot: training gets nowhere, and shorter ones would have been better.
 
         Why it matters:
@@ -121,7 +127,7 @@ class LearningRateDetector(Detector):
         self._remember(probe)
         last = recent(self.probes, since=self.start["settles"])
         pool = line(last, self.start["loss"])
-        if thrown := self._thrown(probe):
+        if thrown := self._thrown(probe, run):
             seen = thrown
         elif pool is None:
             return
@@ -204,6 +210,8 @@ class LearningRateDetector(Detector):
             bengio2012practical, schneider2021cockpit
         """
         self._remember(probe)
+        if FEW < probe.step <= _MARK * run.steps:
+            self.start["mark"] = {key: self.probes[-1][key] for key in ("step", "mean")}
         last = at_peak(self.probes)
         pool = line(last, self.start["loss"])
         # Where steps promised less than the loss fell, the first batch was an unlucky one.
@@ -223,15 +231,22 @@ class LearningRateDetector(Detector):
         # If not even a long run would get anywhere, it matters little what a longer step does to
         # the next batch. It says nothing where batches are tiny, or have few weights in common.
         far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
-        is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
+        is_alive = pool.pace >= _ALIVE * pool.stride
+        is_harmless = is_alive and pool.at(self.longer) <= 1 + self.gain
+        is_bearable = is_alive and pool.at(self.longer) <= 1 + _BEARABLE
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
-        is_late = last[-1]["step"] >= _HALF * steps and pool.progress < self.reach
-        # So far as a longer step would go, the steps that are left will go as well.
-        is_late = is_late and pool.best > steps - probe.step
-        hardly_moves = is_late or ahead * max(pool.pace, pool.stride) < _SLOW
-        is_slow = is_sure and can_grow and hardly_moves
-        if not (is_short or is_frozen or is_slow):
+        # Later, the losses themselves tell where the run is going; and so far as a longer step would
+        # go, the steps that are left will go as well.
+        half = last[-1]["step"] >= _HALF * steps
+        is_late = half and pool.progress < self.reach and pool.best > steps - probe.step
+        is_late = is_late and is_sure and can_grow
+        way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
+        if way is not None:
+            is_moving = is_bearable and way.is_steady and way.least > self.gain
+            is_late |= way.most < self.reach and (is_harmless or is_moving)
+        is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
+        if not (is_short or is_frozen or is_late or is_slow):
             return
         self.verdict = "too low"
         if can_grow:
@@ -242,7 +257,8 @@ class LearningRateDetector(Detector):
             )
         else:
             rate = max(_STRIDE, _WAY / steps) / pool.stride * probe.rate
-            seen = f"a step {self.longer:,.0f} times as long does the next batch no harm"
+            harm = "no harm" if is_harmless else "little harm"
+            seen = f"a step {self.longer:,.0f} times as long does the next batch {harm}"
         outlook = f"all {run.steps:,.0f} planned steps lower it by {run.steps * pool.pace:.2%}"
         if is_late:
             outlook = f"{probe.step:,} steps have left {1 - pool.progress:.0%} of it"
@@ -393,19 +409,35 @@ class LearningRateDetector(Detector):
         finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
         return min(finite, key=finite.__getitem__, default=0.0)
 
-    def _thrown(self, probe: StepProbe) -> str:
+    def _thrown(self, probe: StepProbe, run: Schedules) -> str:
         """Says what a step, or the first ones, did beyond doubt; nothing if it may come back."""
         last, before, after = self.probes[-1], probe.curve[0.0], probe.curve[1.0]
         passing = probe.step < self.start["settles"]
         if blows_up(last, self.start["highest"], passing=passing):
             return f"one step takes the loss of the next batch from {before:.3g} to {after:.3g}"
+        level = last["level"] / (self.start["loss"] or math.inf)
+        seen = f"after {probe.step} steps the loss is {level:.3g} times what it was"
         if passing:
             self.thrown = self.thrown or blows_up(last, self.start["highest"])
-        elif self.thrown:
-            self.thrown, level = False, last["level"] / (self.start["loss"] or math.inf)
-            if level > 1:
-                return f"after {probe.step} steps the loss is {level:.3g} times what it was"
+            return ""
+        half = _HALF * run.steps
+        if self.thrown and probe.step >= min(EARLY, half):  # time enough to come back
+            self.thrown = False
+            return seen if level > 1 - self.settled else ""
+        self.start["overshot"] = self.start["overshot"] or overshoots(last)
+        highest = self.start["highest"] or math.inf
+        self.start["peak"] = peak = max(self.start["peak"], min(last["loss"], before) / highest)
+        is_late = probe.step >= max(EARLY, half) and self.start["novelty"] >= _NEW
+        if is_late and self.start["overshot"] and is_hill(peak, level, self.progress):
+            return f"{seen}, and steps that were too long had made it {peak:,.0f} times as large"
         return ""
+
+    def _way(self, run: Schedules) -> Trend | None:
+        """Says where the losses are going, once half of the run is over."""
+        mark, last = self.start.get("mark"), self.probes[-1]
+        if mark is None or last["step"] < _HALF * run.steps:
+            return None
+        return trend(self.start["losses"], mark, last, max(run.steps, _TRIAL))
 
     def _remember(self, probe: StepProbe) -> None:
         """Adds the probe to those that are judged together, unless the other rule has done so."""
@@ -425,7 +457,11 @@ class LearningRateDetector(Detector):
                 # The first steps of RMSprop and Adagrad are much longer than all that follow.
                 "settles": _FEW if probe.growth < 1 else 0,
                 "novelty": fresh / probe.scrambled if probe.scrambled else 1.0,
+                "losses": [],
+                "peak": 0.0,
+                "overshot": False,
             }
+        self.start["losses"] = [*self.start["losses"], *probe.losses][:FEW]
         if min(mine, fresh, *probe.losses) < 0:  # no zero to measure from, now and for ever
             self.start["loss"] = self.start["highest"] = 0.0
 

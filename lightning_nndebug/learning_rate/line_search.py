@@ -12,6 +12,7 @@ from ..core.measurements.step_probe import StepProbe
 
 Record = dict[str, Any]
 
+FEW = 20  # losses that are averaged
 WINDOW = 4  # probes that are judged together; fewer are fooled by the noise of their batches
 EARLY = 50  # the first steps are a time of their own: momentum and second moments fill up
 _ENOUGH = 40  # from here on the early probes are complete
@@ -20,6 +21,9 @@ _EXPLODED = 1000.0
 _FAR_OFF = 50.0
 _MOST = 0.8
 _HUGE = 1e30  # stands for NaN and infinity in a sum
+_STEADY = 0.6  # of the speed it had: a loss that nears its floor exponentially is half-way at 0.75
+_SURE = 2.0  # standard errors
+_OVERSHOT, _HILL = 1.5, 5.0  # times the loss before the step, and the one before all steps
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,54 @@ class Line:
         return steps * self.pace < reach and steps * self.stride < travel
 
 
+@dataclass(frozen=True)
+class Trend:
+    """Where the training losses themselves are going, as shares of the one that they began with.
+
+    Attributes:
+        least: What training has taken off so far, less two standard errors.
+        most: What it will have taken off in the end at its present speed, and two errors more.
+        is_steady: Whether it is about as fast as ever: what nears its floor slows down.
+    """
+
+    least: float
+    most: float
+    is_steady: bool
+
+
+def trend(first: Sequence[float], mark: Record, last: Record, steps: float) -> Trend | None:
+    """Follows the losses from the first ones to those before a mark, to the last ones, and on.
+
+    Args:
+        first: The very first losses.
+        mark: What is remembered of a probe between them, beyond ``FEW`` steps, and the last one.
+        last: The same, of the last probe.
+        steps: The length of the run.
+    """
+    (start, doubt), (then, before), (now, after) = average(first), mark["mean"], last["mean"]
+    lately, is_finite = last["step"] - mark["step"], math.isfinite(doubt + before + after)
+    if not (start > 0 and lately > 0 and is_finite):
+        return None
+    speed, was = (then - now) / lately, (start - then) / (mark["step"] - FEW)
+    ahead = (steps - last["step"]) / lately
+    error = math.hypot((1 + ahead) * after, ahead * before, doubt)
+    end = start - now + max(speed, 0.0) * (steps - last["step"])
+    return Trend(
+        least=1 - (now + _SURE * math.hypot(after, doubt)) / start,
+        most=(end + _SURE * error) / start,
+        is_steady=speed >= _STEADY * was,
+    )
+
+
+def average(losses: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean of some losses, and its standard error."""
+    if len(losses) < 2:  # noqa: PLR2004
+        return next(iter(losses), math.nan), math.inf
+    if not all(map(math.isfinite, losses)):
+        return math.nan, math.inf
+    return statistics.fmean(losses), statistics.stdev(losses) / math.sqrt(len(losses))
+
+
 def record(probe: StepProbe) -> Record:
     """Returns what is remembered of a probe, as builtins."""
     before, after = probe.own
@@ -80,7 +132,8 @@ def record(probe: StepProbe) -> Record:
         "kept": kept,
         "pace": probe.predicted / (before or math.inf),
         "stride": probe.stride,
-        "level": statistics.median(probe.losses[-20:] or (before,)),
+        "level": statistics.median(probe.losses[-FEW:] or (before,)),
+        "mean": average(probe.losses[-FEW:]),
         "groups": {name: [rate, loss - probe.curve[0.0]] for name, rate, loss in probe.groups},
     }
 
@@ -172,6 +225,23 @@ def blows_up(probe: Record, start: float, *, passing: bool = False) -> bool:
         return True
     far_off = min(now, probe["loss"]) > _FAR_OFF * start and not passing
     return bool(far_off and max(now, shorter) < then and (probe["kept"] or 0.0) < _WARM)
+
+
+def overshoots(probe: Record) -> bool:
+    """Whether a step has made things worse, for its own batch and the next, by being too long."""
+    now, shorter, then = (probe["curve"][multiple] for multiple in (0.0, 0.3, 1.0))
+    return bool((probe["kept"] or 0.0) < 0 and then > max(_OVERSHOT * now, shorter))
+
+
+def is_hill(peak: float, level: float, progress: float) -> bool:
+    """Whether the loss went far up, and came back to where it began, or nearly so.
+
+    Args:
+        peak: The largest loss so far, in multiples of the first one.
+        level: The present one.
+        progress: The share of the first loss by which it would have to be lower.
+    """
+    return peak > _HILL and level > 1 - progress
 
 
 def _total(records: Sequence[Record]) -> dict[float, float]:

@@ -260,7 +260,7 @@ def _is_worth_it(moment: Moment, memory: SimpleNamespace) -> bool:
     """Whether the step at hand is due, can be run again, and is within the budget."""
     if not is_due(moment.step) or not is_stepping(moment.trainer) or is_consumable(moment.batch):
         return False
-    if moment.step < FIRST[-1] or moment.trainer.world_size > 1:  # no two clocks agree
+    if moment.step <= EVERY or moment.trainer.world_size > 1:  # no two clocks agree
         return True
     if memory.since is None:
         memory.since, memory.spent = time.perf_counter(), 0.0
