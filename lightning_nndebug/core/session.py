@@ -199,14 +199,18 @@ class Session:
         preparing, taking = (
             ((), self._restless) if is_rest else (self._preparing[hook], self._taking)
         )
-        with torch.no_grad():
+        had_grad = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)  # a context costs ten times as much
+        try:
             for ask in preparing:
                 self._prepare(ask, moment)
             for ask in taking[hook]:
                 self._take(ask, moment)
             if self._fresh:
                 self._ask_all()
-                self._record()
+                self._record(moment.step)
+        finally:
+            torch.set_grad_enabled(had_grad)
         self._moment = None
         self._spent += time.perf_counter() - began
         if hook in _MEETINGS and not (self._is_shared and hook == "on_train_batch_end"):
@@ -236,7 +240,7 @@ class Session:
         if not self._is_shared:  # no two clocks agree
             self._rest.end_batch(self._spent, self._step_time)
         self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
-        if self.vitals:
+        if self.vitals and self._listeners["vitals"]:
             self._tell("vitals", self._step(), self.vitals)
 
     # -- measurements
@@ -307,10 +311,11 @@ class Session:
     # -- rules
 
     def _ask_all(self) -> None:
+        known = self.values.keys()
         concerned = {number for ask in self._fresh for number in self._concerned[ask]}
         for number in sorted(concerned):  # in the order of the detectors and their rules
             watch, question, asks = self._questions[number]
-            if all(ask in self.values for ask in asks):
+            if known >= set(asks):
                 self._ask(watch, question, [self.values[ask] for ask in asks])
 
     def _ask(self, watch: Watch, question: Question, values: list[Measurement]) -> None:
@@ -484,11 +489,11 @@ class Session:
             self._tell("finding", finding)
         return fresh
 
-    def _record(self) -> None:
+    def _record(self, step: int) -> None:
         for ask in self._fresh & self._recorded:
             part = f"the record of {ask.name}"
             for sink in self._listeners["measured"]:
-                self._guard(part, sink.measured, self._step(), self.values[ask])
+                self._guard(part, sink.measured, step, self.values[ask])
 
     def _tell(self, method: str, *args: Any) -> None:
         """Calls a method of all sinks that have it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,8 +126,10 @@ class ClassCounts(Measurement):
             if moment.hook == "on_validation_batch_end":
                 return None
             memory.batches += 1
+            if not moment.batch_idx or memory.batches == 1:
+                memory.end = math.inf if moment.trainer.enable_validation else _end(moment.trainer)
             is_regular = memory.batches >= _FIRST and not memory.batches & (memory.batches - 1)
-            if not (is_regular or (_is_over(moment) and not moment.trainer.enable_validation)):
+            if not (is_regular or moment.step >= memory.end):
                 return None
         target = moment.take(Target)
         for validation in (0, 1):
@@ -140,7 +143,7 @@ class ClassCounts(Measurement):
         return cls(
             target, sums[0], sums[1], sums[2:6], sums[6:10], _passes(moment),
             _is_resampled(moment.trainer), tuple(moment.trainer.callback_metrics), memory.batches,
-            memory.look, _is_over(moment), memory.draws,
+            memory.look, moment.step >= _end(moment.trainer), memory.draws,
         )  # fmt: skip
 
     def snapshot(self) -> dict[str, Any]:
@@ -213,8 +216,8 @@ def _passes(moment: Moment) -> int:
     return int(trainer.current_epoch + trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
-def _is_over(moment: Moment) -> bool:
-    return moment.step >= planned_steps(moment.trainer) - 1  # which is counted afterwards
+def _end(trainer: Any) -> float:
+    return planned_steps(trainer) - 1  # the last one is counted afterwards
 
 
 def _draws(trainer: Any) -> tuple[tuple[int, float], ...]:

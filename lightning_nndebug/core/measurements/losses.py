@@ -55,8 +55,11 @@ class Loss(Measurement):
         if not pending:
             return None
         scale = loss_scale(moment.trainer) if moment.hook == "on_before_optimizer_step" else 1.0
-        losses = [one.float().mean() for one in pending]
-        read = torch.stack(losses).tolist() if len(losses) > 1 else [losses[0].item()]
+        losses = [one if one.numel() == 1 else one.float().mean() for one in pending]
+        if len(losses) > 1:
+            read = torch.stack([one.float().reshape(()) for one in losses]).tolist()
+        else:
+            read = [losses[0].item()]
         values = [one / scale for one in read]
         pending.clear()
         return cls(
