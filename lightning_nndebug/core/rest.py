@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from statistics import median
@@ -20,11 +21,14 @@ class Rest:
 
     Args:
         is_stepping: Tells whether the batch at hand ends in an optimizer step.
+        left: Tells how many steps are to come; the last ones are watched.
     """
 
-    def __init__(self, is_stepping: Callable[[], bool]) -> None:
+    def __init__(
+        self, is_stepping: Callable[[], bool], left: Callable[[], float] = lambda: math.inf
+    ) -> None:
         self.now = False
-        self._is_stepping = is_stepping
+        self._is_stepping, self._left = is_stepping, left
         self._batches, self._until = 0, _UNRESTED
         self._costs: dict[bool, deque[float]] = {
             kind: deque([0.0], maxlen=_IN_A_ROW) for kind in (False, True)
@@ -43,6 +47,11 @@ class Rest:
             return
         extra = median(self._costs[False]) - median(self._costs[True])
         pause = 0 if self.now else int(_IN_A_ROW * (extra / (_SHARE * step_time) - 1))
-        pause = min(pause, int(_AGE * self._batches))
+        pause = int(min(pause, _AGE * self._batches, self._left() - _IN_A_ROW))
         self.now = pause > 0
         self._until = self._batches + (pause if self.now else _IN_A_ROW)
+
+    def end(self) -> None:
+        """Ends a rest, if there is one, with the batch at hand."""
+        if self.now:
+            self._until = self._batches

@@ -371,10 +371,12 @@ class LearningRateDetector(Detector):
                 fixes=("Do it once: in ``__init__``, ``setup`` or ``on_fit_start``",),
             )
             return
-        history = self.histories.setdefault(str(loss.optimizer), new_history())
-        found = spikes(
-            history, loss.step, loss.value, scales=self.spike_scales, height=self.spike_height
-        )
+        found: list[int] = []
+        for one in (*loss.before, loss):
+            history = self.histories.setdefault(str(one.optimizer), new_history())
+            scales, height = self.spike_scales, self.spike_height
+            told = spikes(history, one.step, one.value, scales=scales, height=height)
+            found = max(found, told, key=len)
         if len(found) >= self.spike_count and found[-1] - found[0] >= BASELINE:
             yield Evidence(
                 where="loss",

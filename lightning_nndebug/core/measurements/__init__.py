@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from typing_extensions import Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 M = TypeVar("M", bound="Measurement")
@@ -95,6 +95,7 @@ class Measurement:
         needs: Other kinds that it takes by ``moment.take``.
         restless: Whether it must see every batch of training. The others rest for a while where the
             whole of them is dear beside a step.
+        before: Those of the steps that were only noted, in order; each has its ``step``.
     """
 
     hooks: ClassVar[tuple[str, ...]]
@@ -104,6 +105,7 @@ class Measurement:
     options: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[type[Measurement], ...]] = ()
     restless: ClassVar[bool] = False
+    before: Sequence[Any] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Self | None:
@@ -113,6 +115,11 @@ class Measurement:
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Begins to watch the step."""
+
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> bool | None:
+        """Keeps the least that will be needed of a batch in which it rests; True ends the rest."""
+        return None
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:

@@ -89,7 +89,6 @@ class ClassCounts(Measurement):
         "on_validation_batch_end",
         "on_validation_epoch_end",
     )
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Labels, Recognition)
 
     target: Target
@@ -113,10 +112,11 @@ class ClassCounts(Measurement):
             precise = torch.float32 if device.type == "mps" else torch.float64
             memory.sums = torch.zeros(10, _BINS, dtype=precise, device=device)
             memory.metric, memory.batches, memory.look = _Sum(memory.sums), 0, 0
-            memory.waiting = ([], [])
+            memory.waiting, memory.target, memory.next = ([], []), None, _FIRST
             memory.draws = _draws(moment.trainer)
         if (labels := moment.take(Labels)) is not None and labels.is_new(moment):
-            _note(labels, memory)
+            memory.target = labels.target
+            _add(labels.target, labels.labels, int(labels.validation), memory)
         if moment.hook.endswith("batch_start"):
             return None
         if moment.hook.endswith("batch_end"):
@@ -125,11 +125,7 @@ class ClassCounts(Measurement):
                 rows[:, : one.table.shape[1]] += one.table
             if moment.hook == "on_validation_batch_end":
                 return None
-            memory.batches += 1
-            if not moment.batch_idx or memory.batches == 1:
-                memory.end = math.inf if moment.trainer.enable_validation else _end(moment.trainer)
-            is_regular = memory.batches >= _FIRST and not memory.batches & (memory.batches - 1)
-            if not (is_regular or moment.step >= memory.end):
+            if not _is_due(moment, memory):
                 return None
         target = moment.take(Target)
         for validation in (0, 1):
@@ -146,6 +142,16 @@ class ClassCounts(Measurement):
             memory.look, moment.step >= _end(moment.trainer), memory.draws,
         )  # fmt: skip
 
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> None:
+        """Counts on: the data may be sorted, or a class as rare as one batch in a hundred."""
+        if moment.hook == "on_train_batch_end":
+            memory.batches += 1
+        elif memory.target is not None:
+            labels = memory.target.read(moment.batch)
+            if labels is not None and memory.target.fits(labels):
+                _add(memory.target, labels.detach(), 0, memory)
+
     def snapshot(self) -> dict[str, Any]:
         """How often each class was shown, in training and validation."""
         train, validation = (
@@ -154,14 +160,26 @@ class ClassCounts(Measurement):
         return {"target": self.target.name, "train": train, "validation": validation}
 
 
-def _note(labels: Labels, memory: SimpleNamespace) -> None:
+def _is_due(moment: Moment, memory: SimpleNamespace) -> bool:
+    """Counts a batch of training; returns whether to look after it."""
+    memory.batches += 1
+    if not moment.batch_idx or memory.batches == 1:
+        memory.end = math.inf if moment.trainer.enable_validation else _end(moment.trainer)
+    if memory.batches < memory.next and moment.step < memory.end:
+        return False
+    while memory.next <= memory.batches:
+        memory.next *= 2
+    return True
+
+
+def _add(target: Target, labels: Tensor, validation: int, memory: SimpleNamespace) -> None:
     """Keeps a copy of the labels until enough of them are together."""
-    waiting, more = memory.waiting[labels.validation], labels.labels
-    if waiting and waiting[0].shape[1:] != more.shape[1:]:
-        _count(labels.target, int(labels.validation), memory)
-    waiting.append(more.clone())
-    if len(waiting) == _TOGETHER or more.numel() > len(more):
-        _count(labels.target, int(labels.validation), memory)
+    waiting = memory.waiting[validation]
+    if waiting and waiting[0].shape[1:] != labels.shape[1:]:
+        _count(target, validation, memory)
+    waiting.append(labels.clone())
+    if len(waiting) == _TOGETHER or labels.numel() > len(labels):
+        _count(target, validation, memory)
 
 
 def _count(target: Target | None, validation: int, memory: SimpleNamespace) -> None:

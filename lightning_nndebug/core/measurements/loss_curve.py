@@ -41,7 +41,6 @@ class LossCurve(Measurement):
         "on_train_batch_end",
         "on_train_end",
     )
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Stop)
 
     means: tuple[float, ...]
@@ -60,8 +59,7 @@ class LossCurve(Measurement):
             memory.means, memory.length, memory.part, memory.last = [], 1, [], None
             memory.is_one, memory.peak, memory.next = True, 0.0, _FIRST_LOOK
         over = moment.hook == "on_train_end"
-        if not over:
-            _add(moment, memory)
+        _add(moment, memory)
         due = moment.hook == "on_train_batch_end" and moment.step >= memory.next
         if not memory.is_one or len(memory.means) < _LEAST or not (over or due):
             return None
@@ -106,15 +104,16 @@ def _add(moment: Moment, memory: SimpleNamespace) -> None:
     loss = moment.take(Loss)
     if loss is None or loss is memory.last:
         return
-    memory.last, memory.is_one = loss, memory.is_one and loss.optimizer == 0
-    memory.peak = max(memory.peak, _rate(moment))
-    memory.part.append(loss.value)
-    if len(memory.part) == memory.length:
-        memory.means.append(statistics.fmean(memory.part))
-        memory.part = []
-    if len(memory.means) == _BINS:
-        pairs = zip(memory.means[::2], memory.means[1::2], strict=True)
-        memory.means, memory.length = [(a + b) / 2 for a, b in pairs], 2 * memory.length
+    memory.last, memory.peak = loss, max(memory.peak, _rate(moment))
+    for one in (*loss.before, loss):
+        memory.is_one &= one.optimizer == 0
+        memory.part.append(one.value)
+        if len(memory.part) == memory.length:
+            memory.means.append(statistics.fmean(memory.part))
+            memory.part = []
+        if len(memory.means) == _BINS:
+            pairs = zip(memory.means[::2], memory.means[1::2], strict=True)
+            memory.means, memory.length = [(a + b) / 2 for a, b in pairs], 2 * memory.length
 
 
 def _unseen(trainer: Any) -> float:
