@@ -218,8 +218,8 @@ class Session:
             for ask in self._restless[hook]:
                 self._take(ask, moment)
             for ask in self._noting[hook]:
-                if self._guard(ask.name, ask.kind.note, moment, ask.memory):
-                    self._rest.end()
+                if batches := self._guard(ask.name, ask.kind.note, moment, ask.memory):
+                    self._rest.wake(batches)
         else:
             for ask in self._preparing[hook]:
                 self._prepare(ask, moment)
@@ -465,8 +465,8 @@ class Session:
                 self._taking[hook].append(ask)
                 if ask.kind.restless:
                     self._restless[hook].append(ask)
-                elif _notes(ask.kind):
-                    self._noting[hook].append(ask)
+            for hook in ask.kind.noted:
+                self._noting[hook].append(ask)
             if ask.kind.prepares is not None:
                 self._preparing[ask.kind.prepares].append(ask)
         boundaries = {"on_train_batch_start", "on_validation_batch_start", *_MEETINGS}
@@ -556,10 +556,6 @@ def _is_from_a_signal(error: Exception) -> bool:
     """Tells what a signal's handler raised while we happened to run, such as a worker's death."""
     handlers = {getattr(signal.getsignal(one), "__code__", None) for one in signal.valid_signals()}
     return any(frame.f_code in handlers for frame, _ in walk_tb(error.__traceback__))
-
-
-def _notes(kind: type[Measurement]) -> bool:
-    return any("note" in vars(one) for one in kind.__mro__ if one is not Measurement)
 
 
 def _is_for_the_record(kind: type[Measurement]) -> bool:

@@ -95,6 +95,7 @@ class Measurement:
         needs: Other kinds that it takes by ``moment.take``.
         restless: Whether it must see every batch of training. The others rest for a while where the
             whole of them is dear beside a step.
+        noted: The hooks at which ``note`` runs while it rests.
         before: Those of the steps that were only noted, in order; each has its ``step``.
     """
 
@@ -105,6 +106,7 @@ class Measurement:
     options: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[type[Measurement], ...]] = ()
     restless: ClassVar[bool] = False
+    noted: ClassVar[tuple[str, ...]] = ()
     before: Sequence[Any] = ()
 
     @classmethod
@@ -117,9 +119,12 @@ class Measurement:
         """Begins to watch the step."""
 
     @classmethod
-    def note(cls, moment: Moment, memory: SimpleNamespace) -> bool | None:
-        """Keeps the least that will be needed of a batch in which it rests; True ends the rest."""
-        return None
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
+        """Keeps the least that will be needed of a batch in which it rests.
+
+        Returns for how many batches from the next one on all must be awake.
+        """
+        return 0
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:

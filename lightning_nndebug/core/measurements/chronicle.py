@@ -38,6 +38,7 @@ class Rates(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_end")
+    noted: ClassVar[tuple[str, ...]] = hooks[:1]
 
     optimizer: int
     value: float
@@ -47,7 +48,7 @@ class Rates(Measurement):
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Rates | None:
         """Reads the rates; those that live on a device are left there."""
-        if moment.hook == "on_before_optimizer_step":
+        if moment.hook in cls.noted:
             cls.note(moment, memory)
         noted: list[tuple[int, float, int]] = vars(memory).get("noted", [])
         if not noted:
@@ -57,7 +58,7 @@ class Rates(Measurement):
         return replace(last, before=tuple(before))
 
     @classmethod
-    def note(cls, moment: Moment, memory: SimpleNamespace) -> None:
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
         """Keeps them."""
         rates = [group.get("lr") for group in moment.optimizer.param_groups]
         numbers = [one for one in rates if isinstance(one, (int, float))]
@@ -65,6 +66,7 @@ class Rates(Measurement):
             index = optimizer_index(moment.trainer, moment.optimizer)
             noted = vars(memory).setdefault("noted", [])
             noted.append((index, float(max(numbers)), moment.step))
+        return 0
 
     def curves(self) -> dict[str, float]:
         """The learning rate, by optimizer."""

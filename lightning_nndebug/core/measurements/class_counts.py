@@ -89,6 +89,7 @@ class ClassCounts(Measurement):
         "on_validation_batch_end",
         "on_validation_epoch_end",
     )
+    noted: ClassVar[tuple[str, ...]] = hooks[:2]
     needs: ClassVar[tuple[type[Measurement], ...]] = (Labels, Recognition)
 
     target: Target
@@ -143,7 +144,7 @@ class ClassCounts(Measurement):
         )  # fmt: skip
 
     @classmethod
-    def note(cls, moment: Moment, memory: SimpleNamespace) -> None:
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
         """Counts on: the data may be sorted, or a class as rare as one batch in a hundred."""
         if moment.hook == "on_train_batch_end":
             memory.batches += 1
@@ -151,6 +152,7 @@ class ClassCounts(Measurement):
             labels = memory.target.read(moment.batch)
             if labels is not None and memory.target.fits(labels):
                 _add(memory.target, labels.detach(), 0, memory)
+        return 0
 
     def snapshot(self) -> dict[str, Any]:
         """How often each class was shown, in training and validation."""

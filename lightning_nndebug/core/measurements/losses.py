@@ -33,6 +33,7 @@ class Loss(Measurement):
         "on_validation_start",
         "on_train_end",
     )
+    noted: ClassVar[tuple[str, ...]] = hooks[:3]
 
     value: float
     values: tuple[float, ...]
@@ -43,7 +44,7 @@ class Loss(Measurement):
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Loss | None:
         """Collects the losses on their device, and reads them once, before the step."""
-        if moment.hook.startswith(("on_before", "on_train_batch")):
+        if moment.hook in cls.noted:
             cls.note(moment, memory)
         if moment.hook == "on_before_backward" or not hasattr(memory, "pending"):
             return None
@@ -55,7 +56,7 @@ class Loss(Measurement):
         return replace(last, before=tuple(before))
 
     @classmethod
-    def note(cls, moment: Moment, memory: SimpleNamespace) -> None:
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
         """Collects them, and puts those of one step together."""
         if not hasattr(memory, "pending"):
             memory.pending, memory.waiting, memory.known, memory.hooked = [], [], [], False
@@ -63,23 +64,24 @@ class Loss(Measurement):
         if moment.hook == "on_before_backward":
             pending.append((_kept(moment.loss), accumulation(moment.trainer)))
             memory.hooked = True
-            return
+            return 0
         if moment.hook == "on_train_batch_end":
             if memory.hooked:
-                return
+                return 0
             # Manual optimization with raw optimizers: no hook tells us of the backward.
             loss = moment.outputs.get("loss") if isinstance(moment.outputs, dict) else None
             if not isinstance(loss, torch.Tensor):
-                return
+                return 0
             pending.append((_kept(loss), 1))
         if not pending:
-            return
+            return 0
         scale = loss_scale(moment.trainer) if moment.hook == "on_before_optimizer_step" else 1.0
         index = optimizer_index(moment.trainer, moment.optimizer)
         memory.waiting.append((tuple(pending), scale, index, moment.step))
         pending.clear()
         if len(memory.waiting) >= _MOST:
             _read(memory)
+        return 0
 
     def curves(self) -> dict[str, float]:
         """The loss, by optimizer if there are several."""

@@ -22,6 +22,7 @@ from .ownership import plainly_held
 
 # Parameters may be frozen or freed without any mode changing.
 _LOOK_AGAIN = 50
+_WAKE = 16  # batches are watched when a mode has changed
 
 Since = Literal["call", "start", "validation", "hidden", "unknown"]
 
@@ -87,6 +88,7 @@ class Modes(Measurement):
         "on_validation_batch_start",
         "on_validation_batch_end",
     )
+    noted: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
 
     training: bool
     strays: tuple[Stray, ...] = ()
@@ -114,11 +116,9 @@ class Modes(Measurement):
         return None
 
     @classmethod
-    def note(cls, moment: Moment, memory: SimpleNamespace) -> bool:
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
         """Looks whether the modes are still what they were at the last update that was watched."""
-        if moment.hook != "on_before_optimizer_step":
-            return False
-        return bool(memory.watch.has_changed(moment.optimizer))
+        return _WAKE if memory.watch.has_changed(moment.optimizer) else 0
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:

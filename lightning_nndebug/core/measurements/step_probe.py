@@ -65,7 +65,7 @@ class StepProbe(Measurement):
         "on_before_optimizer_step",
         "on_train_batch_end",
     )
-    restless: ClassVar[bool] = True
+    noted: ClassVar[tuple[str, ...]] = hooks[2:]
     needs: ClassVar[tuple[type[Measurement], ...]] = (Schedules,)
 
     optimizer: str
@@ -110,6 +110,19 @@ class StepProbe(Measurement):
             then(moment, memory)
         memory.spent += time.perf_counter() - began
         return probe
+
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
+        """Notes the loss, and wakes all when the next step is to be probed."""
+        if not memory.probing:
+            return 0
+        _note(moment, memory)
+        if memory.is_due:  # the walk was to begin with this batch
+            cls.release(memory)
+            memory.is_due = False
+        if not is_due(moment.step + 1) or not is_stepping(moment.trainer):
+            return 0
+        return 2 * int(moment.trainer.accumulate_grad_batches)  # until it has met the next batch
 
     def snapshot(self) -> dict[str, Any]:
         """The rate, and the loss along the step."""
