@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..foreign import changed, is_consumable, picture
 from ..sandbox import Sandbox, Snapshot, find_generators
-from ..trainer import accumulation, gradient_scale, is_stepping
+from ..trainer import gradient_scale, is_stepping
 from . import Measurement, Moment
+from .losses import Loss
 from .schedules import Schedules, learning_rate, optimizer_name
 
 log = logging.getLogger("lightning_nndebug")
@@ -66,7 +67,7 @@ class StepProbe(Measurement):
         "on_train_batch_end",
     )
     noted: ClassVar[tuple[str, ...]] = hooks[2:]
-    needs: ClassVar[tuple[type[Measurement], ...]] = (Schedules,)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Schedules)
 
     optimizer: str
     step: int
@@ -113,14 +114,12 @@ class StepProbe(Measurement):
 
     @classmethod
     def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
-        """Notes the loss, and wakes all when the next step is to be probed."""
-        if not memory.probing:
-            return 0
-        _note(moment, memory)
+        """Wakes all when the next step is to be probed."""
         if memory.is_due:  # the walk was to begin with this batch
             cls.release(memory)
             memory.is_due = False
-        if not is_due(moment.step + 1) or not is_stepping(moment.trainer):
+        is_next = memory.probing and is_due(moment.step + 1)
+        if not is_next or not is_stepping(moment.trainer):
             return 0
         return 2 * int(moment.trainer.accumulate_grad_batches)  # until it has met the next batch
 
@@ -237,7 +236,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     draws = "dataloader_iter" in inspect.signature(module.training_step).parameters
     memory.probing = len(trainer.optimizers) == 1 and bool(strategies & _WHOLE) and not draws
     memory.generators = find_generators(module) if memory.probing else []
-    memory.losses, memory.failures = deque(maxlen=1000), 0
+    memory.losses, memory.last, memory.failures = deque(maxlen=1000), None, 0
     memory.needs_graph, memory.is_first = False, True
     memory.spent, memory.since = 0.0, None
     memory.is_due = False
@@ -256,9 +255,11 @@ def _is_worth_it(moment: Moment, memory: SimpleNamespace) -> bool:
 
 
 def _note(moment: Moment, memory: SimpleNamespace) -> None:
-    loss = moment.outputs.get("loss") if isinstance(moment.outputs, Mapping) else None
-    if isinstance(loss, Tensor):
-        memory.losses.append((loss.detach(), accumulation(moment.trainer)))
+    loss = moment.take(Loss)
+    if loss is not None and loss is not memory.last:
+        memory.last = loss
+        for one in (*loss.before, loss):
+            memory.losses += one.values
 
 
 def _keep(moment: Moment, memory: SimpleNamespace) -> None:
@@ -379,7 +380,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         if not memory.probing:
             log.info("nndebug: steps are not probed, for they cannot be run again: %s", failed)
         return None
-    losses = [factor * loss.float().mean() for loss, factor in memory.losses]
+    losses = tuple(memory.losses)
     memory.losses.clear()
     return StepProbe(
         optimizer=step.optimizer,
@@ -389,7 +390,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         curve=curve,
         own=(before, after),
         predicted=predicted,
-        losses=tuple(torch.stack(losses).tolist()) if losses else (),
+        losses=losses,
         stride=stride,
         groups=tuple(groups),
         scrambled=other,
