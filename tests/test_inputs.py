@@ -29,6 +29,7 @@ from torch.utils.data import (
 
 from lightning_nndebug import InputDetector, NNDebug
 from lightning_nndebug.core.findings import Misconfiguration
+from lightning_nndebug.core.measurements import Moment
 from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.doubles import Doubles
@@ -49,7 +50,7 @@ from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
 from lightning_nndebug.core.measurements.processors import Processor, _normalization
 from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
-from lightning_nndebug.core.measurements.samples import Overlap, Samples, _Roll, _Sketch
+from lightning_nndebug.core.measurements.samples import FIRST, Overlap, Samples, _Roll, _Sketch
 from lightning_nndebug.core.measurements.succession import (
     _BATCHES,
     _LARGE,
@@ -256,6 +257,18 @@ def test_memory_formats_do_not_change_a_fingerprint_from_batch_to_batch() -> Non
     assert len(set(marks(x))) == 6
     last = x.to(memory_format=torch.channels_last)
     assert marks(last)[:2] == marks(last[:2])
+
+
+def test_fingerprints_may_be_made_of_several_batches_at_once() -> None:
+    """They are what each batch would get by itself, whatever their forms."""
+    batches = [torch.randn(4, 5), torch.randn(3, 5), torch.randn(4, 6), torch.randn(2**15, 2)]
+    roll = _Roll(Inputs((Place(),), (0,), Place()))
+    trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=0))
+    roll.batches = FIRST
+    for number, batch in enumerate(batches):
+        trainer.fit_loop.total_batch_idx = number
+        roll.hear(Moment("on_train_batch_start", trainer, None, number, None, None, batch=batch))
+    assert roll._marks() == [mark for batch in batches for mark in marks(batch)]
 
 
 def test_a_blank_sample_has_no_fingerprint() -> None:

@@ -54,17 +54,16 @@ def write_repro(moment: Moment, snapshot: Snapshot, batch_idx: int, limit_mb: fl
         return str(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     hparams = _plain(dict(getattr(moment.module, "hparams", {}))) or {}
+    # Of what the steps do not draw from, any state will do.
+    states = {one.write: one.state for one in snapshot._rng}
     content = {
         "version": 1,
         "weights": weights,
         "batch": batch,
         "batch_idx": batch_idx,
         "precision": str(moment.trainer.precision),
-        "torch_rng": next(one.state for one in snapshot._rng if one.write is torch.set_rng_state),
-        # Not in the snapshot, if the steps do not draw from it: then any state will do.
-        "python_rng": next(
-            (one.state for one in snapshot._rng if one.write is random.setstate), random.getstate()
-        ),
+        "torch_rng": states.get(torch.set_rng_state, torch.get_rng_state()),
+        "python_rng": states.get(random.setstate, random.getstate()),
     }
     torch.save(content, path)
     kind = type(moment.module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from statistics import median
@@ -20,12 +21,15 @@ class Rest:
 
     Args:
         is_stepping: Tells whether the batch at hand ends in an optimizer step.
+        left: Tells how many steps are to come; the last ones are watched.
     """
 
-    def __init__(self, is_stepping: Callable[[], bool]) -> None:
+    def __init__(
+        self, is_stepping: Callable[[], bool], left: Callable[[], float] = lambda: math.inf
+    ) -> None:
         self.now = False
-        self._is_stepping = is_stepping
-        self._batches, self._until = 0, _UNRESTED
+        self._is_stepping, self._left = is_stepping, left
+        self._batches, self._until, self._woken, self._resting = 0, _UNRESTED, 0, False
         self._costs: dict[bool, deque[float]] = {
             kind: deque([0.0], maxlen=_IN_A_ROW) for kind in (False, True)
         }
@@ -39,10 +43,16 @@ class Rest:
         """
         self._batches += 1
         self._costs[self.now].append(cost)
-        if self._batches < self._until or not self._is_stepping():
-            return
-        extra = median(self._costs[False]) - median(self._costs[True])
-        pause = 0 if self.now else int(_IN_A_ROW * (extra / (_SHARE * step_time) - 1))
-        pause = min(pause, int(_AGE * self._batches))
-        self.now = pause > 0
-        self._until = self._batches + (pause if self.now else _IN_A_ROW)
+        if self._batches >= self._until and self._is_stepping():
+            extra = median(self._costs[False]) - median(self._costs[True])
+            pause = 0 if self._resting else _IN_A_ROW * (extra / (_SHARE * step_time) - 1)
+            pause = int(min(pause, _AGE * self._batches, self._left() - _IN_A_ROW))
+            self._resting = pause > 0
+            self._until = self._batches + (pause if self._resting else _IN_A_ROW)
+        now = self._resting and self._batches >= self._woken
+        if now != self.now and self._is_stepping():
+            self.now = now
+
+    def wake(self, batches: int) -> None:
+        """Has all watch so many batches from the next one on."""
+        self._woken = max(self._woken, self._batches + 1 + batches)

@@ -51,8 +51,7 @@ class Snapshot:
         module: nn.Module,
         batch: Any = None,
         generators: Sequence[Any] = (),
-        *,
-        host_rng: bool = True,
+        rng: Sequence[RngState] | None = None,
     ) -> Snapshot:
         """Notes the state, in tens of microseconds: nothing of the size of the model is copied.
 
@@ -60,7 +59,7 @@ class Snapshot:
             module: The LightningModule.
             batch: The batch that the step will get.
             generators: The random generators of the module, from ``find_generators``, asked once.
-            host_rng: Whether Python's and numpy's global generators count, see ``HostRng``.
+            rng: The states of those generators that count, see ``Draws``; all by default.
         """
         return cls(
             batch=_rebuilt(batch),
@@ -70,7 +69,7 @@ class Snapshot:
             _requires_grad=()
             if getattr(module, "automatic_optimization", True)
             else [(p, p.requires_grad) for p in module.parameters()],
-            _rng=read_rng(generators, host=host_rng),
+            _rng=read_rng(generators) if rng is None else rng,
         )
 
     def scalars(self) -> dict[str, Any]:

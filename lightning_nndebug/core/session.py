@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from traceback import walk_tb
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from .findings import Evidence, Finding, Misconfiguration, Severity, TrainingHal
 from .measurements import EVERY_TIME, Measurement, Moment
 from .measurements.chronicle import KINDS
 from .measurements.gradients import is_sharded
+from .measurements.schedules import planned_steps
 from .ranks import share
 from .rest import Rest
 from .sinks import Sink, open_sinks
@@ -119,7 +121,9 @@ class Session:
         self._batch_began = 0.0
         self._step_time = 0.0
         self._spent = 0.0
-        self._rest = Rest(lambda: is_stepping(trainer))
+        self._rest = Rest(
+            lambda: is_stepping(trainer), lambda: planned_steps(trainer) - self._step()
+        )
         self._can_watch = can_watch(module)
         self.directory = run_directory(trainer)
         self._plan()
@@ -195,24 +199,35 @@ class Session:
         )  # fmt: skip
         self._tried.clear()
         self._fresh.clear()
-        is_rest = self._rest.now and hook in _OF_A_BATCH
-        preparing, taking = (
-            ((), self._restless) if is_rest else (self._preparing[hook], self._taking)
-        )
-        with torch.no_grad():
-            for ask in preparing:
-                self._prepare(ask, moment)
-            for ask in taking[hook]:
-                self._take(ask, moment)
-            if self._fresh:
-                self._ask_all()
-                self._record()
+        had_grad = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)  # a context costs ten times as much
+        try:
+            self._look(moment)
+        finally:
+            torch.set_grad_enabled(had_grad)
         self._moment = None
         self._spent += time.perf_counter() - began
         if hook in _MEETINGS and not (self._is_shared and hook == "on_train_batch_end"):
             self._meet(hook)
         if hook == "on_train_batch_end":
             self._end_batch()
+
+    def _look(self, moment: Moment) -> None:
+        hook = moment.hook
+        if self._rest.now and hook in _OF_A_BATCH:
+            for ask in self._restless[hook]:
+                self._take(ask, moment)
+            for ask in self._noting[hook]:
+                if batches := self._guard(ask.name, ask.kind.note, moment, ask.memory):
+                    self._rest.wake(batches)
+        else:
+            for ask in self._preparing[hook]:
+                self._prepare(ask, moment)
+            for ask in self._taking[hook]:
+                self._take(ask, moment)
+        if self._fresh:
+            self._ask_all()
+            self._record(moment.step)
 
     def _begin_batch(self, hook: str, now: float) -> None:
         for ask in self._due:  # a step that was left half-way, by `return -1` or an exception
@@ -236,7 +251,7 @@ class Session:
         if not self._is_shared:  # no two clocks agree
             self._rest.end_batch(self._spent, self._step_time)
         self.values = {ask: value for ask, value in self.values.items() if ask.kind.lasting}
-        if self.vitals:
+        if self.vitals and self._listeners["vitals"]:
             self._tell("vitals", self._step(), self.vitals)
 
     # -- measurements
@@ -307,10 +322,11 @@ class Session:
     # -- rules
 
     def _ask_all(self) -> None:
+        known = self.values.keys()
         concerned = {number for ask in self._fresh for number in self._concerned[ask]}
         for number in sorted(concerned):  # in the order of the detectors and their rules
             watch, question, asks = self._questions[number]
-            if all(ask in self.values for ask in asks):
+            if known >= set(asks):
                 self._ask(watch, question, [self.values[ask] for ask in asks])
 
     def _ask(self, watch: Watch, question: Question, values: list[Measurement]) -> None:
@@ -423,9 +439,6 @@ class Session:
     def _plan(self) -> None:
         """Notes what to prepare, take and ask at each hook, so that an idle hook costs nothing."""
         self._planned: dict[Ask, None] = {}  # in order
-        self._preparing: dict[str, list[Ask]] = defaultdict(list)
-        self._taking: dict[str, list[Ask]] = defaultdict(list)
-        self._restless: dict[str, list[Ask]] = defaultdict(list)
         self._questions: list[tuple[Watch, Question, tuple[Ask, ...]]] = []
         self._concerned: dict[Ask, list[int]] = defaultdict(list)
         for watch in self.watches:
@@ -439,11 +452,21 @@ class Session:
             for kind in KINDS:
                 self._enlist(self.watches[0], kind)
         self._recorded = {ask for ask in self._planned if _is_for_the_record(ask.kind)}
+        self._distribute()
+
+    def _distribute(self) -> None:
+        """Notes who is to be asked at which hook."""
+        self._preparing: dict[str, list[Ask]] = defaultdict(list)
+        self._taking: dict[str, list[Ask]] = defaultdict(list)
+        self._restless: dict[str, list[Ask]] = defaultdict(list)
+        self._noting: dict[str, list[Ask]] = defaultdict(list)
         for ask in self._planned:
             for hook in ask.kind.hooks:
                 self._taking[hook].append(ask)
                 if ask.kind.restless:
                     self._restless[hook].append(ask)
+            for hook in ask.kind.noted:
+                self._noting[hook].append(ask)
             if ask.kind.prepares is not None:
                 self._preparing[ask.kind.prepares].append(ask)
         boundaries = {"on_train_batch_start", "on_validation_batch_start", *_MEETINGS}
@@ -484,11 +507,12 @@ class Session:
             self._tell("finding", finding)
         return fresh
 
-    def _record(self) -> None:
-        for ask in self._fresh & self._recorded:
-            part = f"the record of {ask.name}"
+    def _record(self, step: int) -> None:
+        told = [(step, ask.name, self.values[ask]) for ask in self._fresh & self._recorded]
+        before = [(one.step, name, one) for _, name, value in told for one in value.before]
+        for at, name, value in (*sorted(before, key=itemgetter(0)), *told):
             for sink in self._listeners["measured"]:
-                self._guard(part, sink.measured, self._step(), self.values[ask])
+                self._guard(f"the record of {name}", sink.measured, at, value)
 
     def _tell(self, method: str, *args: Any) -> None:
         """Calls a method of all sinks that have it."""

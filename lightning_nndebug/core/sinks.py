@@ -59,7 +59,9 @@ def open_sinks(
     if not trainer.is_global_zero:
         return []
     _add_handler()
-    sinks: list[Sink] = [Console(known), Loggers(trainer, list(vitals))]
+    sinks: list[Sink] = [Console(known)]
+    if trainer.loggers:
+        sinks.append(Loggers(trainer, list(vitals)))
     if directory is not None:
         try:
             sinks.append(Sampled(Record(directory, run_card(trainer), vitals), trainer))

@@ -7,7 +7,7 @@ import pickle
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_iter, tree_map_only
 
 PLAIN = (int, float, bool, str, type(None))
 _DEPTH = 2  # containers below a namespace that are put back
@@ -52,18 +52,24 @@ class RngState(NamedTuple):
     state: Any
 
 
-def read_host_rng() -> list[RngState]:
-    """Reads Python's and numpy's global generators, in 40 us: 50 times as long as torch's takes."""
-    states = [RngState(random.setstate, random.getstate())]
-    if numpy := sys.modules.get("numpy.random"):
-        states.append(RngState(numpy.set_state, numpy.get_state(legacy=False)))
-    return states
+def read_rng(
+    generators: Iterable[Any], *, host: bool = True, device: bool = True
+) -> list[RngState]:
+    """Reads every global generator in use and these.
 
-
-def read_rng(generators: Iterable[Any], *, host: bool = True) -> list[RngState]:
-    """Reads every global generator in use (torch, devices, numpy, random) and these."""
-    states = [RngState(torch.set_rng_state, torch.get_rng_state())]
-    states += read_host_rng() if host else []
+    Args:
+        generators: The random generators of the module, from ``find_generators``.
+        host: Whether to read Python's and numpy's, which takes 40 us: 20 times as long as torch's.
+        device: Whether to read all others.
+    """
+    states = []
+    if host:
+        states.append(RngState(random.setstate, random.getstate()))
+        if numpy := sys.modules.get("numpy.random"):
+            states.append(RngState(numpy.set_state, numpy.get_state(legacy=False)))
+    if not device:
+        return states
+    states.append(RngState(torch.set_rng_state, torch.get_rng_state()))
     states += [
         RngState(backend.set_rng_state_all, backend.get_rng_state_all())
         for backend in (torch.cuda, torch.xpu)
@@ -82,36 +88,49 @@ def read_rng(generators: Iterable[Any], *, host: bool = True) -> list[RngState]:
     return states
 
 
-class HostRng:
-    """Tells whether a run's steps draw from Python's or numpy's global generator at all.
+class Draws:
+    """Tells which random generators a run's steps draw from, and reads those alone.
 
-    Few do, since data is made before the step; so they are compared before and after the first
-    steps, and once in a while, and read in between only if they have been drawn from.
+    Few steps draw from Python's or numpy's, since data is made before the step, and those of a net
+    without dropout from none. So all are compared before and after the first steps, and once in a
+    while, and read in between only if they have been drawn from.
+
+    Args:
+        generators: The random generators of the module, from ``find_generators``.
     """
 
     _FIRST, _EVERY = 20, 100
 
-    def __init__(self) -> None:
-        self.is_used = False
+    def __init__(self, generators: Sequence[Any]) -> None:
+        self.generators = generators
+        self.host = self.device = False
         self._steps = 0
-        self._before: list[RngState] = []
+        self._is_look = False
+        self._before: tuple[bytes, bytes] = b"", b""
 
-    def is_needed(self) -> bool:
-        """Begins a step; returns whether to read the generators in it."""
-        is_look = self._steps < self._FIRST or self._steps % self._EVERY == 0
+    def begin_step(self) -> list[RngState]:
+        """Returns the states of the generators that the step may draw from."""
+        self._is_look = self._steps < self._FIRST or self._steps % self._EVERY == 0
         self._steps += 1
-        self._before = read_host_rng() if is_look and not self.is_used else []
-        return is_look or self.is_used
+        if self._is_look:
+            self._before = self._picture()
+            return read_rng(self.generators)
+        if not (self.host or self.device):
+            return []
+        return read_rng(self.generators, host=self.host, device=self.device)
 
     def end_step(self) -> None:
         """Compares, if this is a step to do so."""
-        if self._before:
-            before, now = (
-                pickle.dumps([one.state for one in states])
-                for states in (self._before, read_host_rng())
-            )
-            self.is_used = now != before
-            self._before = []
+        if self._is_look:
+            (host, device), now = self._before, self._picture()
+            self.host |= now[0] != host
+            self.device |= now[1] != device
+            self._is_look = False
+
+    def _picture(self) -> tuple[bytes, bytes]:
+        host = [one.state for one in read_rng((), device=False)]
+        device = [one.state for one in read_rng(self.generators, host=False)]
+        return pickle.dumps(host), pickle.dumps(tree_map_only(Tensor, Tensor.tolist, device))
 
 
 def write_rng(states: Iterable[RngState]) -> None:

@@ -236,7 +236,7 @@ class LearningRateDetector(Detector):
         is_bearable = is_alive and pool.at(self.longer) <= 1 + _BEARABLE
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
-        # Later, the losses themselves tell where the run is going; and so far as a longer step would
+        # Later, the losses themselves tell where the run is going. As far as a longer step would
         # go, the steps that are left will go as well.
         half = last[-1]["step"] >= _HALF * steps
         is_late = half and pool.progress < self.reach and pool.best > steps - probe.step
@@ -389,10 +389,12 @@ class LearningRateDetector(Detector):
                 fixes=("Do it once: in ``__init__``, ``setup`` or ``on_fit_start``",),
             )
             return
-        history = self.histories.setdefault(str(loss.optimizer), new_history())
-        found = spikes(
-            history, loss.step, loss.value, scales=self.spike_scales, height=self.spike_height
-        )
+        found: list[int] = []
+        for one in (*loss.before, loss):
+            history = self.histories.setdefault(str(one.optimizer), new_history())
+            scales, height = self.spike_scales, self.spike_height
+            told = spikes(history, one.step, one.value, scales=scales, height=height)
+            found = max(found, told, key=len)
         if len(found) >= self.spike_count and found[-1] - found[0] >= BASELINE:
             yield Evidence(
                 where="loss",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from typing import Any
 
 BASELINE = 50  # losses that a spike is held against
@@ -49,7 +48,7 @@ def spikes(
         ordered = sorted(recent)
         low, median = ordered[BASELINE // 10], ordered[BASELINE // 2]
         level = math.exp(median)
-        limit, start = scales * (median - low) / _DECILE, statistics.median(first)
+        limit, start = scales * (median - low) / _DECILE, sorted(first)[_FIRST // 2]
         is_glaring = value > median + _GLARING * limit and loss > _BEYOND * start
         is_high = value > median + limit and loss - level > height * (start - level) > 0
         if is_high or is_glaring:

@@ -31,6 +31,7 @@ from lightning_nndebug.core.sandbox import (
     running,
 )
 from lightning_nndebug.core.tracer import trace
+from lightning_nndebug.core.undo import Draws
 
 # --- modules, each with state of another kind that a step changes
 
@@ -758,3 +759,25 @@ def test_ranks_replay_by_themselves(tmp_path: Path) -> None:
         fit(Program(module, dataset(module)), Prying(hook), **options)
         weights.append(dict(module.state_dict()))
     assert_same(*weights)
+
+
+def test_generators_are_read_only_if_steps_draw_from_them() -> None:
+    """The first steps tell which ones."""
+
+    def play(draw) -> tuple[Draws, int]:
+        draws = Draws([own])
+        for _ in range(25):
+            states = draws.begin_step()
+            draw()
+            draws.end_step()
+        return draws, len(states)
+
+    own = torch.Generator()
+    read, used = play(lambda: None)
+    assert (read.host, read.device, used) == (False, False, 0)
+    read, used = play(lambda: torch.rand(1, generator=own))
+    assert (read.host, read.device) == (False, True)
+    assert used >= 2
+    read, used = play(random.random)
+    assert (read.host, read.device) == (True, False)
+    assert used >= 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from typing_extensions import Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 M = TypeVar("M", bound="Measurement")
@@ -95,6 +95,8 @@ class Measurement:
         needs: Other kinds that it takes by ``moment.take``.
         restless: Whether it must see every batch of training. The others rest for a while where the
             whole of them is dear beside a step.
+        noted: The hooks at which ``note`` runs while it rests.
+        before: Those of the steps that were only noted, in order; each has its ``step``.
     """
 
     hooks: ClassVar[tuple[str, ...]]
@@ -104,6 +106,8 @@ class Measurement:
     options: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[type[Measurement], ...]] = ()
     restless: ClassVar[bool] = False
+    noted: ClassVar[tuple[str, ...]] = ()
+    before: Sequence[Any] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Self | None:
@@ -113,6 +117,14 @@ class Measurement:
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Begins to watch the step."""
+
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
+        """Keeps the least that will be needed of a batch in which it rests.
+
+        Returns for how many batches from the next one on all must be awake.
+        """
+        return 0
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:

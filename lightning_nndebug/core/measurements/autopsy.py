@@ -17,7 +17,7 @@ from ..repro import write_repro
 from ..sandbox import Sandbox, Snapshot, find_generators
 from ..tracer import Culprit, trace
 from ..trainer import plain_name
-from ..undo import HostRng
+from ..undo import Draws
 from . import Measurement, Moment
 
 log = logging.getLogger("lightning_nndebug")
@@ -86,7 +86,7 @@ class Autopsy(Measurement):
         elif moment.hook == "on_before_optimizer_step":
             return _before_update(moment, memory)
         else:
-            memory.host_rng.end_step()
+            memory.draws.end_step()
             return None if memory.stepped else _without_update(moment, memory)
         return None
 
@@ -115,11 +115,14 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     if not tensors:
         return True
     tensors = [_values(one) for one in tensors]
-    device = tensors[0].device
+    small = [one for one in tensors if one.dim() <= 1 and not one.is_complex()]
     large = [one for one in tensors if one.dim() > 1 or one.is_complex()]
-    parts = [one.flatten() for one in tensors if not (one.dim() > 1 or one.is_complex())]
-    parts += [one.reshape(1) for one in torch._foreach_norm(large)] if large else []
-    witness = torch.cat([one.to(device) for one in parts]).sum(dtype=torch.float32)
+    parts = [*small, *torch._foreach_norm(large)] if large else small
+    device = parts[0].device
+    parts = [one if one.dim() else one.reshape(1) for one in parts]
+    if any(one.device != device for one in parts):
+        parts = [one.to(device) for one in parts]
+    witness = torch.cat(parts).sum(dtype=torch.float32)
     if math.isfinite(witness.item()):
         return True
     return all(bool(one.isfinite().all()) for one in tensors)
@@ -127,12 +130,13 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
 def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     if not hasattr(memory, "generators"):
-        memory.generators, memory.host_rng = find_generators(moment.module), HostRng()
+        memory.generators = find_generators(moment.module)
+        memory.draws = Draws(memory.generators)
         memory.updates = memory.streak = memory.skipped = memory.replays = 0
         memory.suspect, memory.let_through, memory.lost = None, False, False
         memory.spoilt = False
-    host_rng = memory.host_rng.is_needed()
-    snapshot = Snapshot.take(moment.module, moment.batch, memory.generators, host_rng=host_rng)
+    rng = memory.draws.begin_step()
+    snapshot = Snapshot.take(moment.module, moment.batch, rng=rng)
     memory.step = _Step(snapshot, moment.batch_idx)
     memory.stepped = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -33,21 +33,40 @@ class Rates(Measurement):
     Attributes:
         optimizer: Index of the optimizer.
         value: Its learning rate.
+        step: When, on the x-axis of the loggers.
+        before: Those of the steps before that were only noted.
     """
 
-    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
-    restless: ClassVar[bool] = True
+    hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_end")
+    noted: ClassVar[tuple[str, ...]] = hooks[:1]
 
     optimizer: int
     value: float
+    step: int
+    before: tuple[Rates, ...] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Rates | None:
         """Reads the rates; those that live on a device are left there."""
+        if moment.hook in cls.noted:
+            cls.note(moment, memory)
+        noted: list[tuple[int, float, int]] = vars(memory).get("noted", [])
+        if not noted:
+            return None
+        *before, last = (cls(*one) for one in noted)
+        noted.clear()
+        return replace(last, before=tuple(before))
+
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
+        """Keeps them."""
         rates = [group.get("lr") for group in moment.optimizer.param_groups]
         numbers = [one for one in rates if isinstance(one, (int, float))]
-        index = optimizer_index(moment.trainer, moment.optimizer)
-        return cls(index, float(max(numbers))) if numbers else None
+        if numbers:
+            index = optimizer_index(moment.trainer, moment.optimizer)
+            noted = vars(memory).setdefault("noted", [])
+            noted.append((index, float(max(numbers)), moment.step))
+        return 0
 
     def curves(self) -> dict[str, float]:
         """The learning rate, by optimizer."""

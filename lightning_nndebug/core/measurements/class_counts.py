@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class ClassCounts(Measurement):
         "on_validation_batch_end",
         "on_validation_epoch_end",
     )
-    restless: ClassVar[bool] = True
+    noted: ClassVar[tuple[str, ...]] = hooks[:2]
     needs: ClassVar[tuple[type[Measurement], ...]] = (Labels, Recognition)
 
     target: Target
@@ -112,10 +113,11 @@ class ClassCounts(Measurement):
             precise = torch.float32 if device.type == "mps" else torch.float64
             memory.sums = torch.zeros(10, _BINS, dtype=precise, device=device)
             memory.metric, memory.batches, memory.look = _Sum(memory.sums), 0, 0
-            memory.waiting = ([], [])
+            memory.waiting, memory.target, memory.next = ([], []), None, _FIRST
             memory.draws = _draws(moment.trainer)
         if (labels := moment.take(Labels)) is not None and labels.is_new(moment):
-            _note(labels, memory)
+            memory.target = labels.target
+            _add(labels.target, labels.labels, int(labels.validation), memory)
         if moment.hook.endswith("batch_start"):
             return None
         if moment.hook.endswith("batch_end"):
@@ -124,9 +126,7 @@ class ClassCounts(Measurement):
                 rows[:, : one.table.shape[1]] += one.table
             if moment.hook == "on_validation_batch_end":
                 return None
-            memory.batches += 1
-            is_regular = memory.batches >= _FIRST and not memory.batches & (memory.batches - 1)
-            if not (is_regular or (_is_over(moment) and not moment.trainer.enable_validation)):
+            if not _is_due(moment, memory):
                 return None
         target = moment.take(Target)
         for validation in (0, 1):
@@ -140,8 +140,19 @@ class ClassCounts(Measurement):
         return cls(
             target, sums[0], sums[1], sums[2:6], sums[6:10], _passes(moment),
             _is_resampled(moment.trainer), tuple(moment.trainer.callback_metrics), memory.batches,
-            memory.look, _is_over(moment), memory.draws,
+            memory.look, moment.step >= _end(moment.trainer), memory.draws,
         )  # fmt: skip
+
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
+        """Counts on: the data may be sorted, or a class as rare as one batch in a hundred."""
+        if moment.hook == "on_train_batch_end":
+            memory.batches += 1
+        elif memory.target is not None:
+            labels = memory.target.read(moment.batch)
+            if labels is not None and memory.target.fits(labels):
+                _add(memory.target, labels.detach(), 0, memory)
+        return 0
 
     def snapshot(self) -> dict[str, Any]:
         """How often each class was shown, in training and validation."""
@@ -151,14 +162,26 @@ class ClassCounts(Measurement):
         return {"target": self.target.name, "train": train, "validation": validation}
 
 
-def _note(labels: Labels, memory: SimpleNamespace) -> None:
+def _is_due(moment: Moment, memory: SimpleNamespace) -> bool:
+    """Counts a batch of training; returns whether to look after it."""
+    memory.batches += 1
+    if not moment.batch_idx or memory.batches == 1:
+        memory.end = math.inf if moment.trainer.enable_validation else _end(moment.trainer)
+    if memory.batches < memory.next and moment.step < memory.end:
+        return False
+    while memory.next <= memory.batches:
+        memory.next *= 2
+    return True
+
+
+def _add(target: Target, labels: Tensor, validation: int, memory: SimpleNamespace) -> None:
     """Keeps a copy of the labels until enough of them are together."""
-    waiting, more = memory.waiting[labels.validation], labels.labels
-    if waiting and waiting[0].shape[1:] != more.shape[1:]:
-        _count(labels.target, int(labels.validation), memory)
-    waiting.append(more.clone())
-    if len(waiting) == _TOGETHER or more.numel() > len(more):
-        _count(labels.target, int(labels.validation), memory)
+    waiting = memory.waiting[validation]
+    if waiting and waiting[0].shape[1:] != labels.shape[1:]:
+        _count(target, validation, memory)
+    waiting.append(labels.clone())
+    if len(waiting) == _TOGETHER or labels.numel() > len(labels):
+        _count(target, validation, memory)
 
 
 def _count(target: Target | None, validation: int, memory: SimpleNamespace) -> None:
@@ -213,8 +236,8 @@ def _passes(moment: Moment) -> int:
     return int(trainer.current_epoch + trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
 
 
-def _is_over(moment: Moment) -> bool:
-    return moment.step >= planned_steps(moment.trainer) - 1  # which is counted afterwards
+def _end(trainer: Any) -> float:
+    return planned_steps(trainer) - 1  # the last one is counted afterwards
 
 
 def _draws(trainer: Any) -> tuple[tuple[int, float], ...]:

@@ -26,6 +26,7 @@ _CUTTERS = {"detach", "detach_", "item", "tolist", "numpy", "argmax", "argmin", 
             "eq", "__eq__", "gt", "__gt__", "lt", "__lt__", "ge", "__ge__", "le", "__le__",
             "long", "int", "bool", "__float__"}  # fmt: skip
 _DATA = {Tensor.data.__get__}  # type: ignore[attr-defined]
+_ALL, _EVERY = 50, 5  # batches at the start are all looked at, and then one of so many
 # So many losses in a row that require a gradient by themselves are no batches that are left out.
 _LEFT_OUT = 3
 _LOOKS, _BATCHES = 3, 20  # a step that has returned nothing so often, from the first on, never will
@@ -86,10 +87,12 @@ class LostGraph(Measurement):
             memory.batch = None if is_over else (moment.batch, moment.batch_idx)
             return _never_returned(moment, memory) if is_over else None
         memory.returned = True
-        penalty = _is_penalty(moment.loss.grad_fn)
+        memory.backwards = getattr(memory, "backwards", 0) + 1
+        is_left_out = memory.backwards > _ALL and memory.backwards % _EVERY and not memory.lost
+        penalty = not is_left_out and _is_penalty(moment.loss.grad_fn)
         if not hasattr(memory, "held"):
             memory.held = _held(moment.trainer)
-        if not penalty and _has_graph(moment.loss, memory.held):
+        if is_left_out or (not penalty and _has_graph(moment.loss, memory.held)):
             memory.lost = 0
             return None
         memory.lost = getattr(memory, "lost", 0) + 1

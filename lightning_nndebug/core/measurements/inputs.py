@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -89,31 +90,41 @@ class Inputs(Measurement):
         rows = self.read(batch)
         return rows[self.places.index(self.main)] if rows else None
 
-    def fingerprints(self, batch: Any, weights: Tensor) -> Tensor | None:
-        """Returns a number for each sample that no other sample has; -1 for one without content.
-
-        Bits are added up as integers, so that equal samples have equal numbers whatever their
-        batch, and nothing is drawn or rounded.
-
-        Args:
-            batch: The batch.
-            weights: From ``new_weights``.
-        """
+    def values(self, batch: Any) -> list[Tensor]:
+        """Returns what tells samples apart: of all that is read, some values of each."""
         one = None if self.identity is None else self.identity.read(batch)
         rows = self.read(batch) if one is None else [one]
         if not rows or not rows[0].dim():
-            return None
-        total = torch.zeros(len(rows[0]), dtype=torch.int64, device=rows[0].device)
-        varied = torch.zeros_like(total, dtype=torch.bool)
-        for number, one in enumerate(rows):
-            bits = _bits(one)
-            mixed = (bits * weights.to(bits.device)[: bits.shape[1]]).sum(1)
-            total = total + (mixed ^ (mixed >> 31)) * (2 * number + 0x5851F42D4C957F2D)
-            single = bits.shape[1] == 1
-            varied |= (bits != bits[:, :1]).any(1) | single
-        total = (total ^ (total >> 32)) * 0x2545F4914F6CDD1D
-        total = (total ^ (total >> 29)) & 0x7FFFFFFFFFFFFFFF
-        return torch.where(varied, total, -1)
+            return []
+        return [sampled(one.as_subclass(Tensor)) for one in rows]
+
+    def fingerprints(self, batch: Any, weights: Tensor) -> Tensor | None:
+        """Returns the ``fingerprints`` of a batch; None if it is made otherwise."""
+        values = self.values(batch)
+        return fingerprints(values, weights) if values else None
+
+
+def fingerprints(values: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Returns a number for each sample that no other sample has; -1 for one without content.
+
+    Bits are added up as integers, so that equal samples have equal numbers whatever their batch,
+    and nothing is drawn or rounded.
+
+    Args:
+        values: Some values of each sample, for all that is read: see ``Inputs.values``.
+        weights: From ``new_weights``.
+    """
+    total = torch.zeros(len(values[0]), dtype=torch.int64, device=values[0].device)
+    varied = torch.zeros_like(total, dtype=torch.bool)
+    for number, one in enumerate(values):
+        bits = _bits(one)
+        mixed = (bits * weights.to(bits.device)[: bits.shape[1]]).sum(1)
+        total = total + (mixed ^ (mixed >> 31)) * (2 * number + 0x5851F42D4C957F2D)
+        single = bits.shape[1] == 1
+        varied |= (bits != bits[:, :1]).any(1) | single
+    total = (total ^ (total >> 32)) * 0x2545F4914F6CDD1D
+    total = (total ^ (total >> 29)) & 0x7FFFFFFFFFFFFFFF
+    return torch.where(varied, total, -1)
 
 
 def new_weights() -> Tensor:
@@ -236,9 +247,8 @@ def _axis(one: Tensor, samples: int) -> int | None:
     return next((axis for axis in (0, 1) if axis < one.dim() and one.shape[axis] == samples), None)
 
 
-def _bits(rows: Tensor) -> Tensor:
-    """Returns values of each row as integers that differ if the values do."""
-    values = sampled(rows.as_subclass(Tensor))
+def _bits(values: Tensor) -> Tensor:
+    """Returns values as integers that differ if the values do."""
     if values.is_complex():
         values = torch.view_as_real(values).flatten(1)[:, :_VALUES]
     if values.dtype is torch.bool:

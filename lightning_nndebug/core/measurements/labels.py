@@ -73,7 +73,6 @@ class Target(Measurement):
         "on_validation_batch_end",
         "on_validation_epoch_end",
     )
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (LossCalls,)
     options: ClassVar[tuple[str, ...]] = ("target_key", "target_fn")
 
@@ -164,7 +163,6 @@ class Labels(Measurement):
         "on_train_batch_end",
         "on_validation_batch_start",
     )
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Target,)
 
     target: Target

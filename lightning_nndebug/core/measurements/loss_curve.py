@@ -43,7 +43,6 @@ class LossCurve(Measurement):
         "on_train_batch_end",
         "on_train_end",
     )
-    restless: ClassVar[bool] = True
     needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Stop)
 
     means: tuple[float, ...]
@@ -64,8 +63,7 @@ class LossCurve(Measurement):
             memory.part, memory.last = [], None
             memory.is_one, memory.peak, memory.next = True, 0.0, _FIRST_LOOK
         over = moment.hook == "on_train_end"
-        if not over:
-            _add(moment, memory)
+        _add(moment, memory)
         due = moment.hook == "on_train_batch_end" and moment.step >= memory.next
         if not memory.is_one or len(memory.means) < _LEAST or not (over or due):
             return None
@@ -126,18 +124,19 @@ def _add(moment: Moment, memory: SimpleNamespace) -> None:
     loss = moment.take(Loss)
     if loss is None or loss is memory.last:
         return
-    memory.last, memory.is_one = loss, memory.is_one and loss.optimizer == 0
     rate = _rate(moment)
-    memory.peak = max(memory.peak, rate)
-    memory.part.append((loss.value, rate))
-    if len(memory.part) == memory.length:
-        losses, rates = zip(*memory.part, strict=True)
-        memory.means.append(statistics.fmean(losses))
-        memory.rates.append(statistics.fmean(rates))
-        memory.part = []
-    if len(memory.means) == _BINS:
-        memory.means, memory.rates = _halved(memory.means), _halved(memory.rates)
-        memory.length *= 2
+    memory.last, memory.peak = loss, max(memory.peak, rate)
+    for one in (*loss.before, loss):
+        memory.is_one &= one.optimizer == 0
+        memory.part.append((one.value, rate))
+        if len(memory.part) == memory.length:
+            losses, rates = zip(*memory.part, strict=True)
+            memory.means.append(statistics.fmean(losses))
+            memory.rates.append(statistics.fmean(rates))
+            memory.part = []
+        if len(memory.means) == _BINS:
+            memory.means, memory.rates = _halved(memory.means), _halved(memory.rates)
+            memory.length *= 2
 
 
 def _halved(series: list[float]) -> list[float]:

@@ -22,6 +22,7 @@ from .ownership import plainly_held
 
 # Parameters may be frozen or freed without any mode changing.
 _LOOK_AGAIN = 50
+_WAKE = 16  # batches are watched when a mode has changed
 
 Since = Literal["call", "start", "validation", "hidden", "unknown"]
 
@@ -87,7 +88,7 @@ class Modes(Measurement):
         "on_validation_batch_start",
         "on_validation_batch_end",
     )
-    restless: ClassVar[bool] = True
+    noted: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
 
     training: bool
     strays: tuple[Stray, ...] = ()
@@ -113,6 +114,11 @@ class Modes(Measurement):
         if hook == "on_before_optimizer_step":
             return cls(True, watch.updated(moment.optimizer))
         return None
+
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
+        """Looks whether the modes are still what they were at the last update that was watched."""
+        return _WAKE if memory.watch.has_changed(moment.optimizer) else 0
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -144,6 +150,7 @@ class _Watch:
     _handles: list[Any] = field(default_factory=list)
     # By optimizer: its last update; which modules were off then without harm, for how many looks.
     _updates: dict[int, int] = field(default_factory=dict)
+    _last: dict[int, list[bool]] = field(default_factory=dict)
     _healthy: dict[int, tuple[list[int], int]] = field(default_factory=dict)
     _fresh: dict[int, bool] = field(default_factory=dict)
 
@@ -210,6 +217,7 @@ class _Watch:
     def updated(self, optimizer: Any) -> tuple[Stray, ...]:
         """Returns the strays among what this optimizer is about to update."""
         key = id(optimizer)
+        self._last[key] = [one.training for one in self._modules]
         since = self._updates.get(key, 0)
         self._updates[key] = self.calls.tick()
         if self._all_seen[True] > since:
@@ -223,6 +231,10 @@ class _Watch:
         strays = self.strays(True, since, {id(p) for p in parameters if p.grad is not None})
         self._healthy[key] = (off, 0 if strays else 1)
         return strays
+
+    def has_changed(self, optimizer: Any) -> bool:
+        """Returns whether a mode is another one than before the last update of this optimizer."""
+        return [one.training for one in self._modules] != self._last.get(id(optimizer))
 
     def strays(
         self, right: bool, since: int, learning: set[int] | None = None

@@ -117,7 +117,7 @@ class _Pool:
         answers = None if labels is None else answers_of(labels)
         if labels is not None and answers is not None and len(answers) == len(rows):
             self.is_class = not labels.is_floating_point()
-            (self.labels if answers.dim() == 1 else self.answers).append(answers[chosen])
+            (self.labels if answers.dim() == 1 else self.answers).append(answers[chosen].clone())
             if is_map(labels) and rows.dim() == labels.dim():
                 self.parts.append(_parts(rows[chosen]))
         self.count += len(self.train[-1])
@@ -174,14 +174,14 @@ class _Pool:
             look=self.looks,
         )
 
-    def _chosen(self, rows: Tensor | None, batches: float) -> Tensor | None:
+    def _chosen(self, rows: Tensor | None, batches: float) -> slice | None:
         """Returns which rows to take of a batch: as many of each, evenly spaced."""
         if rows is None or rows.is_complex() or self.shape not in (None, rows.shape[1:]):
             return None
         self.shape = rows.shape[1:]
         count = math.ceil(_ROWS / batches) if batches and math.isfinite(batches) else 16
         step = max(1, len(rows) // count)
-        return torch.arange(0, len(rows), step, device=rows.device)[:count]
+        return slice(0, count * step, step)
 
 
 def answers_of(targets: Tensor) -> Tensor | None:

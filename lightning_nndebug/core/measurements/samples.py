@@ -6,19 +6,21 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from . import Measurement, Moment
-from .inputs import Inputs, new_weights
+from .inputs import Inputs, fingerprints, new_weights
 
 _EPOCHS = 3  # whose samples are looked at; in the first, all is new
 _BATCHES = 2**14  # at most
 FIRST = 8  # the fingerprints of so many batches are read at once,
 _EVERY = 16  # and then those of so many together: to read makes the host wait for the device
+_LARGE = 2**15  # values of a batch, whose fingerprints are made at once; of others, together
 _KEPT = 2**16  # fingerprints that are remembered: of more samples, a random half, quarter, ...
 _PREFIX = 2048  # samples of which the order is remembered
 _VALIDATIONS = 3  # that are looked at
@@ -116,12 +118,16 @@ class Samples(Measurement):
         return roll.told(moment) if is_read else None
 
 
+# Fingerprints of a batch, or the values to make them of; its labels; the first value of all.
+_Heard = tuple[Tensor | list[Tensor], Tensor | None, Tensor]
+
+
 class _Roll:
     """All that is remembered: 25 MB at most, whatever the data."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs, self.weights = inputs, new_weights()
-        self.pending: list[tuple[Tensor, Tensor | None, Tensor]] = []
+        self.pending: list[_Heard] = []
         self.pending_validation: list[Tensor] = []
         self.train, self.validations = _Sketch(), 0
         self.overlap: Overlap | None = None
@@ -152,13 +158,16 @@ class _Roll:
             return self.batches > 0
         if moment.hook == "on_train_batch_end" and self.batches + len(self.pending):
             return False  # only of the first batch did the step have to show what is what
-        marks = self.inputs.fingerprints(moment.batch, self.weights)
-        main = self.inputs.read_main(moment.batch)
-        if marks is None or main is None:
+        values, main = self.inputs.values(moment.batch), self.inputs.read_main(moment.batch)
+        if not values or main is None:
             return False
-        if self.weights.device != marks.device:
-            self.weights = self.weights.to(marks.device)
-        self.pending.append((marks, self._labels(moment), main.flatten()[0].detach().clone()))
+        if self.weights.device != values[0].device:
+            self.weights = self.weights.to(values[0].device)
+        if sum(one.numel() for one in values) > _LARGE:
+            known: Tensor | list[Tensor] = fingerprints(values, self.weights)
+        else:
+            known = [one.detach().clone() for one in values]
+        self.pending.append((known, self._labels(moment), main.flatten()[0].detach().clone()))
         if self.batches >= FIRST and len(self.pending) < _EVERY:
             return False
         self.read()
@@ -168,16 +177,27 @@ class _Roll:
         """Copies the fingerprints to the host, and takes them up batch by batch."""
         if not self.pending:
             return
-        marks = torch.cat([one for one, _, _ in self.pending]).tolist()
+        marks = self._marks()
         given = [one for _, one, _ in self.pending if one is not None]
         labels = torch.cat(given).tolist() if len(given) == len(self.pending) else None
         values = torch.stack([one.double().real for _, _, one in self.pending]).tolist()
         start = 0
-        for (batch, _, _), value in zip(self.pending, values, strict=True):
-            part = slice(start, start + len(batch))
+        for (one, _, _), value in zip(self.pending, values, strict=True):
+            part = slice(start, start + len(one if isinstance(one, Tensor) else one[0]))
             self.add(marks[part], labels[part] if labels else None, value)
-            start += len(batch)
+            start = part.stop
         self.pending.clear()
+
+    def _marks(self) -> list[int]:
+        """Returns the fingerprints of all samples that are pending, those of one form at once."""
+        found: list[Tensor] = []
+        for _, some in groupby((one for one, _, _ in self.pending), _form):
+            batches = list(some)
+            known = [one for one in batches if isinstance(one, Tensor)]
+            columns = zip(*(one for one in batches if not isinstance(one, Tensor)), strict=True)
+            values = [torch.cat(same) for same in columns]
+            found += known or [fingerprints(values, self.weights)]
+        return torch.cat(found).tolist()
 
     def add(self, marks: list[int], labels: list[int] | None, value: float) -> None:
         """Takes up one batch."""
@@ -292,6 +312,10 @@ class _Roll:
         if labels is None or labels.is_floating_point() or labels.numel() != len(labels):
             return None
         return labels.detach().flatten()
+
+
+def _form(heard: Tensor | list[Tensor]) -> tuple[Any, ...]:
+    return () if isinstance(heard, Tensor) else tuple((x.shape[1:], x.dtype) for x in heard)
 
 
 class _Sketch:

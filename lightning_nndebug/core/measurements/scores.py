@@ -81,7 +81,6 @@ class Scores(Measurement):
         "on_validation_start",
         "on_validation_end",
     )
-    restless: ClassVar[bool] = True  # the mean is one over all batches
     needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Skill)
 
     history: tuple[Score, ...]
@@ -95,13 +94,15 @@ class Scores(Measurement):
         if not hasattr(memory, "history"):
             memory.history, memory.losses, memory.last, memory.is_one = (), [], None, True
             memory.names, memory.before, memory.start = set(), {}, 0.0
+        if moment.hook == "on_validation_end":
+            return _close(cls, moment, memory)
         if moment.hook == "on_validation_start":
             memory.before = _numbers(moment.trainer.callback_metrics)
-        elif moment.hook == "on_validation_end":
-            return _close(cls, moment, memory)
-        elif (loss := moment.take(Loss)) is not None and loss is not memory.last:
-            memory.last, memory.is_one = loss, memory.is_one and loss.optimizer == 0
-            memory.losses.append(loss.value)
+        if (loss := moment.take(Loss)) is not None and loss is not memory.last:
+            losses = (*loss.before, loss)
+            memory.last = loss
+            memory.is_one &= all(one.optimizer == 0 for one in losses)
+            memory.losses += [one.value for one in losses]
         return None
 
     @property

@@ -18,8 +18,9 @@ from torch import Tensor
 from ..foreign import changed, is_consumable, picture
 from ..listening import ListeningMode
 from ..sandbox import Sandbox, Snapshot, find_generators
-from ..trainer import accumulation, gradient_scale, is_stepping
+from ..trainer import gradient_scale, is_stepping
 from . import Measurement, Moment
+from .losses import Loss
 from .schedules import Schedules, learning_rate, optimizer_name
 
 log = logging.getLogger("lightning_nndebug")
@@ -67,8 +68,8 @@ class StepProbe(Measurement):
         "on_before_optimizer_step",
         "on_train_batch_end",
     )
-    restless: ClassVar[bool] = True
-    needs: ClassVar[tuple[type[Measurement], ...]] = (Schedules,)
+    noted: ClassVar[tuple[str, ...]] = hooks[2:]
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Schedules)
 
     optimizer: str
     step: int
@@ -112,6 +113,17 @@ class StepProbe(Measurement):
             then(moment, memory)
         memory.spent += time.perf_counter() - began
         return probe
+
+    @classmethod
+    def note(cls, moment: Moment, memory: SimpleNamespace) -> int:
+        """Wakes all when the next step is to be probed."""
+        if memory.is_due:  # the walk was to begin with this batch
+            cls.release(memory)
+            memory.is_due = False
+        is_next = memory.probing and is_due(moment.step + 1)
+        if not is_next or not is_stepping(moment.trainer):
+            return 0
+        return 2 * int(moment.trainer.accumulate_grad_batches)  # until it has met the next batch
 
     def snapshot(self) -> dict[str, Any]:
         """The rate, and the loss along the step."""
@@ -249,7 +261,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     draws = "dataloader_iter" in inspect.signature(module.training_step).parameters
     memory.probing = len(trainer.optimizers) == 1 and bool(strategies & _WHOLE) and not draws
     memory.generators = find_generators(module) if memory.probing else []
-    memory.losses, memory.failures = deque(maxlen=1000), 0
+    memory.losses, memory.last, memory.failures = deque(maxlen=1000), None, 0
     memory.needs_graph, memory.is_first = False, True
     memory.spent, memory.since = 0.0, None
     memory.is_due = False
@@ -268,9 +280,11 @@ def _is_worth_it(moment: Moment, memory: SimpleNamespace) -> bool:
 
 
 def _note(moment: Moment, memory: SimpleNamespace) -> None:
-    loss = moment.outputs.get("loss") if isinstance(moment.outputs, Mapping) else None
-    if isinstance(loss, Tensor):
-        memory.losses.append((loss.detach(), accumulation(moment.trainer)))
+    loss = moment.take(Loss)
+    if loss is not None and loss is not memory.last:
+        memory.last = loss
+        for one in (*loss.before, loss):
+            memory.losses += one.values
 
 
 def _keep(moment: Moment, memory: SimpleNamespace) -> None:
@@ -393,7 +407,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         if not memory.probing:
             log.info("nndebug: steps are not probed, for they cannot be run again: %s", failed)
         return None
-    losses = [factor * loss.float().mean() for loss, factor in memory.losses]
+    losses = tuple(memory.losses)
     memory.losses.clear()
     return StepProbe(
         optimizer=step.optimizer,
@@ -403,7 +417,7 @@ def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:
         curve=curve,
         own=(before, after),
         predicted=predicted,
-        losses=tuple(torch.stack(losses).tolist()) if losses else (),
+        losses=losses,
         stride=stride,
         groups=tuple(groups),
         scrambled=other,
