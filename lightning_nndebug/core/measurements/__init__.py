@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Measurement")
 
 _YOUNG, _YOUNG_BUDGET = 200, 0.1  # occasions, and the share of their time that looks may cost
-# Multiples of the golden ratio modulo 1 spread evenly and never fall into a period.
+# Multiples of the golden ratio modulo 1 spread evenly and never fall into a period. All kinds share
+# them, so that rare looks fall into the steps of frequent ones, and most steps have none.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -73,7 +74,7 @@ class Cadence:
         # Short runs are to be seen as well: a bit more may be spent on the beginning.
         budget = max(self.budget, _YOUNG_BUDGET) if occasion < _YOUNG else self.budget
         interval = max(self.every, price / (budget * step_time) if step_time else 1.0)
-        return (occasion - self.first) * _GOLDEN % 1.0 < 1.0 / interval
+        return occasion * _GOLDEN % 1.0 < 1.0 / interval
 
 
 EVERY_TIME = Cadence()
