@@ -27,8 +27,9 @@ FIRST = (0, 1, 2, 3, 4, 10, 20, 30, 40, 50, 60, 80, 100)
 EVERY = 250
 MULTIPLES = (0.0, 0.3, 1.0, 10.0, 100.0)
 FARTHEST, NEAREST = 1e8, 1e-6
-_RISE = 0.05  # a loss that rises by more than this share is worth looking for a shorter step
-_UPHILL = 0.2  # where it has risen by more than this, it is not looked at any farther
+_RISE = (
+    0.05  # a loss that rises by more than this share asks for shorter steps, not for longer ones
+)
 _PROOFS = 2  # so many steps run again must come to their own loss, and then it is taken as it is
 _PATIENCE = 2  # failures: a first step may set up what the next ones only use
 _BUDGET = 0.01  # of the run's time, after the first probes
@@ -133,12 +134,12 @@ def search(loss_at: Callable[[float], float]) -> dict[float, float]:
     """Evaluates the loss at the usual multiples of a step.
 
     It goes on to larger ones while the loss still falls, and to smaller ones while it rises. The
-    largest of them is left out where the loss has risen clearly before.
+    largest of the usual ones is left out where the loss has risen before it.
     """
     *usual, farthest = MULTIPLES
     curve = {multiple: loss_at(multiple) for multiple in usual}
     nearest = usual[1]
-    if curve[usual[-1]] <= curve[0.0] + _UPHILL * abs(curve[0.0]):
+    if curve[usual[-1]] <= curve[0.0] + _RISE * abs(curve[0.0]):
         curve[farthest] = loss_at(farthest)
         while farthest < FARTHEST and curve[farthest] < _least(curve, below=farthest):
             farthest *= 10
@@ -208,6 +209,8 @@ class _Step:
 
     def go(self, multiple: float, only: Sequence[Tensor] | None = None) -> None:
         """Moves the weights (or a part of them) along the step; exact at 0 and at 1."""
+        if multiple == 1.0 and only is None:  # here we are: nothing need be written, nor put back
+            return
         chosen = {id(p) for p in (self.parameters if only is None else only)}
         for inside, weight in ((True, 1.0 - multiple), (False, 1.0)):
             pairs = [
