@@ -26,7 +26,7 @@ from .batches import tensors
 log = logging.getLogger("lightning_nndebug")
 
 # Batches to look at, whatever it costs.
-_FIRST = (2, 5, 9, 13, 18, 23, 26, 34, 44, 52, 65, 73, 86, 99)
+_FIRST = (2, 5, 9, 13, 18, 23, 29, 36, 44, 52, 65, 73, 86, 99)
 _WINDOW, _LONGEST = 5, 16  # looks that a unit must be idle in: so many, and more of small batches
 _SEEN = 100  # samples, at least, that they must have shown
 _CALLS = 512  # calls that are noted in a step: a recurrent net has one at every time step
@@ -136,8 +136,8 @@ class Looks(Cadence):
 
     def due(self, occasion: int, price: float, step_time: float) -> bool:
         """Returns whether to look."""
-        is_late = occasion > _FIRST[-1]
-        return occasion in _FIRST or (is_late and super().due(occasion, price, step_time))
+        late = occasion - _FIRST[-1]
+        return occasion in _FIRST or (late > 0 and super().due(late, price, step_time))
 
 
 @dataclass(frozen=True)

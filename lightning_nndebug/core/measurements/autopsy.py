@@ -23,7 +23,7 @@ log = logging.getLogger("lightning_nndebug")
 
 # The 1-D parameters (biases, norms) sum the error over the batch: a NaN shows there nearly always.
 # The rare rest, such as a penalty on one weight matrix, is seen when all gradients are read.
-_ALL_GRADIENTS = Cadence(every=10)
+_ALL_GRADIENTS = Cadence(every=10, since=5)  # when they are read anyway
 # A GradScaler halves its scale until the gradients fit: some skipped updates are how it works.
 _SCALER_PATIENCE = 4
 # Once the weights are gone, every further step is a consequence.

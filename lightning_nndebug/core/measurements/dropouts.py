@@ -76,7 +76,7 @@ class ActiveDropouts(Measurement):
 
     prepares: ClassVar[str | None] = "on_validation_batch_start"
     hooks: ClassVar[tuple[str, ...]] = ("on_validation_batch_end",)
-    cadence: ClassVar[Cadence] = Cadence(first=3, every=500)
+    cadence: ClassVar[Cadence] = Cadence(first=2, every=500)
 
     calls: tuple[DropoutCall, ...]
 

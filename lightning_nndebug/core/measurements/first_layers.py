@@ -130,7 +130,7 @@ class FirstLayers(Measurement):
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
     prepares: ClassVar[str | None] = "on_train_batch_start"
-    cadence: ClassVar[Cadence] = Cadence(first=5, every=200)
+    cadence: ClassVar[Cadence] = Cadence(first=4, every=200)
     needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
     lasting: ClassVar[bool] = True
 

@@ -200,7 +200,7 @@ class LossCalls(Measurement):
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
     prepares: ClassVar[str | None] = "on_train_batch_start"
-    cadence: ClassVar[Cadence] = Cadence(first=4, every=10)
+    cadence: ClassVar[Cadence] = Cadence(first=3, every=10)
 
     calls: tuple[LossCall, ...]
     embedded: frozenset[Place] = frozenset()

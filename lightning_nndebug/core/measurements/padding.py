@@ -24,7 +24,7 @@ class Padding(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start",)
-    cadence: ClassVar[Cadence] = Cadence(first=5, every=100)
+    cadence: ClassVar[Cadence] = Cadence(first=4, every=100)
 
     name: str
     share: float

@@ -31,7 +31,7 @@ class Magnitudes(Measurement):
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
     prepares: ClassVar[str | None] = "on_train_batch_start"
-    cadence: ClassVar[Cadence] = Cadence(first=2, every=100)
+    cadence: ClassVar[Cadence] = Cadence(first=1, every=100)
 
     modules: tuple[str, ...]
     largest: tuple[float, ...]

@@ -115,7 +115,7 @@ class Wiring(Measurement):
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end")
     prepares: ClassVar[str | None] = "on_train_batch_start"
-    cadence: ClassVar[Cadence] = Cadence(first=4, every=200)
+    cadence: ClassVar[Cadence] = Cadence(first=3, every=200)
 
     links: tuple[Link, ...]
     norms: tuple[Norm, ...] = ()
