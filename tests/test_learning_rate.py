@@ -396,10 +396,15 @@ def test_the_search_goes_back_while_the_loss_rises() -> None:
     assert pytest.approx(sorted(search(lambda k: 1 + 100 * k))[1]) == 0.0003
 
 
+@pytest.mark.parametrize(("loss", "farthest"), [(1.04, 100.0), (1.1, 10.0), (math.nan, 10.0)])
+def test_the_search_stops_where_it_is_uphill(loss: float, farthest: float) -> None:
+    """Ten times the step says enough if it does harm, and a hundred times is then left out."""
+    assert max(search(lambda k: loss if k >= 10 else 1.0)) == farthest
+
+
 def test_the_search_survives_what_is_not_finite() -> None:
     """Losses of NaN are neither better nor worse than anything."""
     curve = search(lambda k: 1.0 if k < 1e-3 else math.nan)
-    assert max(curve) == 100.0
     assert 1e-4 < sorted(curve)[1] < 1e-3
 
 
@@ -804,6 +809,22 @@ def test_a_probe_knows_the_step_as_it_was() -> None:
         for multiple, loss in one.curve.items():
             assert pytest.approx((before + multiple * (after - before)) ** 2, rel=1e-3) == loss
         assert pytest.approx(2 * before * (before - after), rel=1e-3) == one.predicted
+
+
+@pytest.mark.parametrize(("drift", "runs"), [(0.0, [2, 2, 1, 1, 1]), (1e-3, [2, 2, 2, 2, 2])])
+def test_a_step_that_can_be_repeated_need_not_be(drift: float, runs: list[int]) -> None:
+    """If two steps came to their own loss when run again, later ones are taken at their word."""
+    calls: list[int] = []
+
+    class Drifting(Tricky):
+        def training_step(self, batch, batch_idx):
+            calls.append(batch_idx)
+            return super().training_step(batch, batch_idx) + drift * len(calls)
+
+    probes = measure(Drifting(), StepProbe, max_steps=6)
+    along = [len(one.curve) + (one.scrambled is not None) for one in probes]
+    # The step itself, its own batch again, and the walk along the step before it.
+    assert [calls.count(i) - 1 - walk for i, walk in enumerate([0, *along[:4]])] == runs
 
 
 def test_a_dead_net_is_seen_to_be_dead() -> None:

@@ -28,6 +28,13 @@ def test_the_first_occasions_are_taken_and_the_rest_on_average() -> None:
     assert max(gaps) <= 13
 
 
+def test_rare_looks_fall_into_the_steps_of_frequent_ones() -> None:
+    """If they begin to spread at the same occasion, though not to be taken."""
+    often = looks(Cadence(first=5, every=5), 1000)
+    seldom = looks(Cadence(first=20, every=10, since=5), 1000)
+    assert {one for one in seldom if one >= 20} < set(often)
+
+
 def test_what_is_dear_is_looked_at_more_rarely() -> None:
     """A look of one step's time at a budget of 1 % comes once in a hundred steps, at first in ten."""
     taken = looks(Cadence(budget=0.01), 10_200, price=1.0, step=1.0)

@@ -60,11 +60,14 @@ class Cadence:
             take turns are both seen,
         budget: or more rarely, so that it costs at most this share of the run's time; of the first
             200 occasions, a tenth.
+        since: Where the spread begins, by default after the first ones. Of two kinds that agree on
+            this, the rarer is looked at when the other is, which leaves more steps without a look.
     """
 
     first: int = 0
     every: float = 1.0
     budget: float = 0.01
+    since: int | None = None
 
     def due(self, occasion: int, price: float, step_time: float) -> bool:
         """Returns whether to look at this occasion (counted from 0); times are in seconds."""
@@ -73,7 +76,8 @@ class Cadence:
         # Short runs are to be seen as well: a bit more may be spent on the beginning.
         budget = max(self.budget, _YOUNG_BUDGET) if occasion < _YOUNG else self.budget
         interval = max(self.every, price / (budget * step_time) if step_time else 1.0)
-        return (occasion - self.first) * _GOLDEN % 1.0 < 1.0 / interval
+        since = self.first if self.since is None else self.since
+        return (occasion - since) * _GOLDEN % 1.0 < 1.0 / interval
 
 
 EVERY_TIME = Cadence()

@@ -26,7 +26,7 @@ from .batches import tensors
 log = logging.getLogger("lightning_nndebug")
 
 # Batches to look at, whatever it costs.
-_FIRST = (2, 5, 9, 13, 18, 23, 29, 36, 44, 54, 64, 75, 87, 100)
+_FIRST = (2, 5, 9, 13, 18, 23, 29, 36, 44, 52, 65, 73, 86, 99)
 _WINDOW, _LONGEST = 5, 16  # looks that a unit must be idle in: so many, and more of small batches
 _SEEN = 100  # samples, at least, that they must have shown
 _CALLS = 512  # calls that are noted in a step: a recurrent net has one at every time step

@@ -18,13 +18,13 @@ from ..sandbox import Sandbox, Snapshot, find_generators
 from ..tracer import Culprit, trace
 from ..trainer import plain_name
 from ..undo import Draws
-from . import Measurement, Moment
+from . import Cadence, Measurement, Moment
 
 log = logging.getLogger("lightning_nndebug")
 
 # The 1-D parameters (biases, norms) sum the error over the batch: a NaN shows there nearly always.
 # The rare rest, such as a penalty on one weight matrix, is seen when all gradients are read.
-_ALL_GRADIENTS_EVERY = 10
+_ALL_GRADIENTS = Cadence(every=10, since=5)  # when they are read anyway
 # A GradScaler halves its scale until the gradients fit: some skipped updates are how it works.
 _SCALER_PATIENCE = 4
 # Once the weights are gone, every further step is a consequence.
@@ -143,9 +143,9 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
 
 def _before_update(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:
     memory.stepped = True
-    memory.updates += 1
     parameters = [one for group in moment.optimizer.param_groups for one in group["params"]]
-    is_canary = memory.updates % _ALL_GRADIENTS_EVERY != 0
+    is_canary = not _ALL_GRADIENTS.due(memory.updates, 0.0, 0.0)
+    memory.updates += 1
     chosen = [one for one in parameters if one.dim() <= 1] if is_canary else parameters
     gradients = [one.grad for one in chosen if one.grad is not None]
     step, suspect = memory.step, memory.suspect

@@ -29,7 +29,7 @@ _LATER = 1.5
 _TERMS = 8  # at most; a backward for each
 _MOST = 256  # nodes that a loss is the sum of, such as a penalty on each of its parameters
 _NODES = 20_000
-_SAMPLE = 4096  # entries of a parameter
+_SAMPLE, _SAMPLES = 4096, 2**17  # entries of a parameter, and of all together
 _FACTORS = ("Mul", "Div", "Neg", "ToCopy", "View", "Squeeze", "Unsqueeze", "Clone", "Add")
 _COUPLED = (
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam,
@@ -289,14 +289,15 @@ def _decay(moment: Moment) -> tuple[float, float]:
         return 0.0, rate
     if not isinstance(optimizer, _COUPLED):
         return math.nan, rate
-    factors = []
+    factors, count = [], sum(len(group["params"]) for _, group in groups)
+    sample = min(_SAMPLE, _SAMPLES // max(1, count) + 1)
     for decay, group in groups:
         apart = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
         for p in group["params"]:
             if p.grad is None or not decay:
                 continue
             # Adam's direction takes memory to compute: a sample of its entries will do.
-            stride = max(1, p.numel() // _SAMPLE) if apart else 1
+            stride = max(1, p.numel() // sample) if apart else 1
             pulls.append(_sample(p.detach(), stride))
             state = optimizer.state.get(p, {})
             steps.append(_direction(state, group, p, stride) if apart else p.grad)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..foreign import changed, is_consumable, picture
 from ..listening import ListeningMode
 from ..sandbox import Sandbox, Snapshot, find_generators
-from ..trainer import gradient_scale, is_stepping
+from ..trainer import accumulation, gradient_scale, is_stepping
 from . import Measurement, Moment
 from .losses import Loss
 from .schedules import Schedules, learning_rate, optimizer_name
@@ -29,7 +29,10 @@ FIRST = (0, 1, 2, 3, 4, 10, 20, 30, 40, 50, 60, 80, 100)
 EVERY = 250
 MULTIPLES = (0.0, 0.3, 1.0, 10.0, 100.0)
 FARTHEST, NEAREST = 1e8, 1e-6
-_RISE = 0.05  # a loss that rises by more than this share is worth looking for a shorter step
+_RISE = (
+    0.05  # a loss that rises by more than this share asks for shorter steps, not for longer ones
+)
+_PROOFS = 2  # so many steps run again must come to their own loss, and then it is taken as it is
 _PATIENCE = 2  # failures: a first step may set up what the next ones only use
 _BUDGET = 0.01  # of the run's time, after the first probes
 _APART = 10.0  # groups whose rates differ by this factor are looked at one by one
@@ -144,13 +147,17 @@ def is_due(step: int) -> bool:
 def search(loss_at: Callable[[float], float]) -> dict[float, float]:
     """Evaluates the loss at the usual multiples of a step.
 
-    It goes on to larger ones while the loss still falls, and to smaller ones while it rises.
+    It goes on to larger ones while the loss still falls, and to smaller ones while it rises. The
+    largest of the usual ones is left out where the loss has risen before it.
     """
-    curve = {multiple: loss_at(multiple) for multiple in MULTIPLES}
-    farthest, nearest = MULTIPLES[-1], MULTIPLES[1]
-    while farthest < FARTHEST and curve[farthest] < _least(curve, below=farthest):
-        farthest *= 10
+    *usual, farthest = MULTIPLES
+    curve = {multiple: loss_at(multiple) for multiple in usual}
+    nearest = usual[1]
+    if curve[usual[-1]] <= curve[0.0] + _RISE * abs(curve[0.0]):
         curve[farthest] = loss_at(farthest)
+        while farthest < FARTHEST and curve[farthest] < _least(curve, below=farthest):
+            farthest *= 10
+            curve[farthest] = loss_at(farthest)
     while nearest > NEAREST and not curve[nearest] <= curve[0.0] + _RISE * abs(curve[0.0]):
         nearest /= 10
         curve[nearest] = loss_at(nearest)
@@ -239,6 +246,8 @@ class _Step:
 
     def go(self, multiple: float, only: Sequence[Tensor] | None = None) -> None:
         """Moves the weights (or a part of them) along the step; exact at 0 and at 1."""
+        if multiple == 1.0 and only is None:  # here we are: nothing need be written, nor put back
+            return
         chosen = {id(p) for p in (self.parameters if only is None else only)}
         for inside, weight in ((True, 1.0 - multiple), (False, 1.0)):
             pairs = [
@@ -263,6 +272,7 @@ def _begin(moment: Moment, memory: SimpleNamespace) -> None:
     memory.generators = find_generators(module) if memory.probing else []
     memory.losses, memory.last, memory.failures = deque(maxlen=1000), None, 0
     memory.needs_graph, memory.is_first = False, True
+    memory.proofs = 0.0
     memory.spent, memory.since = 0.0, None
     memory.is_due = False
     StepProbe.release(memory)
@@ -334,35 +344,55 @@ def _compare(moment: Moment, memory: SimpleNamespace) -> None:
         if foreign := changed(memory.picture, picture(moment.module)):
             step.failure = f"they change {foreign}, which cannot be put back"
             return
-        sizes, slopes, squares, flat = [], [], [], []
+        sizes, slopes, norms, steep = [], [], [], []
         for now, then, slope in zip(step.parameters, step.before, step.gradients, strict=True):
             way = (now.detach() - then).flatten().float()
-            sizes.append(way.abs().max())
+            sizes.append(torch.linalg.vector_norm(way, math.inf))
             slopes.append(torch.dot(slope.flatten().float(), way))
-            squares.append(torch.stack([way.square().sum(), then.float().square().sum()]))
-            flat.append((slope == 0).all())
-        moved, whole = torch.stack(squares).sum(0).sqrt()
+            norms.append(
+                torch.stack([torch.linalg.vector_norm(one.float()) for one in (way, then)])
+            )
+            steep.append(slope.any())
+        moved, whole = torch.stack(norms).norm(dim=0)
         length, rise, stride, silent = torch.stack(
             [
                 torch.stack(sizes).max(),
                 torch.stack(slopes).sum(),
                 moved / whole.clamp_min(1e-30),
-                torch.stack(flat).float().mean(),
+                1 - torch.stack(steep).float().mean(),
             ]
         ).tolist()
         step.gradients.clear()
-        own = [math.nan, math.nan]
+        before = after = math.nan
         if length:
-            draws = _Draws(), _Draws()
+            now, then = _Draws(), _Draws()
             with Sandbox(moment.trainer, moment.module, snapshot, memory.generators) as sandbox:
-                for k, listener in enumerate(draws):
-                    with listener:
-                        own[k] = _loss(moment, memory, sandbox, lambda k=k: step.go(k))  # type: ignore[misc]
-            if draws[0].differ_from(draws[1]):
+                before = recorded = _recorded(moment)
+                if memory.proofs < _PROOFS:
+                    with now:
+                        before = _loss(moment, memory, sandbox, lambda: step.go(0.0))
+                    memory.proofs = memory.proofs + 1 if before == recorded else -math.inf
+                with then:
+                    after = _loss(moment, memory, sandbox, lambda: step.go(1.0))
+            if then.given:
+                memory.proofs = -math.inf
+            if now.differ_from(then):
                 step.failure = "they draw from what the net answers, as a policy its actions"
-        step.numbers = (length, stride, -rise, silent, *own)
+        step.numbers = (length, stride, -rise, silent, before, after)
     except Exception as error:
         step.failure = f"{type(error).__name__}: {error}"
+
+
+def _recorded(moment: Moment) -> float:
+    """Returns the loss that the step itself had; NaN if that is not known.
+
+    Nor may one process run the step more often than another.
+    """
+    loss = moment.outputs.get("loss") if isinstance(moment.outputs, Mapping) else None
+    is_known = moment.module.automatic_optimization and moment.trainer.world_size == 1
+    if not is_known or not isinstance(loss, Tensor):
+        return math.nan
+    return float(loss.detach().float().mean()) * accumulation(moment.trainer)
 
 
 def _search(moment: Moment, memory: SimpleNamespace) -> StepProbe | None:

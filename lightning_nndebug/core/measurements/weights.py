@@ -127,12 +127,11 @@ def entries(x: Tensor) -> Tensor:
     """Returns some entries of a dense tensor, spread all over it: always the same, in float32."""
     flat = x.detach()
     flat = flat.to_local() if hasattr(flat, "to_local") else flat  # a part of a sharded one
-    n, x = flat.numel(), flat
+    n = flat.numel()
     # The order does not matter: what lies dense in memory need not be copied.
-    if sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) == n - 1:
+    if not flat.is_contiguous() and _is_dense_in_memory(flat):
         flat = flat.as_strided((n,), (1,))
-    flat = flat.reshape(-1)
-    return flat[_places(n, x.device)].float()
+    return flat.reshape(-1).index_select(0, _places(n, flat.device)).float()
 
 
 def kind_of(owner: nn.Module, name: str, p: Tensor) -> Kind:
@@ -169,6 +168,11 @@ def are_alike(p: Tensor) -> bool:
     rows = p.detach().flatten(1)
     corner = rows[:_CORNER, :_CORNER]
     return bool((corner == corner[0]).all()) and bool((rows == rows[0]).all())
+
+
+def _is_dense_in_memory(x: Tensor) -> bool:
+    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return reach == x.numel() - 1
 
 
 @functools.lru_cache(maxsize=256)
