@@ -22,7 +22,8 @@ _ON_PURPOSE = ("on_train_start", "on_train_epoch_start", "on_train_batch_start")
 _LAGGING, _TIMES = 0.2, 2.0
 
 # Statistics that can settle run after weights that learn fast, and catch up when these slow down:
-# they are no fault as long as each look finds no more than so much of what the last one found.
+# they are no fault as long as each look finds no more than so much of what the last one found, and
+# less than all that was learned.
 _CLOSING = 0.75
 
 # The share of their input that dropouts by hand may leave to what comes behind, unscaled.
@@ -257,8 +258,8 @@ class ModeDetector(Detector):
         by_norms = both.eval_norms - both.train > 0.5 * (both.eval - both.train)
         if by_norms and both.settling < 1.0 and both.eval > _TIMES * both.train > 0.0:
             limit *= _LAGGING  # there is no time for it to get better
-        is_closing = share < _CLOSING * self.last_lost and both.settling >= 1.0
-        self.last_lost = share
+        is_closing = share < min(_CLOSING * self.last_lost, 1.0) and both.settling >= 1.0
+        self.last_lost = 0.0 if is_closing else share  # once: the next look has to be well
         if not share > limit or (by_norms and is_closing):
             return
         yield Evidence(

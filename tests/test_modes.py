@@ -264,14 +264,21 @@ def test_statistics_that_cannot_settle_need_to_cost_less(values, told):
 
 @pytest.mark.parametrize(
     ("values", "told"),
-    [({}, []), ({"settling": 0.5}, ["BatchNorm2d"]), ({"eval": 2.3}, ["BatchNorm2d"])],
+    [
+        ({}, []),
+        ({"settling": 0.5}, ["BatchNorm2d"]),
+        ({"eval": 4.6}, ["BatchNorm2d"]),  # it knows nothing, as before
+        ({"eval": 2.4}, ["BatchNorm2d"]),
+    ],
 )
 def test_statistics_that_catch_up_are_no_fault(values, told):
     """While the learning rate is at its height they run behind, and less so at the next look."""
-    detector, start = ModeDetector(), {"eval": 2.5, "eval_norms": 2.5, "settling": 15.0}
+    detector, start = ModeDetector(), {"eval": 3.0, "eval_norms": 3.0, "settling": 15.0}
     assert found(detector.train_eval_disagreement, both(**start)) == ["BatchNorm2d"]
     later = {**start, "eval": 1.7, **values}
     assert found(detector.train_eval_disagreement, both(**later)) == told
+    still = {**later, "settling": 15.0}
+    assert found(detector.train_eval_disagreement, both(**still)) == ["BatchNorm2d"]
 
 
 @pytest.mark.parametrize(
