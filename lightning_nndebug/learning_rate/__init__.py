@@ -242,7 +242,8 @@ class LearningRateDetector(Detector):
         half = last[-1]["step"] >= _HALF * steps
         is_late = is_sure and can_grow and half and pool.progress < self.reach
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
-        if way is not None:
+        if way is not None:  # what is as fast as ever may still get there
+            is_late = is_late and not (way.is_steady and way.most >= self.reach)
             is_moving = is_bearable and way.is_steady and way.least > self.gain
             is_late |= way.most < self.reach and (is_harmless or is_moving)
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
