@@ -184,6 +184,19 @@ UNLIKE = {"predicted": 5e-3, "own": (1.001, 0.996), "stride": 1e-3}
 NEAR = {**UNLIKE, "curve": NOISY}
 
 
+@pytest.mark.parametrize(("power", "severity"), [(0.3, None), (3.0, Severity.INFO)])
+def test_what_is_as_fast_as_ever_may_still_get_there(
+    power: float, severity: Severity | None
+) -> None:
+    """Half of the run is over with a sixth of the loss gone: it slows down, or has just begun."""
+    detector = LearningRateDetector()
+    for one in going(
+        lambda s: 1 - (s / 250) ** power / 6, probe, slope=1e-3, bend=5e-6, own=(1.001, 1.0)
+    ):
+        found = list(detector.learning_rate_too_low(one, Schedules(steps=400, epochs=3)))
+    assert [evidence.severity for evidence in found] == [severity]
+
+
 @pytest.mark.parametrize(
     ("why", "probes", "run", "found"),
     [

@@ -62,11 +62,13 @@ class LearningRateDetector(Detector):
             them have taken off less),
         travel: and, one after the other, would move the weights by less than this share of theirs.
             Steps so short that not even a thousand of them would do either need only be harmless
-            when they are longer, and are told from the first epoch on.
+            when they are longer, and are told from the first epoch on. So need others be, once
+            half of the run is over and the losses so far foretell less than ``reach`` in the end.
         settled: None of this is said once training has taken off more than this share of the loss.
         progress: It is too high if training has taken off less than this share of the loss,
         kept: a shorter step is better (by ``gain``, too), and steps keep less than this share of
-            what the gradient promised.
+            what the gradient promised; or if steps that were too long had made the loss several
+            times as large before, and half of the run is over.
         spike_scales: A loss is a spike if its logarithm is this many standard deviations (of the
             noise below the median) above the median of the losses before it,
         spike_height: and if it undoes at least this share of what training has achieved.
@@ -242,7 +244,8 @@ class LearningRateDetector(Detector):
         is_late = half and pool.progress < self.reach and pool.best > steps - probe.step
         is_late = is_late and is_sure and can_grow
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
-        if way is not None:
+        if way is not None:  # what is as fast as ever may still get there
+            is_late = is_late and not (way.is_steady and way.most >= self.reach)
             is_moving = is_bearable and way.is_steady and way.least > self.gain
             is_late |= way.most < self.reach and (is_harmless or is_moving)
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
