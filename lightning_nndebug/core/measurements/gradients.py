@@ -75,7 +75,7 @@ class Gradients(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step",)
-    cadence: ClassVar[Cadence] = Cadence(first=20, every=10, since=5)  # as updates are sampled
+    cadence: ClassVar[Cadence] = Cadence(first=22, every=10, since=5)  # as updates are sampled
 
     optimizer: str
     parameters: tuple[Gradient, ...]
