@@ -607,8 +607,9 @@ class LossDetector(Detector):
 
         When it is fine:
             The classes are ranks or counts, and their distances mean something: where the inputs
-            show that, it is known; else declare them as floating point numbers. An adversary that
-            maximizes a loss is not reported as long as something else is minimized beside it.
+            show that, it is known. Numbers that are declared as floating point are no more than
+            advice. An adversary that maximizes a loss is not reported as long as something else is
+            minimized beside it.
 
         References:
             goodfellow2016deep, humbatova2020taxonomy

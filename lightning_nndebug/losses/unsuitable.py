@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from ..core.findings import Evidence
+from ..core.findings import Evidence, Severity
 from ..core.measurements.fits import where
 from ..core.measurements.loss_calls import LossCall
 from ..core.measurements.loss_inputs import LossInput, LossInputs, turn_of
@@ -97,6 +97,8 @@ def squared_classes(found: LossInputs, seen: Labels) -> Iterator[Evidence]:
                 f"classes{others}; a squared error takes class 0 and 1 for neighbours",
                 fixes=(f"Give the net {len(counts)} outputs and use cross_entropy",),
                 details={"counts": counts},
+                # Who declares them as floating point numbers may well want to fit them.
+                severity=Severity.WARNING if call.is_integer or has_accuracy else Severity.INFO,
             )
 
 
