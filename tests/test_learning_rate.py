@@ -193,7 +193,7 @@ def test_what_is_as_fast_as_ever_may_still_get_there(
     for one in going(
         lambda s: 1 - (s / 250) ** power / 6, probe, slope=1e-3, bend=5e-6, own=(1.001, 1.0)
     ):
-        found = list(detector.learning_rate_too_low(one, Schedules(steps=400, epochs=3)))
+        found = list(detector.learning_rate_too_low(one, Schedules(steps=320, epochs=3)))
     assert [evidence.severity for evidence in found] == [severity]
 
 
@@ -203,7 +203,7 @@ def test_what_is_as_fast_as_ever_may_still_get_there(
         ("it stays where it began", going(lambda s: 1.0, frozen, **UNLIKE), RUN, ["low"]),
         ("it gets on", going(lambda s: 1 - s / 500, frozen, **UNLIKE), RUN, []),
         ("the run is long", going(lambda s: 1 - s / 2500, frozen, **UNLIKE), LONG, []),
-        ("it creeps", going(lambda s: 1 - s / 2500, frozen, **NEAR), RUN, ["low"]),
+        ("it creeps", going(lambda s: 1 - s / 2500, frozen, **NEAR), RUN, []),
         ("it stays", going(lambda s: 1.0, frozen, **NEAR), RUN, []),
         ("it slows down", going(lambda s: 1 - min(s, 100) / 1e3, frozen, **NEAR), RUN, []),
         ("it may be chance", going(lambda s: 1 - s / 2500, frozen, 0.2, **UNLIKE), RUN, []),

@@ -45,7 +45,6 @@ _ALIVE = 0.03  # the share of the loss that a step promises, for each share of t
 _KEPT_PROBES = 9
 _FEW, _TRIAL, _LONG = 20, 300, 1000  # steps
 _SOON, _EARLY, _MARK, _HALF = 0.1, 0.3, 0.4, 0.5  # of a run
-_BEARABLE = 0.1  # the harm that a far longer step may do if training goes on all the same
 
 
 class LearningRateDetector(Detector):
@@ -233,9 +232,7 @@ class LearningRateDetector(Detector):
         # If not even a long run would get anywhere, it matters little what a longer step does to
         # the next batch. It says nothing where batches are tiny, or have few weights in common.
         far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
-        is_alive = pool.pace >= _ALIVE * pool.stride
-        is_harmless = is_alive and pool.at(self.longer) <= 1 + self.gain
-        is_bearable = is_alive and pool.at(self.longer) <= 1 + _BEARABLE
+        is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
         # Later, the losses themselves tell where the run is going. As far as a longer step would
@@ -246,8 +243,7 @@ class LearningRateDetector(Detector):
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
         if way is not None:  # what is as fast as ever may still get there
             is_late = is_late and not (way.is_steady and way.most >= self.reach)
-            is_moving = is_bearable and way.is_steady and way.least > self.gain
-            is_late |= way.most < self.reach and (is_harmless or is_moving)
+            is_late |= way.most < self.reach and is_harmless
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return
@@ -260,8 +256,7 @@ class LearningRateDetector(Detector):
             )
         else:
             rate = max(_STRIDE, _WAY / steps) / pool.stride * probe.rate
-            harm = "no harm" if is_harmless else "little harm"
-            seen = f"a step {self.longer:,.0f} times as long does the next batch {harm}"
+            seen = f"a step {self.longer:,.0f} times as long does the next batch no harm"
         outlook = f"all {run.steps:,.0f} planned steps lower it by {run.steps * pool.pace:.2%}"
         if is_late:
             outlook = f"{probe.step:,} steps have left {1 - pool.progress:.0%} of it"

@@ -73,12 +73,10 @@ class Trend:
     """Where the training losses themselves are going, as shares of the one that they began with.
 
     Attributes:
-        least: What training has taken off so far, less two standard errors.
         most: What it will have taken off in the end at its present speed, and two errors more.
         is_steady: Whether it is about as fast as ever: what nears its floor slows down.
     """
 
-    least: float
     most: float
     is_steady: bool
 
@@ -101,7 +99,6 @@ def trend(first: Sequence[float], mark: Record, last: Record, steps: float) -> T
     error = math.hypot((1 + ahead) * after, ahead * before, doubt)
     end = start - now + max(speed, 0.0) * (steps - last["step"])
     return Trend(
-        least=1 - (now + _SURE * math.hypot(after, doubt)) / start,
         most=(end + _SURE * error) / start,
         is_steady=speed >= _STEADY * was,
     )
