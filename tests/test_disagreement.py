@@ -19,7 +19,7 @@ from lightning_nndebug.core.measurements.modes import Modes
 SICK_STEP = 7
 TIMES = [
     pytest.param(1, marks=pytest.mark.timeout(60)),
-    pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
 ]
 
 

@@ -87,6 +87,18 @@ def test_a_mean_that_a_tenth_of_the_run_learns_does_no_harm(
     assert bool(said) is fires
 
 
+@pytest.mark.parametrize(("then", "later", "fires"), [(40.0, 5.0, False), (40.0, 30.0, True)])
+def test_a_mean_that_is_half_way_learned_gets_as_many_steps_again(
+    then: float, later: float, fires: bool
+) -> None:
+    """From 10 deviations off to 6 in sixteen steps, it comes below the limit in sixteen more."""
+    looks = [of_quantities(step, 101.0, 10.0) for step in (0, 1, 2, 8)]
+    looks += [of_quantities(16, then, 10.0)]
+    assert not told(LossDetector(), looks, "initial_loss_off_chance", RUN)
+    looks += [of_quantities(32, later, 10.0)]
+    assert bool(told(LossDetector(), looks, "initial_loss_off_chance", RUN)) is fires
+
+
 def test_a_run_that_is_resumed_has_no_first_loss() -> None:
     """Nobody knows what it was."""
     looks = [at(step, 8.0) for step in (500, 501, 502)]

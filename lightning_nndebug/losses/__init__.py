@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -157,7 +158,7 @@ class LossDetector(Detector):
         When it is fine:
             The net was trained before, on something else. A first loss below chance, sums, weighted
             classes, smoothed labels and rare classes are understood; and a mean that is learned in
-            the first tenth of the run, or in the first 15 steps, does no harm.
+            the first tenth of the run, or in the first 15 steps, or half-way by then, does no harm.
 
         References:
             karpathy2019recipe, glorot2010understanding
@@ -168,9 +169,9 @@ class LossDetector(Detector):
         for name, history in self.histories.items():
             looks = history["looks"]
             quantities = history["kind"] == "quantities"
-            if looks[0][STEP] or not (
-                is_soon(looks, run.steps) if quantities else len(looks) == _LOOKS
-            ):
+            is_due = is_soon(looks, run.steps) if quantities else len(looks) == _LOOKS
+            is_past = quantities and is_soon(looks, run.steps, times=2)
+            if looks[0][STEP] or not (is_due or is_past):
                 continue
             found = first_ratio(history)
             limit = self.variance_ratio if quantities else self.chance_ratio
@@ -179,6 +180,9 @@ class LossDetector(Detector):
             ratio, guess = found
             if quantities and looks[-1][LOSS] <= limit * guess:
                 continue  # a mean that is learned in a few steps does no harm
+            first, now, end = (math.sqrt(one) for one in (ratio, looks[-1][LOSS] / guess, limit))
+            if quantities and not is_past and 2 * (first - now) >= first - end:
+                continue  # half-way there: it will be learned in as many steps again
             value = "squared error" if quantities else "loss"
             of = "the variance of the targets" if quantities else "that of a guess"
             still = f", and after {looks[-1][STEP]} steps {looks[-1][LOSS] / guess:.1f} times"

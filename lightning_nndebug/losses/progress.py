@@ -99,12 +99,12 @@ def first_ratio(history: History) -> tuple[float, float] | None:
     return (first[LOSS] - first[FLOOR]) / max(guess - first[FLOOR], 1e-9), guess
 
 
-def is_soon(looks: Sequence[Sequence[float]], planned: float) -> bool:
-    """Whether the last look is the first one after a small part of the run.
+def is_soon(looks: Sequence[Sequence[float]], planned: float, times: int = 1) -> bool:
+    """Whether the last look is the first one after a small part of the run, or some times that.
 
     By then targets are known that come in order, and are near each other at first.
     """
-    soon = min(max(_SOON, _SHARE * planned), _BY_THEN)
+    soon = times * min(max(_SOON, _SHARE * planned), _BY_THEN)
     return looks[-1][STEP] >= soon > looks[-2][STEP] if len(looks) >= _FIRST else False
 
 
