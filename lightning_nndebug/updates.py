@@ -591,8 +591,10 @@ def _orphaned(orphans: Orphans, stale: int) -> Evidence:
     causes: tuple[str, ...]
     fixes: tuple[str, ...]
     if orphans.is_hidden:
-        seen = "in no optimizer: it is in a plain list, dict or attribute of the module"
-        causes = ("``parameters()`` does not see what is in a plain list, dict or attribute",)
+        seen = "in no optimizer: it is in a plain list, dict, function or attribute of the module"
+        causes = (
+            "``parameters()`` does not see what a plain list, dict, function or attribute holds",
+        )
         fixes = (
             "Use ``nn.ModuleList``, ``nn.ModuleDict``, ``nn.ParameterList`` or ``nn.Parameter``",
         )

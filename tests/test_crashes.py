@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torchmetrics
 from cases import CASES
 from cases._parts import Classifier, loader
 from program import Program, digits, fit, seed
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_nndebug import CrashDetector, Finding, NNDebug
 from lightning_nndebug.core.measurements.crash import Crash, Usage
@@ -104,6 +106,93 @@ def test_an_exception_is_explained_by_one_rule(step, code: str, words: str) -> N
     ((found, evidence),) = explained(step)
     assert found == code
     assert words in evidence.message
+
+
+@pytest.mark.parametrize(
+    ("metric", "predicted", "wanted", "fix"),
+    [
+        (torchmetrics.F1Score("binary"), (8, 2), (8,), "num_classes=2, in place of BinaryF1Score"),
+        (torchmetrics.Accuracy("multiclass", num_classes=5), (8, 3), (8,), "set num_classes=3"),
+        (torchmetrics.Accuracy("multiclass", num_classes=5), (8, 5), (8, 1), "target.squeeze(-1)"),
+        (torchmetrics.Accuracy("multilabel", num_labels=5), (8, 4), (8, 4), "set num_labels=4"),
+        (torchmetrics.MeanSquaredError(), (8, 1), (8,), "preds.squeeze(-1)"),
+        (torchmetrics.MeanSquaredError(), (8, 3), (8,), "give the net one output"),
+        (torchmetrics.R2Score(), (8, 2, 2), (8, 2, 2), ""),
+    ],
+)
+def test_a_metric_that_was_given_the_wrong_shapes(metric, predicted, wanted, fix: str) -> None:
+    """It is named, with the shapes as they were given, and what would make them fit."""
+    net = nn.ModuleDict({"score": metric})
+    is_real = "Squared" in repr(metric) or "R2" in repr(metric)
+
+    def step():
+        y = torch.rand(wanted) if is_real else torch.randint(2, wanted)
+        net["score"](torch.randn(predicted), y)
+
+    ((code, evidence),) = explained(step, net)
+    assert code == "ERR101"
+    assert evidence.message.startswith(f"score, {type(metric).__name__}(), got preds float32[8")
+    assert fix in "; ".join(evidence.fixes)
+
+
+def test_a_metric_that_no_module_holds_is_named_by_its_class() -> None:
+    """And one that is a function by its name."""
+    x, y = torch.rand(8, 2), torch.ones(8).long()
+    metric = torchmetrics.F1Score("binary")
+    ((code, evidence),) = explained(lambda: metric.update(x, y))
+    assert code == "ERR101"
+    assert "BinaryF1Score got preds float32[8, 2]" in evidence.message
+    ((code, evidence),) = explained(lambda: torchmetrics.functional.accuracy(x, y, task="binary"))
+    assert code == "ERR101"
+    assert "accuracy got preds float32[8, 2] and target int64[8]" in evidence.message
+
+
+def unpacked(samples):
+    x, y = zip(*samples, strict=True)
+    return torch.stack(x), torch.tensor(y)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("odd", "usual", "words"),
+    [
+        (None, (torch.ones(3), 1), "sample 2 is None"),
+        ((torch.ones(3), None), (torch.ones(3), 1.0), "1 of sample 2 is None"),
+        ({"x": None}, {"x": torch.ones(3)}, "'x' of sample 2 is None"),
+        (None, torch.ones(3), "sample 2 is None"),
+        (None, 1, "sample 2 is None"),
+        ({"x": 1}, {"x": 1, "y": 2}, "do not have the same keys"),
+        (torch.ones(2), torch.ones(3), ": "),
+    ],
+)
+def test_samples_that_make_no_batch(odd, usual, words: str, workers: int) -> None:
+    """One that is None is named by its index; of a worker it is known that there is one."""
+    samples = [usual, usual, odd, usual]
+    ((code, evidence),) = explained(lambda: list(DataLoader(samples, 4, num_workers=workers)))
+    assert code == "ERR113"
+    assert (words if workers == 0 else words.rpartition("sample 2 ")[2]) in evidence.message
+
+
+def test_a_sample_that_is_none_is_found_by_a_collate_function_too() -> None:
+    """What stumbles is the user's own line."""
+    samples = [(torch.ones(3), 1), None]
+    ((code, evidence),) = explained(lambda: list(DataLoader(samples, 2, collate_fn=unpacked)))
+    assert code == "ERR113"
+    assert "sample 1 is None" in evidence.message
+
+
+def test_a_none_in_the_code_of_a_dataset_is_no_matter_of_samples() -> None:
+    """It never got as far as a batch."""
+
+    class Broken(Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> int:
+            return len(None)
+
+    assert not explained(lambda: list(DataLoader(Broken(), 2)))
+    assert not explained(lambda: len(None))
 
 
 def test_an_error_in_a_worker_is_traced_to_the_line_of_the_dataset() -> None:

@@ -6,6 +6,7 @@ import copy
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
@@ -786,3 +787,61 @@ def test_lazy_layers_switch_nothing_off(caplog) -> None:
     net = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(10))
     fit(Program(Classifier(net), loader(), trainer={"max_steps": 12}), NNDebug())
     assert "off from here" not in caplog.text
+
+
+def enclosing(*layers: nn.Module):
+    """Returns a function around layers."""
+
+    def encode(x):
+        for one in layers:
+            x = F.relu(one(x))
+        return x
+
+    return encode
+
+
+class Enclosed(Classifier):
+    """Has a layer that only a function knows of, or that a function knows of as well."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, layer = way, nn.Linear(64, 64)
+        if way == "own":
+            self.layer = layer
+        if way == "frozen":
+            layer.requires_grad_(False)
+        if way == "trained":
+            nn.init.constant_(layer.bias, 0.3)
+            with torch.no_grad():
+                layer.weight.copy_(torch.eye(64) + 0.1 * torch.rand(64, 1) * torch.rand(1, 64))
+        self.encode = {
+            "partial": partial(F.linear, weight=layer.weight, bias=layer.bias),
+            "method": layer.forward,
+            "lambda": lambda x: F.relu(layer(x)),
+        }.get(way, enclosing(layer))
+        self.known = list(layer.parameters()) if way == "optimized" else []
+
+    def forward(self, x):
+        return super().forward(self.encode(x))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([*self.parameters(), *self.known], lr=1e-3)
+
+
+@pytest.mark.parametrize("way", ["function", "lambda", "method", "partial"])
+def test_layers_that_a_function_holds_are_not_optimized(way: str) -> None:
+    """The module does not know of them, however they are enclosed."""
+    seed()
+    detector = UpdateDetector(select=["UPD101"])
+    fit(Program(Enclosed(way), loader(), trainer={"max_steps": 12}), detector)
+    assert {one.code for one in detector.findings} == {"UPD101"}
+    assert all(one.where.startswith("encode.") for one in detector.findings)
+
+
+@pytest.mark.parametrize("way", ["own", "frozen", "optimized", "trained"])
+def test_a_function_may_hold_layers_that_are_cared_for(way: str) -> None:
+    """Those of the module or an optimizer, frozen ones, and what has been trained before."""
+    seed()
+    detector = UpdateDetector(select=["UPD101"])
+    fit(Program(Enclosed(way), loader(), trainer={"max_steps": 12}), detector)
+    assert not [one for one in detector.findings if one.severity >= Severity.WARNING]

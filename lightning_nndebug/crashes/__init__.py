@@ -17,6 +17,7 @@ from .reading import (
     kinds,
     memory,
     overwritten,
+    samples,
     shapes,
 )
 from .signs import sign
@@ -357,7 +358,7 @@ class CrashDetector(Detector):
         References:
             - https://pytorch.org/docs/stable/data.html
         """
-        yield from _explained("uneven_samples", crash, _plain)
+        yield from _explained("uneven_samples", crash, samples)
 
     @rule("ERR114", severity=Severity.ERROR)
     def batch_of_one(self, crash: Crash) -> Iterator[Evidence]:

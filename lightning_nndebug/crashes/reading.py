@@ -15,6 +15,7 @@ _WRITTEN = re.compile(r"\[torch\.\S+ (\[.*?\])\], which is output (\d+) of (\w+)
 _UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 # What a module takes along its last dimension, and what along its second.
 _FEATURES = ("in_features", "input_size", "embed_dim")
+_OUTPUTS = ("num_classes", "num_labels", "num_outputs")  # of a metric
 _CHANNELS = ("in_channels", "num_features", "num_channels")
 
 
@@ -35,6 +36,11 @@ def shapes(crash: Crash) -> Reading:
         seen = f"{part.name}, {part.code}, takes {name}={size} and got {_shown(got)}"
         return Reading(seen, *_advice(got[0].shape, size, axis, name))
     if crash.given:
+        if crash.operation[:1].isupper():  # a class, thus a metric
+            own = part if part is not None and part.kind == crash.operation else None
+            name = f"{own.name}, {own.code}," if own is not None else crash.operation
+            advice = _of_metric(crash.given, crash.operation, own.sizes if own is not None else {})
+            return Reading(f"{name} got {_shown(crash.given)}", *advice)
         where = crash.operation or (part.name if part is not None else "the module")
         return Reading(f"{where} got {_shown(crash.given)}", *_between(crash.given))
     if crash.operands:
@@ -144,6 +150,28 @@ def overwritten(crash: Crash) -> Reading:
     return Reading(seen + ("since" if times == 1 else f"{times} times since"))
 
 
+def samples(crash: Crash) -> Reading:
+    """Tells which sample is None, or what the samples differ in."""
+    said = first_line(crash.text)
+    if "NoneType" in crash.text:
+        what = crash.missing or "a sample of the dataset, or an entry of one,"
+        return Reading(
+            f"{what} is None, and cannot become part of a batch: {said}",
+            ("__getitem__ returns None, or a function without return, for what is missing",),
+            (
+                "return a value of the same shape for what is missing, or leave such samples out",
+                "filter in a collate_fn: [one for one in batch if one is not None]",
+            ),
+        )
+    if crash.kind == "KeyError":
+        return Reading(
+            f"the samples of a batch do not have the same keys: {said}",
+            ("a key is given for some of the samples alone",),
+            ("give every sample the same keys, or write a collate_fn",),
+        )
+    return Reading(f"{_code(crash)}: {said}" if crash.line is not None else said)
+
+
 def arguments(crash: Crash) -> Reading:
     """Tells what a layer was given in place of a tensor."""
     said, what = first_line(crash.text), crash.text.split("not ")[-1].strip()
@@ -209,9 +237,45 @@ def _between(given: tuple[Operand, ...]) -> tuple[tuple[str, ...], tuple[str, ..
     if one.shape == (*other.shape, 1):
         cause = f"{one.name} has a last dimension of 1 that {other.name} has not"
         return (cause,), (f"squeeze it: {one.name}.squeeze(-1)",)
+    if other.shape == (*one.shape, 1):
+        cause = f"{other.name} has a last dimension of 1 that {one.name} has not"
+        return (cause,), (f"squeeze it: {other.name}.squeeze(-1)",)
     if one.shape and other.shape and one.shape[0] != other.shape[0]:
         return (f"{one.name} and {other.name} do not hold equally many samples",), ()
     return (), ()
+
+
+def _of_metric(
+    given: tuple[Operand, ...], kind: str, sizes: dict[str, int]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Compares what a metric was given with what its task wants."""
+    one, other = given[:2]
+    if one.shape[:1] != other.shape[:1] or (*other.shape, 1) == one.shape:
+        return _between(given)
+    wide = one.shape[1] if len(one.shape) > 1 else 0
+    if wide > 1 and other.shape == (one.shape[0], 1):
+        return (f"{other.name} has a last dimension of 1",), (
+            f"squeeze it: {other.name}.squeeze(-1)",
+        )
+    found = next(((key, sizes[key]) for key in _OUTPUTS if key in sizes), None)
+    is_made_for_another = wide > 0 and found is not None and found[1] != wide
+    if (
+        found is not None
+        and is_made_for_another
+        and (found[0] == "num_classes" or one.shape == other.shape)
+    ):
+        name, size = found
+        cause = f"it was made for {name}={size}, and {one.name} holds {wide} for each sample"
+        return (cause,), (f"set {name}={wide} in the metric, or change the last layer",)
+    if wide > 1 and one.shape[:1] + one.shape[2:] == other.shape:
+        cause = f"{one.name} holds {wide} numbers for each sample, and {other.name} one"
+        if "float" in other.dtype:
+            return (cause,), ("give the net one output, or choose the one that is meant",)
+        fixes = [f'task="multiclass" with num_classes={wide}, in place of {kind}']
+        if wide == 2 and "float" in one.dtype:  # noqa: PLR2004
+            fixes.append(f"or give it the score of class 1: {one.name}.softmax(1)[:, 1]")
+        return (cause,), tuple(fixes)
+    return _between(given)
 
 
 def _out_of_range(what: str, index: Operand, size: int, fixes: tuple[str, ...]) -> Reading:

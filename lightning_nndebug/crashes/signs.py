@@ -32,7 +32,8 @@ _SIGNS = {
     r"|device type .* but got device type|meta tensors?|expected device",
     "index_out_of_range": r"index out of range|is out of bounds|device-side assert"
     r"|must be smaller than num_classes|elements of (input|target) should be between 0 and 1"
-    r"|in the valid range|indices should be|Class values must be",
+    r"|in the valid range|indices should be|Class values must be"
+    r"|Detected the following values in `(target|preds)`",
     "dtype_clash": r"scalar type|same dtype|[Dd]type|not implemented for '|can't be cast to"
     r"|Input type \(\w+\) and (bias|weight) type|Input type \(torch\.\w+Tensor\)|be same type"
     r"|floating[ -]point type for target",
@@ -41,7 +42,8 @@ _SIGNS = {
     r"|[Ss]izes of tensors|(should contain|[Ee]xpected) .*(elements?|input|dim|size)|Kernel size"
     r"|padded input size|[Dd]imension|must be equal|einsum|not broadcastable|broadcast"
     r"|input\.size|targets? (tensor )?(expected|of dimension|supported)|invalid for input"
-    r"|spatial targets|too many (indices|values)|dims? ",
+    r"|spatial targets|too many (indices|values)|dims? |same\)? shape|to be equal to (the )?number"
+    r"|should be equal to (the )?number|inconsistent numbers? of samples",
 }
 _COMPILED = {name: re.compile(sign, re.DOTALL) for name, sign in _SIGNS.items()}
 _KINDS = (
@@ -51,6 +53,8 @@ _KINDS = (
 )  # fmt: skip
 # Messages of the user's own code may contain any word: these signs need torch to speak.
 _LOST = ("ConnectionResetError", "EOFError", "BrokenPipeError")  # what is left of a dead worker
+# What may end a run while samples are put together, and is no fault of the samples.
+_OF_SYSTEM = {"out_of_memory", "dead_worker", "unpicklable"}
 _OF_TORCH = {"shape_mismatch", "dtype_clash", "index_out_of_range", "device_clash"}
 
 
@@ -58,8 +62,13 @@ def sign(crash: Crash) -> str | None:
     """Returns the name of the rule that this exception belongs to, or None."""
     if crash.kind in _LOST and crash.loading:
         return "dead_worker"
-    if crash.kind not in _KINDS:
+    if crash.kind not in _KINDS and not (crash.collating and crash.kind == "KeyError"):
         return None
     text = f"{crash.kind}: {crash.text}"
     found = next((name for name, one in _COMPILED.items() if one.search(text)), None)
+    nothing = "NoneType" in crash.text
+    if crash.collating and found not in {*_OF_SYSTEM, *(() if nothing else ("dtype_clash",))}:
+        return "uneven_samples"
+    if crash.missing and nothing:  # a collate function of the user's own has stumbled over it
+        return "uneven_samples"
     return None if found in _OF_TORCH and crash.raised_by_user else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType, SimpleNamespace, TracebackType
@@ -22,6 +22,7 @@ from .batches import tensors
 
 _NAMES = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _WORKER = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)')
+_FILE = re.compile(r'^\s*File "([^"]+)", line \d+', re.MULTILINE)
 _LONGEST = 4000  # characters of a message
 _SHOWN = 6  # operands
 _READ = 2**24  # entries of an integer tensor that are searched
@@ -108,6 +109,8 @@ class Crash(Measurement):
         stage: What was going on: ``train``, ``sanity_check``, ``validate``.
         loading: Whether it came out of a DataLoader.
         raised_by_user: Whether a ``raise`` of the user's own code was the source of it.
+        collating: Whether the default collate function of torch stumbled over the samples.
+        missing: Which sample of the batch is None, or has a None, where this can be told.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_exception",)
@@ -124,6 +127,8 @@ class Crash(Measurement):
     stage: str = "train"
     loading: bool = False
     raised_by_user: bool = False
+    collating: bool = False
+    missing: str = ""
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Crash | None:
@@ -147,6 +152,8 @@ class Crash(Measurement):
             usage=_usage(moment.trainer, moment.module),
             loading=any(_module(one).startswith("torch.utils.data") for one, *_ in frames),
             raised_by_user=bool(users) and users[-1] is frames[-1] and _raises(*users[-1]),
+            collating=_collating(frames, text),
+            missing=_missing(frames),
             stage=str(getattr(getattr(moment.trainer.state, "stage", None), "value", "train")),
         )
 
@@ -216,18 +223,61 @@ def _part(frames: list[tuple[FrameType, int, int]], module: Any) -> Part | None:
 
 
 def _torchs(frames: list[tuple[FrameType, int, int]]) -> dict[str, Any]:
-    """Returns the innermost function of ``torch.nn.functional`` and its tensors, or of a module."""
+    """Returns the innermost function of ``torch.nn.functional`` and its tensors, or of a module.
+
+    Of torchmetrics the outermost, which has the tensors as they were given.
+    """
+    for frame, *_ in frames:
+        if _module(frame).startswith("torchmetrics.") and len(given := _given(frame)) > 1:
+            own = frame.f_locals.get("self")
+            operation = frame.f_code.co_name if own is None else type(own).__name__
+            return {"operation": operation, "given": given}
     for frame, *_ in reversed(frames):
         code, name = frame.f_code, _module(frame)
         is_module = name.startswith("torch.nn.modules") and code.co_name == "forward"
         if not is_module and name != "torch.nn.functional":
             continue
-        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        found = [(one, frame.f_locals.get(one)) for one in names]
-        given = tuple(_operand(key, one) for key, one in found if isinstance(one, Tensor))
-        operation = "" if is_module else code.co_name
-        return {"operation": operation, "given": given}
+        return {"operation": "" if is_module else code.co_name, "given": _given(frame)}
     return {}
+
+
+def _given(frame: FrameType) -> tuple[Operand, ...]:
+    """Returns the tensors among the arguments of a function."""
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    found = [(one, frame.f_locals.get(one)) for one in names]
+    return tuple(_operand(key, one) for key, one in found if isinstance(one, Tensor))
+
+
+def _collating(frames: list[tuple[FrameType, int, int]], text: str) -> bool:
+    """Tells whether the innermost frame, here or in a worker, is of ``default_collate``."""
+    files = _FILE.findall(text)  # of a worker, whose traceback is its message
+    last = files[-1] if files else frames[-1][0].f_code.co_filename
+    return last.replace("\\", "/").endswith("torch/utils/data/_utils/collate.py")
+
+
+def _missing(frames: list[tuple[FrameType, int, int]]) -> str:
+    """Names the first None among the samples that were to become a batch."""
+    for frame, *_ in frames:
+        if _module(frame) != "torch.utils.data._utils.fetch":
+            continue
+        samples, indices = (frame.f_locals.get(one) for one in ("data", "possibly_batched_index"))
+        if not isinstance(samples, list):
+            continue
+        for place, sample in enumerate(samples):
+            index = indices[place] if isinstance(indices, (list, tuple)) else place
+            if sample is None:
+                return f"sample {index}"
+            for key, value in _entries(sample):
+                if value is None:
+                    return f"{key!r} of sample {index}"
+    return ""
+
+
+def _entries(sample: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(sample, dict):
+        return sample.items()
+    return enumerate(sample) if isinstance(sample, (tuple, list)) else ()
 
 
 def _named(frame: FrameType, text: str) -> tuple[Operand, ...]:

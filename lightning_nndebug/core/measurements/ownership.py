@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from functools import partial
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -376,16 +378,36 @@ def _everything(module: nn.Module) -> Named:
 
 
 def plainly_held(owner: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yields what is in the plain attributes of a module, and in lists and dicts there."""
+    """Yields what is in the plain attributes of a module, in lists, dicts and functions there."""
     for name, value in vars(owner).items():
         if name in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
             continue
-        if isinstance(value, Mapping):
-            yield from ((f"{name}[{key!r}]", one) for key, one in value.items())
-        elif isinstance(value, (list, tuple)):
-            yield from ((f"{name}[{index}]", one) for index, one in enumerate(value))
-        else:
-            yield name, value
+        yield from _unfolded(name, value)
+        for key, one in _enclosed(value):
+            yield from _unfolded(f"{name}.{key}", one)
+
+
+def _unfolded(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((f"{name}[{key!r}]", one) for key, one in value.items())
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"{name}[{index}]", one) for index, one in enumerate(value))
+    else:
+        yield name, value
+
+
+def _enclosed(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yields what a function holds: the variables around it, or what it is bound to."""
+    if isinstance(value, FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            with suppress(ValueError):  # a variable that has no value yet
+                yield name, cell.cell_contents
+    elif isinstance(value, MethodType):
+        yield "__self__", value.__self__
+    elif isinstance(value, partial):
+        yield from _enclosed(value.func)
+        yield from ((f"args[{index}]", one) for index, one in enumerate(value.args))
+        yield from value.keywords.items()
 
 
 def _hidden(owner: nn.Module, known: set[int]) -> Iterator[tuple[str, nn.Module, Tensor]]:
