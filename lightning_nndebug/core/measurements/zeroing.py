@@ -122,7 +122,8 @@ class _Book:
             self._handles.append(p.register_hook(hook))  # type: ignore[no-untyped-call]
             # A gradient that ``autograd.grad`` returns comes by as well, and is added to nothing.
             added = functools.partial(self._added, index)
-            self._handles.append(p.register_post_accumulate_grad_hook(added))
+            after = p.register_post_accumulate_grad_hook(added)  # type: ignore[no-untyped-call]
+            self._handles.append(after)
         if not moment.module.automatic_optimization:
             # Raw optimizers call none of Lightning's hooks; those of Lightning pass a closure.
             self._handles.append(optimizer.register_step_pre_hook(self._raw_step))
