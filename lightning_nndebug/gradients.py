@@ -25,6 +25,7 @@ _HOPELESS = 10.0  # times smaller is enough, if it leaves the loss no hope
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
 _STEPS = 5  # at least must have been watched before never is never
+_MANY = 0.5  # of the steps that get an old gradient as well: those zero at other times
 _BY_NORM = "Set ``gradient_clip_algorithm='norm'``, or clip at a typical entry of the gradient"
 
 
@@ -362,7 +363,7 @@ class GradientDetector(Detector):
 
         Likely causes:
             - ``optimizer.zero_grad()`` is missing in manual optimization
-            - ``optimizer_zero_grad`` is overridden and does not zero
+            - ``optimizer_zero_grad`` is overridden and does not zero, or not for every step
             - ``zero_grad()`` zeroes another optimizer or another module
 
         How to fix:
@@ -383,6 +384,18 @@ class GradientDetector(Detector):
                     measured="never",
                     message=f"in {one.steps} of {one.steps} steps the gradient was added to that"
                     " of the step before",
+                )
+            elif one.steps >= _STEPS and one.carried >= _MANY * one.steps:
+                yield Evidence(
+                    where=one.optimizer,
+                    measured="too seldom",
+                    message=f"in {one.carried} of {one.steps} steps the gradient was added to that"
+                    " of the step before, and in the others it was not",
+                    causes=("Gradients are zeroed at some batches, and every batch steps",),
+                    fixes=(
+                        "Zero them for every step",
+                        "To accumulate, leave both to ``Trainer(accumulate_grad_batches=...)``",
+                    ),
                 )
             elif one.steps >= _STEPS and one.lost == one.steps:
                 yield Evidence(

@@ -257,9 +257,9 @@ def test_what_is_not_known_of_clipping_is_not_judged() -> None:
     assert not clipped(GradientDetector(), norm=1e9, eps=None)
 
 
-@pytest.mark.parametrize("seen", [(6, 0, 0), (0, 6, 0), (0, 0, 6)])
+@pytest.mark.parametrize("seen", [(3, 0, 0), (0, 6, 0), (0, 0, 6)])
 def test_never_means_never(seen: tuple[int, int, int]) -> None:
-    """Once in six steps is not never."""
+    """Half of the steps are enough where gradients are carried, all are needed elsewhere."""
     rule = GradientDetector().never_zeroed
     assert list(rule(Zeroing((Zeroed("SGD", 6, *seen),))))
     assert not list(rule(Zeroing((Zeroed("SGD", 7, *seen),))))
@@ -418,6 +418,35 @@ def accumulate_nothing(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> No
         optimizer.step()
 
 
+def zero_now_and_then(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    if batch_idx % 2 == 0:
+        optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def step_twice(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    optimizer.step()
+
+
+def skip_some(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    if batch_idx % 3:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def step_by_hand(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
+    for group in getattr(optimizer, "optimizer", optimizer).param_groups:
+        gradients = torch.autograd.grad(loss, group["params"])
+        for p, gradient in zip(group["params"], gradients, strict=True):
+            p.grad = gradient
+    optimizer.step()
+
+
 def accumulate_for_ever(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> None:
     loss.backward()
     if batch_idx % 4 == 3:
@@ -431,6 +460,10 @@ def accumulate_for_ever(loss: torch.Tensor, optimizer: Any, batch_idx: int) -> N
         (in_order, []),
         (zero_last, []),
         (accumulate, []),
+        (step_twice, []),
+        (skip_some, []),
+        (step_by_hand, []),
+        (zero_now_and_then, ["GRD106"]),
         (never_zero, ["GRD106"]),
         (accumulate_for_ever, ["GRD106"]),
         (accumulate_nothing, ["GRD106"]),
@@ -457,6 +490,28 @@ class Careless(Net):
 def test_an_overridden_hook_that_does_not_zero_is_found() -> None:
     """Automatic optimization can be broken too."""
     assert found(Careless()) == [("GRD106", "SGD")]
+
+
+class Patient(Net):
+    """Zeroes at each fourth batch; whether it steps there alone is another hook's matter."""
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        if batch_idx % 4 == 0:
+            optimizer.zero_grad()
+
+
+class PatientInBoth(Patient):
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+        if batch_idx % 4 == 3:
+            optimizer.step(closure=optimizer_closure)
+        else:
+            optimizer_closure()
+
+
+def test_gradients_of_several_batches_are_for_one_step() -> None:
+    """Zeroed at each fourth batch, they have to wait there for the step as well."""
+    assert found(Patient()) == [("GRD106", "SGD")]
+    assert found(PatientInBoth(), max_steps=-1, max_epochs=1) == []
 
 
 class ClipsEarly(Net):

@@ -64,9 +64,23 @@ def told(detector: LossDetector, looks: list[Fits], rule: str, *more: Any) -> li
         ([1.5, 1.5, 1.4], {}, False),
         ([0.1, 0.1, 0.1], {}, False),
         ([8.0, 7.0, 6.0], {"scaled": True}, False),
+        ([8.0, 7.0, 6.0], {"scaled": True, "matches": True}, False),
+        ([8e3, 7e3, 6e3], {"scaled": True}, False),
+        ([8e3, 7e3, 6e3], {"scaled": True, "matches": True}, True),
+        ([8e3, 7e3, 6.0], {"scaled": True, "matches": True}, False),
         ([8.0, 7.0, 6.0], {"relation": -4.0}, False),
     ],
-    ids=["sure and wrong", "chance", "pretrained", "temperature", "margin"],
+    ids=[
+        "sure and wrong",
+        "chance",
+        "pretrained",
+        "temperature",
+        "cosines",
+        "other scores",
+        "no temperature in use",
+        "soon over",
+        "margin",
+    ],
 )
 def test_the_first_loss_is_held_against_chance(
     losses: list[float], options: dict[str, Any], fires: bool
@@ -74,6 +88,48 @@ def test_the_first_loss_is_held_against_chance(
     """Far above it is an illness, unless a temperature or a margin means it."""
     looks = [at(step, loss, **options) for step, loss in enumerate(losses)]
     assert bool(told(LossDetector(), looks, "initial_loss_off_chance", RUN)) is fires
+
+
+class TwoTowers(pl.LightningModule):
+    """Matches the halves of an image both ways."""
+
+    def __init__(self, scale: float, *, normalizes: bool = True) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(nn.Linear(32, 16) for _ in range(2))
+        self.scale, self.normalizes = nn.Parameter(torch.tensor(scale)), normalizes
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        halves = batch[0].chunk(2, dim=1)
+        a, b = (tower(half) for tower, half in zip(self.towers, halves, strict=True))
+        if self.normalizes:
+            a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+        logits = self.scale.exp() * a @ b.T
+        own = torch.arange(len(a))
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("module", "codes"),
+    [
+        (lambda: TwoTowers(1 / 0.07), ["LOS101"]),
+        (lambda: TwoTowers(math.log(1 / 0.07)), []),
+        (lambda: TwoTowers(math.log(100)), []),
+        (lambda: TwoTowers(0.0, normalizes=False), []),
+        (lambda: TwoTowers(math.log(1 / 0.07), normalizes=False), []),
+    ],
+    ids=["no logarithm", "0.07", "0.01", "products", "warm products"],
+)
+def test_a_loss_that_asks_both_ways_is_judged(module: Any, codes: list[str]) -> None:
+    """Scores and their transpose are in one place in memory, and are two questions."""
+    seed()
+    detector = LossDetector()
+    data = DataLoader(TensorDataset(*digits()), batch_size=64, shuffle=True)
+    fit(Program(module(), data, trainer={"max_steps": 60}), detector)
+    assert [one.code for one in detector.findings] == codes
+    assert detector.histories
 
 
 @pytest.mark.parametrize(("steps", "last", "fires"), [(600, 62, False), (150, 16, True)])

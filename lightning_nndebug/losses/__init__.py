@@ -19,6 +19,7 @@ from ..core.measurements.step_probe import StepProbe
 from .misuse import broadcast, mismatch, weighed_in_pairs
 from .progress import (
     LOSS,
+    STEEP,
     STEP,
     TOO_LONG,
     Histories,
@@ -67,6 +68,11 @@ _SLOW = (
     ),
 )
 # What explains that nothing comes of the training: one finding is enough.
+_TEMPERATURE = (
+    "What is matched is not normalized, or a temperature is taken for its logarithm or inverse",
+    "Match by cosines, and divide by a temperature of 0.05 to 0.5",
+    "A scale that ``exp`` is taken of begins as ``log(1 / 0.07)``",
+)
 _CAUSES = {"LOS102", "LOS103", "LOS106", "LOS107", "LOS109"}
 
 
@@ -175,6 +181,7 @@ class LossDetector(Detector):
                 continue
             found = first_ratio(history)
             limit = self.variance_ratio if quantities else self.chance_ratio
+            limit = max(limit, STEEP) if history["matches"] else limit
             if found is None or found[0] <= limit:
                 continue
             ratio, guess = found
@@ -192,6 +199,8 @@ class LossDetector(Detector):
                 limit=limit * guess,
                 message=f"the first {value} is {looks[0][LOSS]:.3g}, {ratio:.1f} times {of} "
                 f"({guess:.3g}){still}; the limit is {limit:g} times, at {history['line']}",
+                causes=_TEMPERATURE[:1] if history["matches"] else (),
+                fixes=_TEMPERATURE[1:] if history["matches"] else (),
             )
 
     @rule("LOS102", severity=Severity.ERROR)

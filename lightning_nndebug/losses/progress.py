@@ -20,6 +20,8 @@ Histories = dict[str, History]
 
 TOO_LONG = "steps are too long"
 
+STEEP = 100.0  # times the loss of a guess: more than cosines give with any temperature in use
+
 STEP, LOSS, FLOOR, CHANCE, RELATION = range(5)  # what is kept of a look
 
 _MEANS = ("loss", "floor", "chance")
@@ -84,8 +86,8 @@ def excess(history: History, looks: Sequence[Sequence[float]]) -> float:
 def first_ratio(history: History) -> tuple[float, float] | None:
     """Returns the loss of the first look over that of a guess, and the latter.
 
-    None if that says nothing: a temperature makes scores large on purpose, and a margin takes from
-    the score of the own class alone.
+    None if that says nothing: a temperature makes scores large on purpose, though not beyond
+    reason, and a margin takes from the score of the own class alone.
     """
     looks = history["looks"]
     first, constant = looks[0], baseline(history)
@@ -94,7 +96,10 @@ def first_ratio(history: History) -> tuple[float, float] | None:
     guess = constant if quantities else max(first[CHANCE], constant)
     lost = -statistics.fmean(one[RELATION] for one in looks) * constant
     more = statistics.fmean(one[LOSS] for one in looks) - guess
-    if not quantities and (history["scaled"] or lost > more / 2):
+    if not quantities and lost > more / 2:
+        return None
+    steep = history["matches"] and all(one[LOSS] > STEEP * guess for one in looks)
+    if not quantities and history["scaled"] and not steep:
         return None
     return (first[LOSS] - first[FLOOR]) / max(guess - first[FLOOR], 1e-9), guess
 

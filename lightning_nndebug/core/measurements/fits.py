@@ -21,6 +21,7 @@ from .loss_calls import LossCall, LossCalls
 _COLUMNS = 1024  # of the quantities that each sample has, at most
 _ROWS, _ENTRIES = 64, 2**21  # enough labels of a vocabulary, and no more than fit into memory
 _FORMS = ("squared", "absolute")
+_STEEP = 1e6  # a loss that says no more than that it is beyond all reason
 _PARTNERS = 8  # samples that are told from each other, at least
 _NEAR = 256  # nodes of the graph before a loss, in which a reversed gradient is looked for
 _TINY = 1e-9
@@ -98,8 +99,8 @@ class Fits(Measurement):
             if one.input.requires_grad and one.factor != 0 and not one.failed
         ]
         # Of a mixture of labels, none is what the net is asked for.
-        asked = Counter((one.function, one.input.data_ptr()) for one in calls)
-        once = [one for one in calls if asked[one.function, one.input.data_ptr()] == 1]
+        asked = Counter(_question(one) for one in calls)
+        once = [one for one in calls if asked[_question(one)] == 1]
         # What does not count may be anything.
         found = [(one, fit(one)) for one in once if not one.is_masked]
         fits = tuple(
@@ -143,6 +144,11 @@ def fit(call: LossCall) -> Fit | None:
     if call.place is None and not call.is_next and not _is_matching(call, target):
         return None
     return judge(call, call.input.detach().float(), target.detach())
+
+
+def _question(call: LossCall) -> tuple[Any, ...]:
+    """Tells what is asked for labels; where two views are matched, it is each way another thing."""
+    return call.function, call.input.data_ptr(), call.input.stride()
 
 
 def _is_opposed(root: Any) -> bool:
@@ -226,8 +232,10 @@ def _fit_of_shares(
     other = (weighted.sum(1) * (finite * prior).sum(1)).sum() / samples
     entropy = -(prior * prior.clamp(min=_TINY).log()).sum()
     relation = torch.where(entropy > _VARIED, (own - other) / entropy.clamp(min=_VARIED), 0.0)
-    numbers = torch.stack([-own, floor, relation]).tolist()
     matches = call.place is None and not call.is_next
+    # Where samples are matched, the own one is never impossible: only a temperature puts it so low.
+    loss = -(weighted * logs.clamp(min=-_STEEP)).sum() / samples if matches else -own
+    numbers = torch.stack([loss, floor, relation]).tolist()
     return Fit(
         where(call), call.line, numbers[0], chance * float(weighted.sum() / samples), numbers[1],
         numbers[2], len(shares), totals.cpu(), kind,

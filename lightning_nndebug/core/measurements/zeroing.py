@@ -110,6 +110,7 @@ class _Book:
         self.batch = 0
         self._is_alone = len(moment.trainer.optimizers) == 1
         self._name = optimizer_name(moment.trainer, optimizer)
+        self._arrived: dict[int, _Page] = {}
         self._open: dict[int, _Page] = {}
         self._windows: list[list[Tensor]] = []
         self._handles: list[Any] = []
@@ -119,6 +120,10 @@ class _Book:
         for index, p in enumerate(self._parameters):
             hook = functools.partial(self._arriving, index)
             self._handles.append(p.register_hook(hook))  # type: ignore[no-untyped-call]
+            # A gradient that ``autograd.grad`` returns comes by as well, and is added to nothing.
+            added = functools.partial(self._added, index)
+            after = p.register_post_accumulate_grad_hook(added)  # type: ignore[no-untyped-call]
+            self._handles.append(after)
         if not moment.module.automatic_optimization:
             # Raw optimizers call none of Lightning's hooks; those of Lightning pass a closure.
             self._handles.append(optimizer.register_step_pre_hook(self._raw_step))
@@ -167,9 +172,13 @@ class _Book:
             if page is not None:
                 gone = page.arrived & from_zero if page.batch != self.batch else page.discarded
                 from_zero, arrived = from_zero | page.from_zero, arrived | page.arrived
-            self._open[index] = _Page(self.batch, from_zero, arrived, gone)
+            self._arrived[index] = _Page(self.batch, from_zero, arrived, gone)
         except Exception as error:
             self.error = error
+
+    def _added(self, index: int, _: Tensor) -> None:
+        if (page := self._arrived.pop(index, None)) is not None:
+            self._open[index] = page
 
     def _raw_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not any(callable(one) for one in (*args[1:], *kwargs.values())) and not running():
