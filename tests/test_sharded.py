@@ -62,6 +62,7 @@ def main(directory: str, fault: str) -> None:
     fit(program, *suite, default_root_dir=directory)
     weights = [one.full_tensor().tolist() for one in program.module.parameters()]
     Path(directory, f"weights{program.module.global_rank}.json").write_text(json.dumps(weights))
+    torch.distributed.destroy_process_group()  # threads of gloo that outlive Python end it
 
 
 def run(directory: Path, fault: str) -> tuple[dict[str, str], str, str]:

@@ -68,7 +68,7 @@ def ratings_as_they_are() -> Program:
     x = torch.randn(1200, 11)
     y = (5.6 + x[:, :3] @ torch.tensor([0.45, -0.3, 0.2]) + 0.5 * torch.randn(1200)).round()
     data = loaders(*split(x, y.unsqueeze(1)))
-    return Program(Learner(mlp(11, 64, 32, 1), lr=2e-3), **data, trainer={"max_epochs": 12})
+    return Program(Learner(mlp(11, 64, 32, 1)), **data, trainer={"max_epochs": 12})
 
 
 class GatedResidual(nn.Module):
