@@ -6,7 +6,8 @@ import pytest
 import torch
 from program import digits
 
-from lightning_nndebug.core.measurements.numbering import Numbering, judged
+from lightning_nndebug.core.measurements.loss_calls import LossCall
+from lightning_nndebug.core.measurements.numbering import Numbering, _is_of_numbers, judged
 
 
 def _known(inputs: torch.Tensor, numbers: torch.Tensor) -> Numbering:
@@ -47,3 +48,23 @@ def test_numbers_that_nothing_predicts_are_neither() -> None:
     known = _known(torch.randn(384, 8, generator=generator), y)
     assert not known.are_names
     assert not known.are_quantities
+
+
+@pytest.mark.parametrize(
+    ("target", "is_one"),
+    [
+        (torch.arange(4), True),
+        (torch.arange(4.0)[:, None], True),
+        (torch.tensor(3.0), False),
+        (torch.arange(4) / 3, False),
+        (torch.arange(4) * 1j, False),
+        (torch.ones(4, dtype=torch.bool), False),
+        (torch.ones(0), False),
+        (torch.ones(4, 2), False),
+    ],
+)
+def test_one_whole_number_to_a_sample_may_be_a_name(target: torch.Tensor, is_one: bool) -> None:
+    """A single number, fractions, complex ones and several to a sample are none."""
+    given = torch.zeros(target.shape)
+    call = LossCall("mse_loss", given, target, tuple(target.shape))
+    assert _is_of_numbers(call) is is_one

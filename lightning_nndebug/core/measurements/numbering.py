@@ -116,4 +116,6 @@ def _is_of_numbers(call: LossCall) -> bool:
     target = call.target
     if call.function not in (*REGRESSIONS, "difference") or target is None:
         return False
+    if not target.dim() or target.is_complex() or target.dtype == torch.bool:
+        return False
     return target.numel() == len(target) > 0 and bool((target == target.round()).all())
