@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from .core.detector import Detector, rule, state, threshold, vital
@@ -120,6 +121,8 @@ class OutputDetector(Detector):
             jing2022understanding, lu2019dying
         """
         for where, spread, what in _spreads(predictions, activations, self.unreachable_share):
+            if not math.isfinite(spread):  # they overflow, which is told elsewhere
+                continue
             past = self.spreads.setdefault(where, [])
             past[:] = [*past, spread][-_KEPT:]
             last = past[-_LOOKS:]

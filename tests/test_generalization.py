@@ -155,6 +155,7 @@ def test_a_score_that_gets_ever_worse_than_a_guess_is_turned(metrics, name: str)
         ({"val_acc_dog": [0.0, 0.0], "val_f1": [0.0, 0.0]}, 0.1, {}, ""),
         ({"val_acc/dataloader_idx_0": [0.1, 0.1]}, 0.1, {}, "val_acc/dataloader_idx_0"),
         ({"val_acc/dataloader_idx_2": [0.1, 0.1]}, 0.1, {}, ""),
+        ({"val_acc": [math.nan, math.nan]}, 0.1, {}, ""),
     ],
     ids=[
         "constant",
@@ -165,6 +166,7 @@ def test_a_score_that_gets_ever_worse_than_a_guess_is_turned(metrics, name: str)
         "of one class",
         "first loader",
         "of other samples",
+        "not a number",
     ],
 )
 def test_an_accuracy_that_the_answers_contradict(metrics, error, more, name) -> None:
@@ -541,6 +543,16 @@ def test_a_regression_is_measured_against_its_variance() -> None:
     found = tally("mse_loss", [sums_of(call("mse_loss", mean, y))])
     assert found is not None
     assert found.skill == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_answers_that_overflow_have_no_skill(value: float) -> None:
+    """Neither good nor bad: that they are not finite is told elsewhere."""
+    y = torch.randn(100, 2)
+    assert tally("mse_loss", [sums_of(call("mse_loss", y * value, y))]) is None
+    logits = torch.full((100, 3), value)
+    sums = sums_of(call("cross_entropy", logits, torch.arange(100) % 3))
+    assert tally("cross_entropy", [sums]) is None
 
 
 def test_later_targets_of_a_series_are_measured_against_what_was_known_before() -> None:

@@ -63,6 +63,11 @@ def test_a_plateau_is_left_slowly_and_not_in_every_step() -> None:
     assert any(collapsed(*(1e-4 * one for one in looks)))
 
 
+def test_predictions_that_overflow_have_not_collapsed() -> None:
+    """A spread that is not finite says nothing, then or later."""
+    assert not any(collapsed(1.0, 1e18, math.inf, math.nan, math.inf, math.inf, math.inf))
+
+
 def test_what_doubles_again_and_again_begins_below_the_noise() -> None:
     """Small embeddings whose product is learned: flat at first, and then by a share of itself."""
     spreads = (2.2e-4, 2.4e-4, 2.7e-4, 2.1e-4, 2.0e-4, 2.7e-4, 3.8e-4, 3.6e-4, 5.4e-4)

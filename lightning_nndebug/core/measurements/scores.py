@@ -300,6 +300,8 @@ def doubt(scores: Scores, skill: Skill) -> Doubt:
         if not _is_accuracy(name) or name.partition("/dataloader_idx_")[2] not in ("", "0"):
             continue  # the answers are those to the first loader
         said = [value for _, value in scores.series(name)]
+        if len(said) < _DOUBTED:
+            continue  # it was not finite
         percent = 100.0 if max(said) > 1 else 1.0
         found = []
         for value, look in zip(said[-_DOUBTED:], looks, strict=False):

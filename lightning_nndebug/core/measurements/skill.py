@@ -224,7 +224,7 @@ def sums_of(call: LossCall) -> Tensor | None:
 
 
 def tally(function: str, parts: list[Tensor], known: list[Tensor] | None = None) -> Tally | None:
-    """Adds sums up, with one transfer to the host; None if they are too few to tell anything.
+    """Adds sums up, with one transfer to the host; None if they are too few or not finite.
 
     Args:
         function: The loss function.
@@ -235,7 +235,7 @@ def tally(function: str, parts: list[Tensor], known: list[Tensor] | None = None)
     if not parts or any(one.shape != parts[0].shape for one in parts):
         return None
     number, loss, error, *rest = torch.stack(parts).sum(0).tolist()
-    if number < _FEW:
+    if number < _FEW or not math.isfinite(loss):
         return None
     if function not in REGRESSIONS:
         counts, found = rest[: len(rest) // 2], rest[len(rest) // 2 :]
