@@ -39,6 +39,7 @@ from lightning_nndebug.core.measurements.first_layers import (
     FirstLayers,
     FirstNorm,
     Recurrent,
+    _cut,
     _likeness,
 )
 from lightning_nndebug.core.measurements.foresight import Foresight
@@ -61,7 +62,7 @@ from lightning_nndebug.core.measurements.succession import (
     _values,
     lag,
 )
-from lightning_nndebug.inputs.axes import scrambled_images
+from lightning_nndebug.inputs.axes import askew, scrambled_images
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 # -- which tensors are inputs
@@ -785,6 +786,34 @@ def test_images_that_were_read_in_the_wrong_order(colours: int, make: str, is_vi
     )
     sick = is_viewed and make != "noise"
     assert bool([*scrambled_images(first(made))]) == sick
+
+
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+@pytest.mark.parametrize(("height", "width"), [(12, 20), (20, 12), (48, 64)])
+def test_images_that_were_cut_into_rows_of_the_wrong_width(
+    height: int, width: int, noise: float
+) -> None:
+    """In an image, a row ends elsewhere than the next begins, and pixels are like those below."""
+    x = torch_rand(32, 1, height + 8, width + 8) - 0.5
+    x = F.avg_pool2d(F.avg_pool2d(x, 5, 1), 5, 1)
+    x = x + noise * x.std() * (12**0.5) * (torch_rand(*x.shape) - 0.5)
+
+    def found(images: Tensor) -> bool:
+        made = layer(images.flatten(1), kind="Conv2d", shape=tuple(images.shape))
+        return bool([*askew(first(replace(made, cut=tuple(_cut(images, made).tolist()))))])
+
+    assert not found(x)
+    assert found(x.reshape(32, 1, width, height))
+    assert not found(torch_rand(32, 1, height, width))
+    assert not found(x.mean(2, keepdim=True).expand_as(x) + 0.01 * torch_rand(*x.shape))  # stripes
+
+
+def test_what_oscillates_in_time_is_cut_rightly() -> None:
+    """Channels by time, with a period of just as many points as there are channels."""
+    time, phase = torch.arange(66.0), 6.28 * torch_rand(32, 1, 22, 1)
+    x = torch.sin(6.2832 / 22 * time + phase) + torch_rand(32, 1, 22, 66)
+    made = layer(x.flatten(1), kind="Conv2d", shape=tuple(x.shape))
+    assert not [*askew(first(replace(made, cut=tuple(_cut(x, made).tolist()))))]
 
 
 @pytest.mark.parametrize("given", [torch.arange(4), torch.ones(0, 3, 8, 8)])

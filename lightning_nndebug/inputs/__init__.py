@@ -25,6 +25,7 @@ from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
 from ..core.statistics import homogeneity
 from .axes import (
+    askew,
     exchanged_sides,
     read_across,
     recut,
@@ -461,7 +462,7 @@ class InputDetector(Detector):
               samples come first
             - ``Conv1d`` takes (N, features, time), and time comes first
             - ``view`` or ``reshape`` where two dimensions are to be exchanged
-            - Height and width are exchanged where images are resized, in training or validation
+            - Height and width are exchanged where images are resized, or made of bytes
 
         How to fix:
             - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
@@ -479,6 +480,7 @@ class InputDetector(Detector):
             yield from scrambled_sequences(axes.first)
             yield from recut(axes.first)
             yield from read_across(axes.first)
+            yield from askew(axes.first)
         yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ..core.findings import Evidence
@@ -15,6 +16,8 @@ _SURE = 4.0  # and by so many standard errors
 _MANY = 16  # features that have an order; of a handful, two may well be alike
 _LONGER = 2  # times as many as there are steps: some features have an order, such as maturities
 _SIDE = 6  # pixels of the shorter side of an image, at least
+_SEAMLESS = 0.5  # of the correlation within rows is there from the end of one to the next as well,
+_BEYOND = 2.0  # and so many standard errors
 
 
 def scrambled_images(first: FirstLayers) -> Iterator[Evidence]:
@@ -88,6 +91,36 @@ def recut(first: FirstLayers) -> Iterator[Evidence]:
             causes=("``view`` or ``reshape`` was taken for a transposition",),
             fixes=("Exchange the dimensions: ``x.transpose(1, 2)``",),
             details={"shape": list(layer.shape), "origin": list(layer.origin)},
+        )
+
+
+def askew(first: FirstLayers) -> Iterator[Evidence]:
+    """Images whose rows are as long as they should be many: each begins where it should not.
+
+    A row that is cut rightly ends somewhere else in the image than the next one begins.
+    """
+    for layer in first.layers:
+        if not layer.cut:
+            continue
+        own, other, about, seam, within = layer.cut
+        samples, channels, height, width = layer.shape
+        ends, pixels = samples * channels * (height - 1), samples * channels * height * width
+        is_periodic = other > max(own, about) + _RATHER * within + _SURE / math.sqrt(pixels)
+        if not (is_periodic and seam > max(_SEAMLESS * within, _BEYOND / math.sqrt(ends))):
+            continue
+        told = (
+            f"{layer.place or 'the input'} of {layer.name} is {_size(layer.shape)}; pixels that lie "
+            f"{height} apart are more alike ({other:.2f}) than those of one row and the next "
+            f"({own:.2f}), and a row ends where the next one begins: the images are {height} wide, "
+            f"{width} high, and ``view`` or ``reshape`` has cut them into other rows"
+        )
+        yield Evidence(
+            where=layer.place or layer.name,
+            measured=told,
+            message=told,
+            causes=("Width and height were exchanged where bytes become an image",),
+            fixes=("Cut them as ``(height, width)``: ``x.view(-1, channels, height, width)``",),
+            details={"shape": list(layer.shape), "likeness": list(layer.cut)},
         )
 
 
