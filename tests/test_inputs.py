@@ -50,7 +50,7 @@ from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
 from lightning_nndebug.core.measurements.processors import Processor, _normalization
-from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
+from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows, _Pool
 from lightning_nndebug.core.measurements.samples import FIRST, Overlap, Samples, _Roll, _Sketch
 from lightning_nndebug.core.measurements.succession import (
     _BATCHES,
@@ -62,7 +62,7 @@ from lightning_nndebug.core.measurements.succession import (
     _values,
     lag,
 )
-from lightning_nndebug.inputs.axes import askew, scrambled_images
+from lightning_nndebug.inputs.axes import askew, misplaced_masks, scrambled_images
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 # -- which tensors are inputs
@@ -814,6 +814,38 @@ def test_what_oscillates_in_time_is_cut_rightly() -> None:
     x = torch.sin(6.2832 / 22 * time + phase) + torch_rand(32, 1, 22, 66)
     made = layer(x.flatten(1), kind="Conv2d", shape=tuple(x.shape))
     assert not [*askew(first(replace(made, cut=tuple(_cut(x, made).tolist()))))]
+
+
+def pooled(images: Tensor, labels: Tensor) -> Rows:
+    """What is kept of an epoch of one batch."""
+    first, second = Place().item(0), Place().item(1)
+    pool = _Pool(Inputs((first,), (0,), first, second))
+    trainer: Any = SimpleNamespace(num_training_batches=1)
+    moment = Moment("on_train_batch_start", trainer, None, 0, None, None, batch=(images, labels))
+    pool.hear(moment)
+    return pool.told()
+
+
+@pytest.mark.parametrize("turn", [None, "mT", "flip"])
+@pytest.mark.parametrize("form", ["one channel", "class numbers", "shares"])
+def test_masks_that_lie_beside_what_they_mark(turn: str | None, form: str) -> None:
+    """A disc is bright in the image where the mask has it, and nowhere else."""
+    centre = (16 * torch_rand(128, 2, 1, 1)).long() + 4
+    rows, columns = torch.arange(24)[:, None], torch.arange(24)[None]
+    mask = (rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2 < 9
+    images = (mask + torch_rand(128, 24, 24))[:, None]
+    mask = {None: mask, "mT": mask.mT, "flip": mask.flip(2)}[turn].float()
+    labels = 3 * mask.long() if form == "class numbers" else mask[:, None]
+    labels = labels + 0.1 * torch_rand(128, 1, 24, 24) if form == "shares" else labels
+    told = pooled(images, labels)
+    found = [*misplaced_masks(told)] if told.is_mask else []
+    assert bool(found) == (turn is not None and form != "shares")
+
+
+def test_a_mask_is_not_held_against_an_image_whose_colours_are_last() -> None:
+    """What is next to each other there are columns and colours."""
+    images, labels = torch_rand(8, 24, 24, 3), torch.ones(8, 1, 24, 24)
+    assert pooled(images, labels).parts is None
 
 
 @pytest.mark.parametrize("given", [torch.arange(4), torch.ones(0, 3, 8, 8)])

@@ -27,6 +27,7 @@ from ..core.statistics import homogeneity
 from .axes import (
     askew,
     exchanged_sides,
+    misplaced_masks,
     read_across,
     recut,
     scrambled_images,
@@ -463,6 +464,7 @@ class InputDetector(Detector):
             - ``Conv1d`` takes (N, features, time), and time comes first
             - ``view`` or ``reshape`` where two dimensions are to be exchanged
             - Height and width are exchanged where images are resized, or made of bytes
+            - Masks are drawn at (x, y), or mirrored without their images
 
         How to fix:
             - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
@@ -481,6 +483,8 @@ class InputDetector(Detector):
             yield from recut(axes.first)
             yield from read_across(axes.first)
             yield from askew(axes.first)
+        if axes.rows is not None:
+            yield from misplaced_masks(axes.rows)
         yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
