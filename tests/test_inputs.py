@@ -62,6 +62,7 @@ from lightning_nndebug.core.measurements.succession import (
     _values,
     lag,
 )
+from lightning_nndebug.inputs import _told_in_training
 from lightning_nndebug.inputs.axes import askew, misplaced_masks, scrambled_images
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
@@ -1365,3 +1366,27 @@ def test_a_language_model_that_sees_the_next_token(both_ways: bool) -> None:
     detector = InputDetector()
     fit(Program(Language(both_ways=both_ways), train, trainer={"max_epochs": 1}), detector)
     assert [one.code for one in detector.findings] == ["INP203"] * both_ways
+
+
+@pytest.mark.parametrize("is_class", [False, True])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_mean_of_targets_that_holds_the_own_one(is_class: bool, own: bool) -> None:
+    """It tells much in training and nothing in validation, where all others tell as much."""
+    draws = torch.Generator().manual_seed(0)
+    x, group = torch.randn(4000, 4, generator=draws), torch.arange(4000) % 1500
+    y = x[:, 0] - x[:, 1] + torch.randn(4000, generator=draws)
+    y = (y > 1).float() if is_class else y
+    known = y * (torch.arange(4000) < 3000)
+    total = torch.zeros(1500).index_add(0, group, known)[group]
+    mean = (total if own else total - known) / 2
+    x = torch.cat([x, mean[:, None]], dim=1)
+    rows = Rows(
+        "batch[0]", "batch[1]", x[:512], y[:512].double(), is_class=is_class,
+        validation=x[3000:3400], validation_labels=y[3000:3400].double(),
+    )  # fmt: skip
+    found = [*_told_in_training(Leaks("batch[0]", rows=rows))]
+    assert [one.where for one in found] == ["batch[0] column 4"] * own
+    # A world that has changed: all that is told may be told otherwise now.
+    moved = replace(rows, validation=x[3000:3400] + 0.8)
+    assert not [*_told_in_training(Leaks("batch[0]", rows=moved))]
+    assert not [*_told_in_training(Leaks("batch[0]", rows=replace(rows, validation_labels=None)))]

@@ -17,7 +17,7 @@ from ..core.measurements.label_stream import LabelStream
 from ..core.measurements.loss_calls import LabelCalls
 from ..core.statistics import absence, homogeneity, spent
 from .encoding import misencoded
-from .neglect import LOOKS, SETTLED, Progress, neglected, take_up, told
+from .neglect import LOOKS, SETTLED, Progress, given_up, neglected, take_up, told
 
 _STEPS = 16  # optimizer steps before the order of labels is judged
 _IN_ORDER = 1e-3  # the chance below which pure steps are said to come in order, not at random
@@ -139,6 +139,7 @@ class ClassBalanceDetector(Detector):
                 {
                     *neglected(progress, target, looks=1, stalls=1),
                     *neglected(progress, target, looks=2),
+                    *given_up(progress, target),
                 }
             )
         rare = [c for c in lost if ratios[c] >= self.imbalance_ratio]

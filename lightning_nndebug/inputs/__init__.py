@@ -34,7 +34,7 @@ from .axes import (
     scrambled_sequences,
 )
 from .pretrained import unnormalized
-from .relatedness import are_distinct, leak, relations
+from .relatedness import are_distinct, faded, leak, relations
 from .skew import OFTEN, filled, is_chance, skew, steps
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
@@ -429,6 +429,7 @@ class InputDetector(Detector):
             - The data were augmented, oversampled or windowed first, and split afterwards
             - The same file is read for both, or the random split differs between two calls
             - A column was made from the target, or the target was left in the table
+            - A category is encoded as the mean of its targets, the sample's own among them
             - A language model has no causal mask, or its targets are not shifted
 
         How to fix:
@@ -447,6 +448,7 @@ class InputDetector(Detector):
         """
         yield from self._seen_before(leaks)
         yield from _given_away(leaks)
+        yield from _told_in_training(leaks)
         yield from _foreseen(leaks)
 
     @rule("INP104", severity=Severity.WARNING, patience=2)
@@ -749,6 +751,28 @@ def _given_away(leaks: Leaks) -> Iterator[Evidence]:
             fixes=("Drop the column",),
             details={"columns": columns},
         )
+
+
+def _told_in_training(leaks: Leaks) -> Iterator[Evidence]:
+    """A column knows the target, but only that of the samples to train on."""
+    found = faded(leaks.rows) if leaks.rows is not None else None
+    if leaks.rows is None or found is None:
+        return
+    column, told, new = found
+    column *= leaks.rows.step
+    message = (
+        f"column {column} of the input goes with the target in training ({told:.2f}) far more than "
+        f"in validation ({new:.2f}), where the other columns tell as much as before: as if it was "
+        "made from the targets of training"
+    )
+    yield Evidence(
+        where=f"{leaks.rows.name} column {column}",
+        measured=told - new,
+        message=message,
+        causes=("A mean of the targets, over a category or in time, holds the sample's own",),
+        fixes=("Leave the sample out: encode within folds, as ``TargetEncoder.fit_transform``",),
+        details={"column": column, "training": told, "validation": new},
+    )
 
 
 def _foreseen(leaks: Leaks) -> Iterator[Evidence]:

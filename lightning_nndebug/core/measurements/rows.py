@@ -40,6 +40,7 @@ class Rows(Measurement):
         is_class: Whether these are class numbers, or answers of yes and no.
         is_mask: Whether the answers say which share of each part belongs to something.
         validation: Rows of validation; None unless one is just over.
+        validation_labels: A class number or value for each of those; None if there is none.
         is_image: Whether the values of a row are in a grid.
         lag: How many columns later the next moment is, if validation has windows that slide over a
             series; else 0.
@@ -60,6 +61,7 @@ class Rows(Measurement):
     is_class: bool = False
     is_mask: bool = False
     validation: Tensor | None = None
+    validation_labels: Tensor | None = None
     answers: Tensor | None = None
     parts: Tensor | None = None
     is_image: bool = False
@@ -99,6 +101,7 @@ class _Pool:
         self.parts: list[Tensor] = []
         self.binary: list[Tensor] = []
         self.validation: list[Tensor] = []
+        self.validation_labels: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
         self.count = self.looks = self.validations = self.lag = 0
@@ -139,22 +142,31 @@ class _Pool:
         if rows is not None and chosen is not None and len(self.validation) < _ROWS:
             self.lag = self.lag if self.validation else lag(rows)
             self.validation.append(_values(rows[chosen]))
+            place = self.inputs.target
+            labels = None if place is None else place.read(moment.batch)
+            if labels is not None and labels.numel() == len(labels) == len(rows):
+                self.validation_labels.append(labels.detach().flatten()[chosen].double())
 
     def told_of_validation(self) -> Rows | None:
         """Returns the rows of both, when a validation is over."""
         if not self.validation or not self.train:
             return None
         self.validations += 1
-        validation = torch.cat(self.validation).cpu()
+        validation, labels = torch.cat(self.validation).cpu(), None
+        if len(self.validation_labels) == len(self.validation):
+            labels = torch.cat(self.validation_labels).cpu()
         self.validation.clear()
-        return self.told(validation)
+        self.validation_labels.clear()
+        return self.told(validation, labels)
 
     def told_once(self) -> Rows | None:
         """Returns the rows at the end of the first epoch, if they were not complete before."""
         self.is_over = bool(self.train)
         return self.told() if self.train and not self.is_told else None
 
-    def told(self, validation: Tensor | None = None) -> Rows:
+    def told(
+        self, validation: Tensor | None = None, validation_labels: Tensor | None = None
+    ) -> Rows:
         """Returns the rows."""
         self.looks += 1
         self.is_told |= validation is None
@@ -174,6 +186,7 @@ class _Pool:
             is_class=self.is_class or are_answers,
             is_mask=bool(self.binary) and bool(torch.stack(self.binary).all()),
             validation=validation,
+            validation_labels=validation_labels,
             is_image=len(shape) > 1,
             lag=math.lcm(self.lag, step) // step,
             blank=torch.cat(self.blank).cpu() if len(self.inputs.places) == 1 else None,
