@@ -169,6 +169,13 @@ def test_validation_is_held_against_training(seen: ClassCounts, codes: list[str]
     assert compared(seen) == codes
 
 
+def test_a_sampler_that_balances_validation_alone_is_in_the_wrong_place() -> None:
+    """Unless the loss weighs the classes: then somebody has thought of both."""
+    seen = counts(TAIL, [40, 40, 40, 40], is_drawn=True)
+    assert compared(seen) == ["CLS106"]
+    assert compared(replace(seen, target=target(4, weight=(1.0, 2, 4, 8)))) == []
+
+
 def test_many_identities_of_their_own_are_no_shift() -> None:
     """Faces to verify have other numbers; unless a loss gets them, they mean other classes."""
     train, validation = [20.0] * 30, [40.0] * 10 + [0.0] * 20
@@ -237,6 +244,16 @@ def encoded(step: Any) -> list[Any]:
     return list(ClassBalanceDetector().invalid_label(LabelCalls(mode.heard()[0])))
 
 
+def spelled(text: torch.Tensor, lengths: Any, **options: Any) -> Any:
+    """CTC on these texts."""
+    heard = torch.randn(9, 3, 5, requires_grad=True).log_softmax(-1)
+    heards = torch.full((3,), 9)
+    return lambda: F.ctc_loss(heard, text, heards, torch.tensor(lengths), **options)
+
+
+TEXTS = torch.tensor([[1, 2, 0], [3, 0, 0], [2, 4, 1]])
+
+
 def yes(values: list[float], **options: Any) -> Any:
     """A binary cross entropy on these answers."""
     return lambda: F.binary_cross_entropy_with_logits(SCORE, torch.tensor(values), **options)
@@ -260,6 +277,9 @@ def yes(values: list[float], **options: Any) -> Any:
         (yes([1.0, 2, 2, 1, 1, 1]), "Count from 0"),
         (yes([0.0, 1, 7, 3, 2, 1]), "cross_entropy"),
         (lambda: F.soft_margin_loss(SCORE, (Y > 0).float()), "2 * target - 1"),
+        (spelled(TEXTS, (3, 3, 3)), "Count letters from 1"),
+        (spelled(TEXTS, (2, 1, 3), blank=4), "Count letters from 1"),
+        (spelled(TEXTS.flatten(), (3, 3, 3)), "Count letters from 1"),
     ],
 )
 def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
@@ -283,6 +303,9 @@ def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
         yes([0.05, 0.95, 0.5, 0.0, 1.0, 0.3]),
         lambda: F.soft_margin_loss(SCORE, (Y > 0) * 2.0 - 1),
         lambda: F.soft_margin_loss(SCORE, Y - 1.0),
+        spelled(TEXTS, (2, 1, 3)),
+        spelled(TEXTS.clamp_max(3), (3, 3, 3), blank=4),
+        spelled(TEXTS[TEXTS > 0], (2, 1, 3)),
         yes([1.2, 0.9, 0.8, 1.1, 0.7, 1.0]),
         yes([-1.0, 1, 0, -1, 0, 1], reduction="none"),
         yes([-1.0, 1, 0, -1, 0, 1], weight=torch.tensor([0.0, 1, 1, 0, 1, 1])),
@@ -298,6 +321,9 @@ def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
         "regression",
         "signs",
         "signs, and a mask",
+        "texts, filled up with the blank",
+        "texts with another blank",
+        "texts end to end",
         "smoothed answers",
         "noisy answers",
         "masked afterwards",

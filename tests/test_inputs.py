@@ -39,6 +39,7 @@ from lightning_nndebug.core.measurements.first_layers import (
     FirstLayers,
     FirstNorm,
     Recurrent,
+    _cut,
     _likeness,
 )
 from lightning_nndebug.core.measurements.foresight import Foresight
@@ -49,7 +50,7 @@ from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
 from lightning_nndebug.core.measurements.processors import Processor, _normalization
-from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows
+from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows, _Pool
 from lightning_nndebug.core.measurements.samples import FIRST, Overlap, Samples, _Roll, _Sketch
 from lightning_nndebug.core.measurements.succession import (
     _BATCHES,
@@ -61,7 +62,8 @@ from lightning_nndebug.core.measurements.succession import (
     _values,
     lag,
 )
-from lightning_nndebug.inputs.axes import scrambled_images
+from lightning_nndebug.inputs import _told_in_training
+from lightning_nndebug.inputs.axes import askew, misplaced_masks, scrambled_images
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
 
 # -- which tensors are inputs
@@ -787,6 +789,66 @@ def test_images_that_were_read_in_the_wrong_order(colours: int, make: str, is_vi
     assert bool([*scrambled_images(first(made))]) == sick
 
 
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+@pytest.mark.parametrize(("height", "width"), [(12, 20), (20, 12), (48, 64)])
+def test_images_that_were_cut_into_rows_of_the_wrong_width(
+    height: int, width: int, noise: float
+) -> None:
+    """In an image, a row ends elsewhere than the next begins, and pixels are like those below."""
+    x = torch_rand(32, 1, height + 8, width + 8) - 0.5
+    x = F.avg_pool2d(F.avg_pool2d(x, 5, 1), 5, 1)
+    x = x + noise * x.std() * (12**0.5) * (torch_rand(*x.shape) - 0.5)
+
+    def found(images: Tensor) -> bool:
+        made = layer(images.flatten(1), kind="Conv2d", shape=tuple(images.shape))
+        return bool([*askew(first(replace(made, cut=tuple(_cut(images, made).tolist()))))])
+
+    assert not found(x)
+    assert found(x.reshape(32, 1, width, height))
+    assert not found(torch_rand(32, 1, height, width))
+    assert not found(x.mean(2, keepdim=True).expand_as(x) + 0.01 * torch_rand(*x.shape))  # stripes
+
+
+def test_what_oscillates_in_time_is_cut_rightly() -> None:
+    """Channels by time, with a period of just as many points as there are channels."""
+    time, phase = torch.arange(66.0), 6.28 * torch_rand(32, 1, 22, 1)
+    x = torch.sin(6.2832 / 22 * time + phase) + torch_rand(32, 1, 22, 66)
+    made = layer(x.flatten(1), kind="Conv2d", shape=tuple(x.shape))
+    assert not [*askew(first(replace(made, cut=tuple(_cut(x, made).tolist()))))]
+
+
+def pooled(images: Tensor, labels: Tensor) -> Rows:
+    """What is kept of an epoch of one batch."""
+    first, second = Place().item(0), Place().item(1)
+    pool = _Pool(Inputs((first,), (0,), first, second))
+    trainer: Any = SimpleNamespace(num_training_batches=1)
+    moment = Moment("on_train_batch_start", trainer, None, 0, None, None, batch=(images, labels))
+    pool.hear(moment)
+    return pool.told()
+
+
+@pytest.mark.parametrize("turn", [None, "mT", "flip"])
+@pytest.mark.parametrize("form", ["one channel", "class numbers", "shares"])
+def test_masks_that_lie_beside_what_they_mark(turn: str | None, form: str) -> None:
+    """A disc is bright in the image where the mask has it, and nowhere else."""
+    centre = (16 * torch_rand(128, 2, 1, 1)).long() + 4
+    rows, columns = torch.arange(24)[:, None], torch.arange(24)[None]
+    mask = (rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2 < 9
+    images = (mask + torch_rand(128, 24, 24))[:, None]
+    mask = {None: mask, "mT": mask.mT, "flip": mask.flip(2)}[turn].float()
+    labels = 3 * mask.long() if form == "class numbers" else mask[:, None]
+    labels = labels + 0.1 * torch_rand(128, 1, 24, 24) if form == "shares" else labels
+    told = pooled(images, labels)
+    found = [*misplaced_masks(told)] if told.is_mask else []
+    assert bool(found) == (turn is not None and form != "shares")
+
+
+def test_a_mask_is_not_held_against_an_image_whose_colours_are_last() -> None:
+    """What is next to each other there are columns and colours."""
+    images, labels = torch_rand(8, 24, 24, 3), torch.ones(8, 1, 24, 24)
+    assert pooled(images, labels).parts is None
+
+
 @pytest.mark.parametrize("given", [torch.arange(4), torch.ones(0, 3, 8, 8)])
 def test_what_is_no_image_has_no_likeness(given: torch.Tensor) -> None:
     """One number a sample, as an embedding gets, or no sample at all."""
@@ -1304,3 +1366,27 @@ def test_a_language_model_that_sees_the_next_token(both_ways: bool) -> None:
     detector = InputDetector()
     fit(Program(Language(both_ways=both_ways), train, trainer={"max_epochs": 1}), detector)
     assert [one.code for one in detector.findings] == ["INP203"] * both_ways
+
+
+@pytest.mark.parametrize("is_class", [False, True])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_mean_of_targets_that_holds_the_own_one(is_class: bool, own: bool) -> None:
+    """It tells much in training and nothing in validation, where all others tell as much."""
+    draws = torch.Generator().manual_seed(0)
+    x, group = torch.randn(4000, 4, generator=draws), torch.arange(4000) % 1500
+    y = x[:, 0] - x[:, 1] + torch.randn(4000, generator=draws)
+    y = (y > 1).float() if is_class else y
+    known = y * (torch.arange(4000) < 3000)
+    total = torch.zeros(1500).index_add(0, group, known)[group]
+    mean = (total if own else total - known) / 2
+    x = torch.cat([x, mean[:, None]], dim=1)
+    rows = Rows(
+        "batch[0]", "batch[1]", x[:512], y[:512].double(), is_class=is_class,
+        validation=x[3000:3400], validation_labels=y[3000:3400].double(),
+    )  # fmt: skip
+    found = [*_told_in_training(Leaks("batch[0]", rows=rows))]
+    assert [one.where for one in found] == ["batch[0] column 4"] * own
+    # A world that has changed: all that is told may be told otherwise now.
+    moved = replace(rows, validation=x[3000:3400] + 0.8)
+    assert not [*_told_in_training(Leaks("batch[0]", rows=moved))]
+    assert not [*_told_in_training(Leaks("batch[0]", rows=replace(rows, validation_labels=None)))]

@@ -17,7 +17,7 @@ from ..core.measurements.label_stream import LabelStream
 from ..core.measurements.loss_calls import LabelCalls
 from ..core.statistics import absence, homogeneity, spent
 from .encoding import misencoded
-from .neglect import LOOKS, SETTLED, Progress, neglected, take_up, told
+from .neglect import LOOKS, SETTLED, Progress, given_up, neglected, take_up, told
 
 _STEPS = 16  # optimizer steps before the order of labels is judged
 _IN_ORDER = 1e-3  # the chance below which pure steps are said to come in order, not at random
@@ -28,6 +28,11 @@ _BEFORE = 2  # looks that are enough when the run is over, for a class of which
 _DOUBTED = 0.3  # of the probability that chance would give it is left
 _IDENTITIES = 20  # with more classes than that, validation may have others, on purpose
 _RANKS = re.compile(r"(^|[^a-z])(au(c|roc|prc?)|roc|pr|m?ap|average_?precision|ndcg|mrr)($|[^a-z])")
+
+_MISPLACED = (
+    "The sampler that draws rare classes more often is that of validation",
+    "Give it to the loader of the training data",
+)
 
 
 class ClassBalanceDetector(Detector):
@@ -134,6 +139,7 @@ class ClassBalanceDetector(Detector):
                 {
                     *neglected(progress, target, looks=1, stalls=1),
                     *neglected(progress, target, looks=2),
+                    *given_up(progress, target),
                 }
             )
         rare = [c for c in lost if ratios[c] >= self.imbalance_ratio]
@@ -289,6 +295,7 @@ class ClassBalanceDetector(Detector):
             - A marker for "unknown" or "border", such as -1 or 255, is not ignored
             - Yes and no are -1 and 1, or 0 and 255; or 0 and 1 where a margin wants -1 and 1
             - The net has fewer outputs than there are classes
+            - Letters are counted from 0, and 0 is the blank of CTC
 
         How to fix:
             - Number the classes from 0 to C - 1, as ``int64``
@@ -324,6 +331,7 @@ class ClassBalanceDetector(Detector):
             - The data are sorted, by class or by time, and were split without shuffling
             - ``limit_val_batches`` cuts off all but the first classes of a sorted set
             - Training and validation come from different sources
+            - The sampler that balances the classes went to the wrong loader
 
         How to fix:
             - Shuffle before you split, or split in a stratified way
@@ -344,7 +352,7 @@ class ClassBalanceDetector(Detector):
             or counts.resampled
             or not counts.target.is_single
             or min(train.sum(), validation.sum()) < _FEW
-            or _is_balanced(train, validation)
+            or (_is_balanced(train, validation) and not _is_misplaced(counts))
         ):
             return
         p, q = train / train.sum(), validation / validation.sum()
@@ -360,6 +368,8 @@ class ClassBalanceDetector(Detector):
                 message=f"{shift:.0%} of the labels would have to be of another class, the limit "
                 f"is {self.shift_limit:.0%}; class {numbers[worst]} is {p[worst]:.1%} of training "
                 f"and {q[worst]:.1%} of validation",
+                causes=_MISPLACED[:1] if _is_misplaced(counts) else (),
+                fixes=_MISPLACED[1:] if _is_misplaced(counts) else (),
                 details={"classes": numbers, "train": p.tolist(), "validation": q.tolist()},
             )
 
@@ -469,6 +479,11 @@ def _comparable(counts: ClassCounts) -> bool:
         return False
     # Faces to verify, products to retrieve: there, validation has classes of its own.
     return len(counts.train) <= _IDENTITIES or bool(counts.validation_table[0].sum())
+
+
+def _is_misplaced(counts: ClassCounts) -> bool:
+    """Tells whether validation got what balances the classes, and training nothing of the kind."""
+    return counts.is_drawn and counts.target.weight is None and not counts.target.reweighted
 
 
 def _is_balanced(train: Tensor, validation: Tensor) -> bool:

@@ -21,6 +21,8 @@ def misencoded(call: LossCall) -> tuple[str, str] | None:
     if call.is_signed:
         masked = call.options.get("reduction") == "none"
         return _signs(call) if call.strange and not masked else None
+    if call.spells:
+        return _letters(call) if call.strange else None
     if call.is_binary:
         return _answers(call)
     return _numbers(call) if call.strange else _kind(call) if call.failed else None
@@ -52,6 +54,14 @@ def _answers(call: LossCall) -> tuple[str, str] | None:
 def _signs(call: LossCall) -> tuple[str, str]:
     """Yes and no must be 1 and -1: of a 0, a margin has nothing to say."""
     return f"the targets are {_span(call)}, and should be -1 and 1", "Map 0 to -1: 2 * target - 1"
+
+
+def _letters(call: LossCall) -> tuple[str, str]:
+    """What says that nothing is there cannot be spelled."""
+    blank = f"{call.strange[0]:g}"
+    told = f"the texts hold {blank}, and that is the blank, which stands between letters"
+    fix = "Count letters from 1, and give the net an output more; if it fills texts up, pass their"
+    return told, f"{fix} lengths without it"
 
 
 def _numbers(call: LossCall) -> tuple[str, str]:

@@ -41,6 +41,7 @@ class Progress(TypedDict, total=False):
         since: By when the others had been learned.
         streaks: For each class: looks in a row at which it was neglected, and at which its mean
             probability did not rise either.
+        absent: For each class: looks in a row at which it was hardly ever predicted.
         trust: For each class: the mean probability that its own samples were given.
     """
 
@@ -57,6 +58,7 @@ class Progress(TypedDict, total=False):
     began: int
     since: int
     streaks: dict[int, tuple[int, int]]
+    absent: dict[int, int]
     trust: dict[int, float]
 
 
@@ -77,7 +79,7 @@ def take_up(progress: Progress, counts: ClassCounts) -> None:
     )
     if (
         progress["pending"][0].sum() >= _SAMPLES
-        and counts.batches >= _LATER * progress.get("looked", 0)
+        and (counts.is_last or counts.batches >= _LATER * progress.get("looked", 0))
         and progress["validates"] == validates
     ):
         _follow(progress, progress["pending"], counts.batches)
@@ -93,6 +95,15 @@ def neglected(progress: Progress, target: Target, looks: int = LOOKS, stalls: in
         and rests >= stalls
         and progress["train"][c] >= _SHOWN
         and not target.ignores(c)
+    ]
+
+
+def given_up(progress: Progress, target: Target) -> list[int]:
+    """Returns the classes that were hardly ever predicted for many looks, rising or not."""
+    return [
+        c
+        for c, looks in sorted(progress.get("absent", {}).items())
+        if looks >= LOOKS and progress["train"][c] >= _SHOWN and not target.ignores(c)
     ]
 
 
@@ -123,10 +134,12 @@ def _follow(progress: Progress, table: Tensor, batches: int) -> None:
         or hits[learned].sum() < half * seen[learned].sum()
         or (alone and sure < _PRIOR * share)
     ):
-        progress["streaks"] = {}  # nothing has been learned yet: not a matter of one class
+        # Nothing has been learned yet: not a matter of one class.
+        progress["streaks"], progress["absent"] = {}, {}
         return
     since = progress["since"] = _ALONE if alone else progress.setdefault("began", batches)
     streaks, trusts = progress.setdefault("streaks", {}), progress.setdefault("trust", {})
+    absent = progress.setdefault("absent", {})
     for c in (seen >= _SEEN).nonzero().flatten().tolist():
         now, before = float(trust[c] / seen[c]), trusts.get(c, math.inf)
         trusts[c] = now
@@ -136,6 +149,7 @@ def _follow(progress: Progress, table: Tensor, batches: int) -> None:
         # but not for ever: not when it takes twice as long again as we wait without one.
         comes = math.log(_PREDICTED / now) <= pace * batches if pace else False
         comes = comes and (alone or batches < 2 * SETTLED * since)
+        absent[c] = absent.get(c, 0) + 1 if lost[c] and batches > since else 0
         looks, stalls = streaks.get(c, (0, 0))
         if not lost[c] or comes or batches <= since:
             streaks[c] = (0, 0)

@@ -25,14 +25,16 @@ from ..core.measurements.samples import Overlap, Samples
 from ..core.measurements.succession import Succession
 from ..core.statistics import homogeneity
 from .axes import (
+    askew,
     exchanged_sides,
+    misplaced_masks,
     read_across,
     recut,
     scrambled_images,
     scrambled_sequences,
 )
 from .pretrained import unnormalized
-from .relatedness import are_distinct, leak, relations
+from .relatedness import are_distinct, faded, leak, relations
 from .skew import OFTEN, filled, is_chance, skew, steps
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
@@ -427,6 +429,7 @@ class InputDetector(Detector):
             - The data were augmented, oversampled or windowed first, and split afterwards
             - The same file is read for both, or the random split differs between two calls
             - A column was made from the target, or the target was left in the table
+            - A category is encoded as the mean of its targets, the sample's own among them
             - A language model has no causal mask, or its targets are not shifted
 
         How to fix:
@@ -445,6 +448,7 @@ class InputDetector(Detector):
         """
         yield from self._seen_before(leaks)
         yield from _given_away(leaks)
+        yield from _told_in_training(leaks)
         yield from _foreseen(leaks)
 
     @rule("INP104", severity=Severity.WARNING, patience=2)
@@ -461,7 +465,8 @@ class InputDetector(Detector):
               samples come first
             - ``Conv1d`` takes (N, features, time), and time comes first
             - ``view`` or ``reshape`` where two dimensions are to be exchanged
-            - Height and width are exchanged where images are resized, in training or validation
+            - Height and width are exchanged where images are resized, or made of bytes
+            - Masks are drawn at (x, y), or mirrored without their images
 
         How to fix:
             - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
@@ -479,6 +484,9 @@ class InputDetector(Detector):
             yield from scrambled_sequences(axes.first)
             yield from recut(axes.first)
             yield from read_across(axes.first)
+            yield from askew(axes.first)
+        if axes.rows is not None:
+            yield from misplaced_masks(axes.rows)
         yield from exchanged_sides(axes)
 
     @rule("INP105", severity=Severity.WARNING, patience=_LOOKS)
@@ -743,6 +751,28 @@ def _given_away(leaks: Leaks) -> Iterator[Evidence]:
             fixes=("Drop the column",),
             details={"columns": columns},
         )
+
+
+def _told_in_training(leaks: Leaks) -> Iterator[Evidence]:
+    """A column knows the target, but only that of the samples to train on."""
+    found = faded(leaks.rows) if leaks.rows is not None else None
+    if leaks.rows is None or found is None:
+        return
+    column, told, new = found
+    column *= leaks.rows.step
+    message = (
+        f"column {column} of the input goes with the target in training ({told:.2f}) far more than "
+        f"in validation ({new:.2f}), where the other columns tell as much as before: as if it was "
+        "made from the targets of training"
+    )
+    yield Evidence(
+        where=f"{leaks.rows.name} column {column}",
+        measured=told - new,
+        message=message,
+        causes=("A mean of the targets, over a category or in time, holds the sample's own",),
+        fixes=("Leave the sample out: encode within folds, as ``TargetEncoder.fit_transform``",),
+        details={"column": column, "training": told, "validation": new},
+    )
 
 
 def _foreseen(leaks: Leaks) -> Iterator[Evidence]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
 
 from ..core.findings import Evidence
 from ..core.measurements.axes import Axes
 from ..core.measurements.first_layers import FirstLayers
+from ..core.measurements.rows import Rows
 
 _COLOURS = (1, 3, 4)  # channels of an image
 _RATHER = 0.1  # of a correlation: so much more alike are the rows of an image that are next
@@ -15,6 +19,18 @@ _SURE = 4.0  # and by so many standard errors
 _MANY = 16  # features that have an order; of a handful, two may well be alike
 _LONGER = 2  # times as many as there are steps: some features have an order, such as maturities
 _SIDE = 6  # pixels of the shorter side of an image, at least
+_SEAMLESS = 0.5  # of the correlation within rows is there from the end of one to the next as well,
+_BEYOND = 2.0  # and so many standard errors
+_MASKS = 64  # samples with masks
+_CLEAR, _TIMES = 10.0, 3.0  # standard deviations, and times as many as for masks as they are
+_TURNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda masks: masks.mT,
+    "mirrored from left to right": lambda masks: masks.flip(2),
+    "turned upside down": lambda masks: masks.flip(1),
+    "turned by half": lambda masks: masks.flip(1, 2),
+    "turned to the left": lambda masks: masks.rot90(1, (1, 2)),
+    "turned to the right": lambda masks: masks.rot90(-1, (1, 2)),
+}
 
 
 def scrambled_images(first: FirstLayers) -> Iterator[Evidence]:
@@ -91,6 +107,36 @@ def recut(first: FirstLayers) -> Iterator[Evidence]:
         )
 
 
+def askew(first: FirstLayers) -> Iterator[Evidence]:
+    """Images whose rows are as long as they should be many: each begins where it should not.
+
+    A row that is cut rightly ends somewhere else in the image than the next one begins.
+    """
+    for layer in first.layers:
+        if not layer.cut:
+            continue
+        own, other, about, seam, within = layer.cut
+        samples, channels, height, width = layer.shape
+        ends, pixels = samples * channels * (height - 1), samples * channels * height * width
+        is_periodic = other > max(own, about) + _RATHER * within + _SURE / math.sqrt(pixels)
+        if not (is_periodic and seam > max(_SEAMLESS * within, _BEYOND / math.sqrt(ends))):
+            continue
+        told = (
+            f"{layer.place or 'the input'} of {layer.name} is {_size(layer.shape)}; pixels "
+            f"{height} apart are more alike ({other:.2f}) than those of one row and the next "
+            f"({own:.2f}), and a row ends where the next one begins: the images are {height} wide, "
+            f"{width} high, and ``view`` or ``reshape`` has cut them into other rows"
+        )
+        yield Evidence(
+            where=layer.place or layer.name,
+            measured=told,
+            message=told,
+            causes=("Width and height were exchanged where bytes become an image",),
+            fixes=("Cut them as ``(height, width)``: ``x.view(-1, channels, height, width)``",),
+            details={"shape": list(layer.shape), "likeness": list(layer.cut)},
+        )
+
+
 def read_across(first: FirstLayers) -> Iterator[Evidence]:
     """Sequences that a layer reads along their features, and whose steps in time it weighs."""
     for layer in first.layers:
@@ -137,6 +183,49 @@ def exchanged_sides(axes: Axes) -> Iterator[Evidence]:
         fixes=("Exchange the two where one of the sets is resized",),
         details={"train": list(train), "validation": list(validation)},
     )
+
+
+def misplaced_masks(rows: Rows) -> Iterator[Evidence]:
+    """Masks that lie where their objects are in the image only when they are turned or mirrored."""
+    if rows.parts is None or rows.answers is None or len(rows.answers) < _MASKS:
+        return
+    masks = rows.answers.float()
+    side = math.isqrt(masks.shape[1])
+    grid = masks.view(-1, side, side)
+    own = _agreement(rows.parts, masks)
+    found = {name: _agreement(rows.parts, turn(grid).flatten(1)) for name, turn in _TURNS.items()}
+    name, best = max(found.items(), key=lambda one: one[1])
+    if best < max(_CLEAR, _TIMES * own):
+        return
+    told = (
+        f"{rows.target} has little to do with {rows.name} place by place (z = {own:.2g}), and much "
+        f"when it is {name} (z = {best:.2g}, of {len(masks)} samples): the masks lie beside what "
+        "they mark"
+    )
+    yield Evidence(
+        where=rows.target,
+        measured=own,
+        limit=best / _TIMES,
+        message=told,
+        causes=("Columns were taken for rows, or only one of image and mask was mirrored",),
+        fixes=("Draw at ``mask[y, x]``, and give image and mask the same transforms",),
+        details={"as it is": own, **found},
+    )
+
+
+def _agreement(parts: Tensor, masks: Tensor) -> float:
+    """Returns how much what is masked differs from the rest, by whatever an image can be like.
+
+    In standard deviations of what masks of other samples would give.
+    """
+    y = masks - masks.mean(0)
+    spread = y.T @ y
+    found = []
+    for one in parts.float().unbind(1):
+        x = one - one.mean(0)
+        variance = (x.T @ x * spread).sum() / (len(y) - 1)
+        found.append(abs(float((x * y).sum() / variance.clamp_min(1e-30).sqrt())))
+    return max(found)
 
 
 def _is_cut_anew(origin: tuple[int, ...], shape: tuple[int, ...]) -> bool:

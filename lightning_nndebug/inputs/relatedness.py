@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.measurements.features import Likeness
+from ..core.measurements.rows import Rows
 
 _NEIGHBOURS = 5
 _SHUFFLES = 200
@@ -17,6 +18,10 @@ _ODD = 8  # samples with another label than the most frequent one, at least
 _CONTINUOUS = 0.5  # of the rows have a value of their own
 _SEVERAL = 4  # columns
 _COMPARED = 256  # rows
+_BOTH = 100  # samples of training and of validation, to hold columns against the target in both
+_FADED, _LEAST = 0.25, 0.1  # of a correlation is gone; and the least doubt about one near 1
+_MOVED = 0.2  # between two distributions; of the column itself, twice as much
+_BEYOND_DOUBT, _KNOWN, _AS_BEFORE = 6.0, 4.0, 2.5  # standard errors
 _CLASSES = 32  # whose columns are looked for, at most
 
 
@@ -108,6 +113,35 @@ def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
     return [one[0] for one in found] if len(found) > 1 and all(found) and beside else []
 
 
+def faded(rows: Rows) -> tuple[int, float, float] | None:
+    """Returns a column that tells far more about the target in training than in validation.
+
+    With how much it tells in either, as a correlation of ranks; for yes and no, which may be of
+    other proportions, the share of pairs that it puts in order, less that of the others. None
+    where other columns tell less as well, or have other values: the world may have changed.
+    """
+    x, y, new_x, new_y = rows.train, rows.labels, rows.validation, rows.validation_labels
+    if rows.is_image or rows.lag or y is None or new_x is None or new_y is None:
+        return None
+    if min(len(x), len(new_x)) < _BOTH or not _are_finite(x, y, new_x, new_y):
+        return None
+    if len(torch.unique(y)) == 2 and rows.is_class:  # noqa: PLR2004
+        (told, error), (new, new_error) = _ordering(x, y), _ordering(new_x, new_y)
+    elif not rows.is_class:
+        (told, error), (new, new_error) = _rank_correlation(x, y), _rank_correlation(new_x, new_y)
+    else:
+        return None
+    drop = told.abs() - new * told.sign()
+    z = drop / (error**2 + new_error**2).sqrt()
+    is_faded = (drop > _FADED) & (z > _BEYOND_DOUBT)
+    keeps = (told.abs() > _KNOWN * error) & (z.abs() < _AS_BEFORE)
+    has_moved = _distances(x, new_x) > torch.where(is_faded, 2 * _MOVED, _MOVED)
+    if not is_faded.any() or has_moved.any() or keeps.sum() < (z.abs() > _KNOWN).sum():
+        return None
+    worst = int(torch.where(is_faded, drop, 0.0).argmax())
+    return worst, float(told[worst]), float(new[worst])
+
+
 def are_distinct(rows: Tensor) -> bool:
     """Tells whether two rows cannot well be equal by chance.
 
@@ -123,6 +157,49 @@ def are_distinct(rows: Tensor) -> bool:
         return True
     apart = torch.stack([(rows != one).sum(1) for one in rows]).fill_diagonal_(rows.shape[1] + 1)
     return bool(apart.amin(1).median() >= _SEVERAL)
+
+
+def _are_finite(*given: Tensor) -> bool:
+    return all(bool(one.isfinite().all()) for one in given)
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    """Returns how far the distributions of each column are apart (Kolmogorov and Smirnov)."""
+    one, other = (x.T.contiguous().sort(1).values for x in (rows, others))
+    both = torch.cat([one, other], dim=1)
+    shares = (torch.searchsorted(x, both, right=True) / x.shape[1] for x in (one, other))
+    return (next(shares) - next(shares)).abs().amax(1)
+
+
+def _ordering(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns by how many more pairs of yes and no a column orders, and the standard error."""
+    yes = labels == labels.max()
+    many, others = float(yes.sum()), float((~yes).sum())
+    if min(many, others) < _ODD:
+        nothing = torch.zeros(rows.shape[1]).double()
+        return nothing, nothing + 1
+    area = (_ranks_of(rows)[yes].mean(0) - (many + 1) / 2) / others
+    best = torch.maximum(area, 1 - area)  # Hanley, McNeil 1982
+    first, second = best / (2 - best), 2 * best**2 / (1 + best)
+    spread = best * (1 - best) + (many - 1) * (first - best**2) + (others - 1) * (second - best**2)
+    return 2 * area - 1, 2 * (spread / (many * others)).clamp_min(1e-9).sqrt()
+
+
+def _rank_correlation(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns Spearman's correlation of each column with values, and the standard error."""
+    x, y = _ranks_of(rows), _ranks_of(values.unsqueeze(1))
+    x, y = x - x.mean(0), y - y.mean(0)
+    size = ((x**2).sum(0) * (y**2).sum(0)).sqrt()
+    told = torch.where(size > 0, (x * y).sum(0) / size.clamp_min(1e-12), 0.0)
+    return told, (1 - told**2).clamp_min(_LEAST) * math.sqrt(1.06 / (len(rows) - 3))
+
+
+def _ranks_of(columns: Tensor) -> Tensor:
+    """Returns the ranks within each column, from 1; equal values have their mean rank."""
+    ordered = columns.double().T.contiguous().sort(1).values
+    values = columns.double().T.contiguous()
+    low, high = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    return ((low + high + 1) / 2).T.double()
 
 
 def _same(rows: Tensor, labels: Tensor) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import Measurement, Moment
 from .first_layers import FirstLayers
 from .inputs import Inputs
+from .rows import Rows
 
 _IMAGES = 4  # dimensions of a batch of them
 _COLOURS = (1, 3, 4)
@@ -27,14 +28,16 @@ class Axes(Measurement):
         first: What the first layers were given, if this is a look at them.
         sizes: Height and width of the images of training and of validation, where all images of a
             set have one size.
+        rows: Samples with their masks, if they have some.
     """
 
     hooks: ClassVar[tuple[str, ...]] = Inputs.hooks
-    needs: ClassVar[tuple[type[Measurement], ...]] = (FirstLayers, Inputs)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (FirstLayers, Inputs, Rows)
 
     name: str
     first: FirstLayers | None
     sizes: Sizes | None
+    rows: Rows | None = None
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Axes | None:
@@ -50,10 +53,14 @@ class Axes(Measurement):
         if first is not None and first.looks == memory.looks:
             first = None
         memory.looks = memory.looks if first is None else first.looks
-        sizes = _single(memory.sizes)
-        if first is None and (sizes is None or not moment.hook.endswith("epoch_end")):
+        sizes, rows = _single(memory.sizes), moment.take(Rows)
+        if rows is not None and rows.is_mask:
+            memory.rows = rows
+        rows = vars(memory).get("rows")
+        is_known = sizes is not None or rows is not None
+        if first is None and not (is_known and moment.hook.endswith("epoch_end")):
             return None
-        return cls("batch" if inputs is None else str(inputs.main), first, sizes)
+        return cls("batch" if inputs is None else str(inputs.main), first, sizes, rows)
 
 
 def _size(images: Tensor | None) -> tuple[int, int] | None:

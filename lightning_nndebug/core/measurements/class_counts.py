@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
 from torchmetrics import Metric
 
 from . import Measurement, Moment
@@ -80,6 +81,7 @@ class ClassCounts(Measurement):
         is_last: Whether the run is over, as far as that is planned.
         draws: For each group of samples that a sampler gives the same weight, their number and that
             weight, the smallest group first; nothing if there is no such sampler.
+        is_drawn: Whether a sampler draws the samples of validation by weight.
     """
 
     hooks: ClassVar[tuple[str, ...]] = (
@@ -104,6 +106,7 @@ class ClassCounts(Measurement):
     look: int
     is_last: bool = False
     draws: tuple[tuple[int, float], ...] = ()
+    is_drawn: bool = False
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> ClassCounts | None:
@@ -141,6 +144,7 @@ class ClassCounts(Measurement):
             target, sums[0], sums[1], sums[2:6], sums[6:10], _passes(moment),
             _is_resampled(moment.trainer), tuple(moment.trainer.callback_metrics), memory.batches,
             memory.look, moment.step >= _end(moment.trainer), memory.draws,
+            _draws_validation(moment.trainer),
         )  # fmt: skip
 
     @classmethod
@@ -242,7 +246,7 @@ def _end(trainer: Any) -> float:
 
 def _draws(trainer: Any) -> tuple[tuple[int, float], ...]:
     """Returns what samplers that draw by weight make of groups of samples with the same weight."""
-    weights = [getattr(one, "weights", None) for _, one in _samplers(trainer)]
+    weights = [getattr(one, "weights", None) for _, one in _samplers(trainer.fit_loop)]
     if len(weights) != 1 or not isinstance(weights[0], Tensor) or weights[0].dim() != 1:
         return ()
     values, sizes = torch.unique(weights[0].detach().double().cpu(), return_counts=True)
@@ -251,9 +255,16 @@ def _draws(trainer: Any) -> tuple[tuple[int, float], ...]:
     return tuple(sorted(zip(sizes.tolist(), values.tolist(), strict=True)))
 
 
-def _samplers(trainer: Any) -> Iterator[tuple[Any, Any]]:
+def _draws_validation(trainer: Any) -> bool:
+    """Tells whether the samples to validate on are drawn by weights of their own."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    drawn = (one for _, one in _samplers(loop) if isinstance(one, WeightedRandomSampler))
+    return any(bool((one.weights != one.weights[0]).any()) for one in drawn)
+
+
+def _samplers(loop: Any) -> Iterator[tuple[Any, Any]]:
     """Yields what puts batches together, and what it takes the samples from."""
-    for loader in getattr(getattr(trainer.fit_loop, "_combined_loader", None), "flattened", ()):
+    for loader in getattr(getattr(loop, "_combined_loader", None), "flattened", ()):
         batches = getattr(loader, "batch_sampler", None)
         sampler = getattr(batches, "sampler", None) or getattr(loader, "sampler", None)
         # In DDP, Lightning wraps a sampler in a data set in a sampler.
@@ -262,7 +273,7 @@ def _samplers(trainer: Any) -> Iterator[tuple[Any, Any]]:
 
 def _is_resampled(trainer: Any) -> bool:
     """Tells a sampler that prefers some samples from those that take every one as it comes."""
-    for batches, sampler in _samplers(trainer):
+    for batches, sampler in _samplers(trainer.fit_loop):
         if type(sampler).__name__ not in _PLAIN:
             return True
         if batches is not None and type(batches).__name__ not in _BATCHING:

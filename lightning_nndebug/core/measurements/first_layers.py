@@ -26,7 +26,8 @@ _DESCRIBED = 8  # layers, in the record
 _COLOURS = (3, 4)  # channels of an image,
 _FEW, _PIXELS = 2**12, 2**18  # of so many values of which rows are compared
 _PAIRS = 3  # of places that are not neighbours, for a comparison
-_ORDER = 4  # numbers
+_ORDER, _CUT = 4, 5  # numbers
+_SIDE, _ASIDE = 6, 3  # pixels of the shorter side of an image, at least, and of a shift
 _EPS = 1e-5  # of the variance, as norms have it
 _SAMPLES = 256  # samples of a batch are looked at,
 _POSITIONS = 64  # and positions along each dimension of an image or a sequence
@@ -58,6 +59,9 @@ class FirstLayer:
         dtype: The type of what it was given.
         rows: Of colour images, how alike rows are that lie 1, 2, ... apart, read plane by plane:
             correlations up to two times as many rows as there are colours.
+        cut: Of images that are not square, how alike pixels are that lie a row apart, and so they
+            are if width and height are exchanged; then those that lie about as far apart, those at
+            the end of a row and the beginning of the next one, and neighbours within a row.
         along: The dimension that it reads along, as a convolution or recurrent module does with
             sequences; 0 if it has none.
         order: How much more alike neighbours along it are than others, and the standard error of
@@ -79,6 +83,7 @@ class FirstLayer:
     deviations: tuple[float, ...]
     dtype: str = ""
     rows: tuple[float, ...] = ()
+    cut: tuple[float, ...] = ()
     along: int = 0
     order: tuple[float, ...] = ()
 
@@ -281,8 +286,8 @@ class _Watch:
             )
             if not given.is_complex():
                 likeness = _likeness(given, _apart(layer))
-                told = (_statistics(module, given), likeness, _order(given, layer.along))
-                self._layers.append((layer, torch.cat(told)))
+                told = (_statistics(module, given), likeness, _cut(given, layer))
+                self._layers.append((layer, torch.cat((*told, _order(given, layer.along)))))
         self._called.append((name, _normalizes(module)))
         self._weighing += isinstance(module, _WEIGHING)
 
@@ -361,6 +366,38 @@ def _likeness(images: Tensor, apart: int) -> Tensor:
     return torch.stack(found) if flat.numel() >= _FEW else flat.new_zeros(apart)
 
 
+def _is_oblong(layer: FirstLayer) -> bool:
+    if not layer.kind.startswith("Conv2d") or len(layer.shape) != 4:  # noqa: PLR2004
+        return False
+    samples, *_, height, width = layer.shape
+    return samples > 1 and height != width and min(height, width) >= _SIDE
+
+
+def _cut(images: Tensor, layer: FirstLayer) -> Tensor:
+    """Returns what tells whether images were cut into rows of the right width.
+
+    What all samples have in common, such as a frame, is left out.
+    """
+    if not _is_oblong(layer):
+        return images.new_zeros(0, dtype=torch.float32)
+    height, width = images.shape[-2:]
+    x = images.detach()[: max(2, _PIXELS // images[0].numel())].float()
+    rows = (x - x.mean(0)).flatten(0, 1)
+    flat = rows.flatten(1)
+
+    def alike(a: Tensor, b: Tensor) -> Tensor:
+        return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+
+    own, other, *about = (
+        alike(flat[:, k:], flat[:, :-k])
+        for k in (width, height, height // 2, height - _ASIDE, height + _ASIDE)
+    )
+    seam = alike(rows[:, :-1, -1], rows[:, 1:, 0])
+    return torch.stack(
+        [own, other, torch.stack(about).amax(), seam, alike(rows[..., 1:], rows[..., :-1])]
+    )
+
+
 def _along(module: Any, x: Tensor) -> int:
     if x.dim() != 3 or not x.is_floating_point():  # noqa: PLR2004
         return 0
@@ -401,6 +438,7 @@ def _described(layer: FirstLayer) -> dict[str, Any]:
 def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> FirstLayer:
     low, high, *rest = numbers
     rest, order = (rest[:-_ORDER], rest[-_ORDER:]) if layer.along else (rest, [])
+    rest, cut = (rest[:-_CUT], rest[-_CUT:]) if _is_oblong(layer) else (rest, [])
     end = len(rest) - _apart(layer)
     half = end // 2
     return replace(
@@ -410,6 +448,7 @@ def _completed(layer: FirstLayer, numbers: list[float], is_normed: bool) -> Firs
         means=tuple(rest[:half]),
         deviations=tuple(rest[half:end]),
         rows=tuple(rest[end:]),
+        cut=tuple(cut),
         order=tuple(order),
         is_normed=is_normed,
     )

@@ -156,6 +156,11 @@ class LossCall:
         return self.function in _SIGNED
 
     @property
+    def spells(self) -> bool:
+        """Whether the targets are texts, of which nobody says where each letter is."""
+        return self.function == "ctc_loss"
+
+    @property
     def is_multilabel(self) -> bool:
         """Whether each sample is asked several such questions."""
         return self.is_binary and len(self.shape) == 2 and self.shape[1] > 1  # noqa: PLR2004
@@ -291,7 +296,7 @@ class LabelCalls(Measurement):
         calls = tuple(
             one
             for one in calls
-            if one.is_signed or (one.tells_classes and one.function != "gather")
+            if one.is_signed or one.spells or (one.tells_classes and one.function != "gather")
         )
         return cls(calls) if calls else None
 
@@ -928,9 +933,11 @@ def _range(call: LossCall) -> dict[str, Any]:
     """Reads the least and largest label that counts, and some of those that are not possible."""
     if call.target is None or call.function == "gather":
         return {}
-    if not (call.is_binary or call.has_indices or call.is_signed):
+    if not (call.is_binary or call.has_indices or call.is_signed or call.spells):
         return {}
     values = call.target.detach()
+    if call.spells:
+        values = _spelled(values, call.options["target_lengths"])
     limit = float(call.classes - 1) if call.has_indices and call.classes else 1.0
     if call.ignored is not None:
         values = values[values != call.ignored]
@@ -938,8 +945,19 @@ def _range(call: LossCall) -> dict[str, Any]:
         return {}
     ends = torch.stack([values.amin(), values.amax()]).tolist()
     strange: tuple[float, ...] = ()
-    if call.is_signed:
+    if call.spells:
+        blank = call.options["blank"]
+        strange = (float(blank),) if bool((values == blank).any()) else ()
+    elif call.is_signed:
         strange = (0.0,) if ends == [0, 1] and bool(((values == 0) | (values == 1)).all()) else ()
     elif ends[0] < 0 or ends[1] > limit:
         strange = tuple(torch.unique(values[(values < 0) | (values > limit)])[:8].tolist())
     return {"lowest": float(ends[0]), "highest": float(ends[1]), "strange": strange}
+
+
+def _spelled(texts: Tensor, lengths: Any) -> Tensor:
+    """Returns the letters of texts, without what fills them up."""
+    counts = torch.as_tensor(lengths, device=texts.device).reshape(-1, 1)
+    if texts.dim() != 2:  # noqa: PLR2004 -- they are laid end to end
+        return texts[: int(counts.sum())]
+    return texts[torch.arange(texts.shape[1], device=texts.device) < counts]

@@ -38,7 +38,9 @@ class Rows(Measurement):
         parts: For each, what an image is like in each part of its mask: the mean of each channel,
             and how rough it is. None where the answers are no masks.
         is_class: Whether these are class numbers, or answers of yes and no.
+        is_mask: Whether the answers say which share of each part belongs to something.
         validation: Rows of validation; None unless one is just over.
+        validation_labels: A class number or value for each of those; None if there is none.
         is_image: Whether the values of a row are in a grid.
         lag: How many columns later the next moment is, if validation has windows that slide over a
             series; else 0.
@@ -57,7 +59,9 @@ class Rows(Measurement):
     train: Tensor
     labels: Tensor | None = None
     is_class: bool = False
+    is_mask: bool = False
     validation: Tensor | None = None
+    validation_labels: Tensor | None = None
     answers: Tensor | None = None
     parts: Tensor | None = None
     is_image: bool = False
@@ -95,7 +99,9 @@ class _Pool:
         self.blank: list[Tensor] = []
         self.answers: list[Tensor] = []
         self.parts: list[Tensor] = []
+        self.binary: list[Tensor] = []
         self.validation: list[Tensor] = []
+        self.validation_labels: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
         self.count = self.looks = self.validations = self.lag = 0
@@ -114,12 +120,15 @@ class _Pool:
         self.blank.append((flat == flat[:, :1]).all(1))
         place = self.inputs.target
         labels = None if place is None else place.read(moment.batch)
+        if labels is not None and _tells_objects(labels, rows):
+            labels = (labels > 0).to(torch.uint8).unsqueeze(1)
         answers = None if labels is None else answers_of(labels)
         if labels is not None and answers is not None and len(answers) == len(rows):
             self.is_class = not labels.is_floating_point()
             (self.labels if answers.dim() == 1 else self.answers).append(answers[chosen].clone())
-            if is_map(labels) and rows.dim() == labels.dim():
+            if is_map(labels) and _is_above(labels, rows):
                 self.parts.append(_parts(rows[chosen]))
+                self.binary.append(((labels == 0) | (labels == 1)).all())
         self.count += len(self.train[-1])
         return self.count >= _ROWS
 
@@ -133,22 +142,31 @@ class _Pool:
         if rows is not None and chosen is not None and len(self.validation) < _ROWS:
             self.lag = self.lag if self.validation else lag(rows)
             self.validation.append(_values(rows[chosen]))
+            place = self.inputs.target
+            labels = None if place is None else place.read(moment.batch)
+            if labels is not None and labels.numel() == len(labels) == len(rows):
+                self.validation_labels.append(labels.detach().flatten()[chosen].double())
 
     def told_of_validation(self) -> Rows | None:
         """Returns the rows of both, when a validation is over."""
         if not self.validation or not self.train:
             return None
         self.validations += 1
-        validation = torch.cat(self.validation).cpu()
+        validation, labels = torch.cat(self.validation).cpu(), None
+        if len(self.validation_labels) == len(self.validation):
+            labels = torch.cat(self.validation_labels).cpu()
         self.validation.clear()
-        return self.told(validation)
+        self.validation_labels.clear()
+        return self.told(validation, labels)
 
     def told_once(self) -> Rows | None:
         """Returns the rows at the end of the first epoch, if they were not complete before."""
         self.is_over = bool(self.train)
         return self.told() if self.train and not self.is_told else None
 
-    def told(self, validation: Tensor | None = None) -> Rows:
+    def told(
+        self, validation: Tensor | None = None, validation_labels: Tensor | None = None
+    ) -> Rows:
         """Returns the rows."""
         self.looks += 1
         self.is_told |= validation is None
@@ -166,7 +184,9 @@ class _Pool:
             answers=several,
             parts=torch.cat(self.parts).cpu() if len(self.parts) == len(self.train) else None,
             is_class=self.is_class or are_answers,
+            is_mask=bool(self.binary) and bool(torch.stack(self.binary).all()),
             validation=validation,
+            validation_labels=validation_labels,
             is_image=len(shape) > 1,
             lag=math.lcm(self.lag, step) // step,
             blank=torch.cat(self.blank).cpu() if len(self.inputs.places) == 1 else None,
@@ -204,6 +224,20 @@ def is_map(x: Tensor) -> bool:
 def coarse(maps: Tensor) -> Tensor:
     """Returns the means over eight times eight parts of each map."""
     return nn.functional.adaptive_avg_pool2d(maps.detach().float(), _PARTS).flatten(1)
+
+
+def _tells_objects(labels: Tensor, images: Tensor) -> bool:
+    """Whether each pixel has a class, of which 0 is the background."""
+    is_index = not labels.is_floating_point() and not labels.is_complex()
+    return is_index and images.dim() == 4 and labels.shape[1:] == images.shape[2:]  # noqa: PLR2004
+
+
+def _is_above(maps: Tensor, images: Tensor) -> bool:
+    """Whether each place of a map is one of the image: where colours are last, it is not."""
+    if images.dim() != maps.dim():
+        return False
+    (*_, height, width), (*_, rows, columns) = images.shape, maps.shape
+    return height * columns == width * rows
 
 
 def _parts(images: Tensor) -> Tensor:
