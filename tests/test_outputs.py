@@ -232,6 +232,58 @@ def test_the_ends_of_the_output_are_held_against_the_targets(
     assert (one.beyond > 0.05) == beyond
 
 
+class Recurrent(nn.Module):
+    """A recurrent net over the rows of a picture, and what it returns."""
+
+    def __init__(self, net: nn.Module, *, hidden: bool = False, first: bool = False) -> None:
+        super().__init__()
+        self.net, self.hidden, self.begin = net, hidden, nn.Linear(64, 1) if first else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = () if self.begin is None else (9 * self.begin(x)[None],)
+        out, state = self.net(x.view(-1, 8, 8), *first)
+        return (state[0] if isinstance(state, tuple) else state)[-1] if self.hidden else out[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("net", "ends"),
+    [
+        (Recurrent(nn.LSTM(8, 1, batch_first=True)), 1),
+        (Recurrent(nn.LSTM(8, 1, num_layers=2, batch_first=True), hidden=True), 1),
+        (Recurrent(nn.GRU(8, 1, batch_first=True)), 1),
+        (Recurrent(nn.RNN(8, 1, batch_first=True), hidden=True), 1),
+        (Recurrent(nn.RNN(8, 1, nonlinearity="relu", batch_first=True)), math.inf),
+        (Recurrent(nn.LSTM(8, 4, proj_size=1, batch_first=True)), math.inf),
+        (Recurrent(nn.GRU(8, 1, batch_first=True), first=True), math.inf),
+        (nn.Sequential(Recurrent(nn.LSTM(8, 4, batch_first=True)), nn.Linear(4, 1)), math.inf),
+    ],
+)
+def test_states_of_recurrent_nets_have_ends(net: nn.Module, ends: float) -> None:
+    """But not what is projected, nor what begins beyond them."""
+    (one,) = watch(Predictions, net, lambda net, x, y: F.mse_loss(net(x), y), numbers).pairs
+    assert one.ends == (-ends, ends)
+
+
+@pytest.mark.parametrize(
+    ("score", "ends"),
+    [
+        (F.cosine_similarity, 1),
+        (lambda a, b: (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1), 1),
+        (lambda a, b: 5 * F.cosine_similarity(a, b), 5),
+        (lambda a, b: (a * b).sum(-1), math.inf),
+        (lambda a, b: (F.normalize(a, dim=0) * F.normalize(b, dim=0)).sum(-1), math.inf),
+    ],
+)
+def test_cosines_have_ends(score: Any, ends: float) -> None:
+    """However they are written, and times what they are scaled by."""
+
+    def loss(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(score(net(x), net(x.flip(1))), y)
+
+    (one,) = watch(Predictions, nn.Linear(64, 8), loss, lambda y: y.float()).pairs
+    assert one.ends == (-ends, ends)
+
+
 @pytest.mark.parametrize(
     ("net", "loss", "lonely"),
     [

@@ -598,7 +598,7 @@ def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall |
         shape=tuple(inputs.shape), options=given, line=nearest_line(frame), **_making(inputs),
     )  # fmt: skip
     if name == "cross_entropy" and inputs.dim() == 2:  # noqa: PLR2004
-        call = replace(call, bound=_bound(inputs))
+        call = replace(call, bound=bound_of(inputs))
     return replace(call, **_range(call))
 
 
@@ -655,7 +655,7 @@ def _adds_last(node: Any) -> bool:
     return node._saved_dim % 2**64 in (len(shapes[0]) - 1, 2**64 - 1)  # -1, as autograd keeps it
 
 
-def _bound(scores: Tensor) -> float:
+def bound_of(scores: Tensor) -> float:
     """Returns the largest score of cosines, by the graph: it sums products of rows of length 1."""
     node, bound = maker(scores.grad_fn), 1.0
     while node is not None and (factor := factor_of(node)):
