@@ -447,6 +447,30 @@ def test_what_keeps_samples_apart_or_mixes_them_on_purpose_is_fine(layer: Any, w
     assert watch(Sensitivity, Rows(layer, way), cross_entropy, image=True).mixing is None
 
 
+@pytest.mark.parametrize(
+    ("unit", "function"),
+    [
+        (lambda z: F.normalize(z, dim=0), "normalize"),
+        (lambda z: z / z.norm(dim=0), "norm"),
+        (lambda z: z.T.reshape(-1, 16), "reshape"),
+        (lambda z: F.normalize(z, dim=1), None),
+        (lambda z: (z - z.mean(0)) / z.std(0), None),
+        (lambda z: F.batch_norm(z, None, None, training=True), None),
+    ],
+)
+def test_samples_may_be_told_from_each_other_and_not_mixed_before(
+    unit: Any, function: str | None
+) -> None:
+    """Whitened embeddings are meant; lengths of columns, and views, are not."""
+
+    def match(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        scores = unit(net(x)) @ F.normalize(net(x + 0.1), dim=1).T
+        return F.cross_entropy(5 * scores, torch.arange(len(x)))
+
+    seen = watch(Sensitivity, nn.Linear(64, 16), match, shuffle=True)
+    assert (seen.mixing and seen.mixing.function) == function
+
+
 def standardize(layer: Any, x: Tensor) -> Tensor:
     """As a batch norm that keeps no statistics."""
     x = layer(x)
@@ -460,6 +484,7 @@ def standardize(layer: Any, x: Tensor) -> Tensor:
         (lambda layer, x: layer(x) + layer(x).flip(0), "flip"),
         (lambda layer, x: F.normalize(layer(x), dim=0), "normalize"),
         (standardize, "std"),
+        (lambda layer, x: layer(x) / layer(x).norm(dim=0), "norm"),
         (lambda layer, x: layer(x) * torch.rsqrt(x.var((0, 1), keepdim=True) + 1e-5), "var"),
     ],
 )
