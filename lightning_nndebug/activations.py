@@ -15,6 +15,7 @@ _DEPTH = 3  # layers, at least, for a scale to drift
 _SURE = 1.64  # standard errors: a chance of one in twenty
 _AGE = 10  # steps in which a net may leave what it was initialized with
 _ALL_FLAT = 0.9  # of the inputs, which learning alone does not come to
+_NEARLY = 0.8  # of draws that are flat by chance alone: more than a temperature in use makes
 # Why a softmax between layers is sure of one choice from the beginning, and what helps.
 _SHARP = (
     (
@@ -25,6 +26,14 @@ _SHARP = (
         "Divide the scores by ``sqrt(width)``, as ``F.scaled_dot_product_attention`` does",
         "Begin with a temperature of 1",
     ),
+)
+# Likewise, a gate that is open or shut.
+_SHUT = (
+    (
+        "Biases of gates begin so far below 0 that nothing comes through, or ever opens them",
+        "The inputs of gates are too large: some are open from the first step on, others shut",
+    ),
+    ("Begin with gates ajar: a bias of -1 to -4", "Scale what they are given"),
 )
 
 
@@ -151,22 +160,25 @@ class ActivationDetector(Detector):
             Where units are meant to be switches, as in hashing. Outputs are never judged, and what
             has become flat while it learned, as attention often does, only if nearly all of it has.
             Gates (a result that multiplies something) may learn to decide, and may begin open or
-            shut: they are reported if some were open and the others shut from the first step on.
+            nearly shut: they are reported if, from the first step on, some were open and the others
+            shut, or all of them so far shut that nothing comes through. Samples of a Gumbel softmax
+            are reported if nearly all were sure from the first step on; hard ones never.
 
         References:
             glorot2010understanding, lecun2012efficient
         """
-        limit = self.flat_share
         sick = [one for one in activations.calls if self._is_flat(one, activations.step)]
         for first in sick[:1]:
+            is_drawn = first.function == "gumbel_softmax"
+            limit = max(_ALL_FLAT, self.flat_share) if is_drawn else self.flat_share
             yield Evidence(
                 where=first.where,
                 measured=first.flat or 0.0,
                 limit=limit,
                 message=f"{first.flat:.0%} of what {_call(first)} gets is where it is flat; "
                 f"the limit is {limit:.0%}{_others(sick)}",
-                causes=_SHARP[0] if first.function == "softmax" else (),
-                fixes=_SHARP[1] if first.function == "softmax" else (),
+                causes=_advice(first)[0],
+                fixes=_advice(first)[1],
                 details={"flat": {one.where: one.flat for one in sick}},
             )
 
@@ -234,8 +246,11 @@ class ActivationDetector(Detector):
     def _is_flat(self, one: Activation, step: int) -> bool:
         if one.flat is None or not (one.is_hidden or one.is_gate):
             return False
-        if not one.is_hidden:
+        if not one.is_hidden and one.function != "gumbel_softmax":
             return not self._was_well(f"ACT102 gate {one.where}", one.flat <= self.flat_share)
+        if one.function == "gumbel_softmax":  # chance alone is sure of many, and that passes
+            cold = not self._was_well(f"ACT102 {one.where}", one.flat <= _NEARLY)
+            return cold and one.flat > max(_ALL_FLAT, self.flat_share)
         # A net may well learn to decide, and some of its units with it.
         is_well = one.flat <= self.flat_share and step >= _AGE
         learned = self._was_well(f"ACT102 {one.where}", is_well)
@@ -290,6 +305,13 @@ def _std(one: Layer) -> float:
 
 def _call(one: Activation) -> str:
     return f"{one.function} at {one.line}" if one.line is not None else one.function
+
+
+def _advice(one: Activation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns what may have made it flat, and what helps, if that is known."""
+    if "softmax" in one.function:
+        return _SHARP
+    return _SHUT if one.is_gate and not one.is_hidden else ((), ())
 
 
 def _others(sick: Sequence[Activation]) -> str:

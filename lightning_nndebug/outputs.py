@@ -151,10 +151,12 @@ class OutputDetector(Detector):
 
         Likely causes:
             - A sigmoid, tanh, ReLU or softmax is left over at the end of a regression
+            - The state of an LSTM or GRU, or a cosine, is the prediction: they stay within [-1, 1]
             - The targets are not scaled to what the output can give
 
         How to fix:
             - Remove the activation function from the last layer
+            - Put a linear layer after a recurrent one
             - Scale the targets into its range: [-1, 1] for tanh, [0, 1] for sigmoid
 
         When it is fine:

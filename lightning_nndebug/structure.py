@@ -111,9 +111,10 @@ class StructureDetector(Detector):
 
         Likely causes:
             - The activation between them was forgotten, or is defined and not called
+            - ``nn.LeakyReLU(True)``: that is its slope below zero, and makes it a straight line
 
         How to fix:
-            - Put ``nn.ReLU()`` or ``nn.GELU()`` between them
+            - Put ``nn.ReLU()`` or ``nn.GELU()`` between them, or ``nn.LeakyReLU(inplace=True)``
             - Or make one layer of the two
 
         When it is fine:

@@ -46,5 +46,6 @@ def batch() -> dict[str, Any]:
         "big": torch.randn(256, FEATURES),
         "teacher": torch.randn(N, C),
         "unit": torch.rand(N),
+        "steps": torch.linspace(-1, 1, 4 * T).view(4, T, 1),
         "words": torch.randint(1, C, (4, 3)),
     }

@@ -409,3 +409,34 @@ def overlap_as_a_log(net, batch):
 def overlap_with_costs(net, batch):
     p = net.one(batch["x"]).squeeze(1).sigmoid()
     return (p * batch["unit"]).sum() / p.sum()
+
+
+@right
+def nearest_of_all_steps(net, batch):
+    apart = (net.one(batch["s"]).view(4, 1, 7) - batch["steps"]).abs()
+    return apart.amin(1).mean() + apart.amin(2).mean()
+
+
+@right
+def per_cent_of_what_there_is(net, batch):
+    counted = batch["counted"].float()
+    error = (net.one(batch["big"]).squeeze(1) - counted).abs() / (counted + 1e-8)
+    return torch.where(counted > 0, error, 0.0).mean()
+
+
+@right
+def per_cent_of_all(net, batch):
+    counted = batch["counted"].float()
+    return (net.one(batch["big"]).squeeze(1) - counted).abs().sum() / counted.sum()
+
+
+@right
+def shares_of_one_more(net, batch):
+    counted = batch["counted"].float()
+    return ((net.one(batch["big"]).squeeze(1) - counted).abs() / (counted + 1)).mean()
+
+
+@right
+def errors_by_their_variance(net, batch):
+    error = net.one(batch["x"]).squeeze(1) - batch["quantity"]
+    return (error.square() / batch["unit"].clamp(min=1e-7)).mean()

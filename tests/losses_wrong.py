@@ -485,3 +485,35 @@ def quantities_come_first_in_pairs(net, batch):
 @wrong("LOS109", "minimized")
 def cosine_that_is_minimized(net, batch):
     return F.cosine_similarity(net.classes(batch["x"]), batch["teacher"]).mean()  # here
+
+
+@wrong("LOS103", "all pairs")
+def steps_along_another_axis(net, batch):
+    p = net.one(batch["s"]).view(4, 1, 7)
+    return (p - batch["steps"]).abs().mean()  # here
+
+
+@wrong("LOS103", "all pairs")
+def steps_along_another_axis_in_a_function(net, batch):
+    return F.mse_loss(net.one(batch["s"]).transpose(1, 2), batch["steps"])  # here
+
+
+@wrong("LOS109", "divided by their targets")
+def per_cent_of_counts(net, batch):
+    counted = batch["counted"].float()
+    error = (net.one(batch["big"]).squeeze(1) - counted).abs()  # here
+    return (error / (counted + 1e-8)).mean()
+
+
+@wrong("LOS109", "divided by their targets")
+def per_cent_of_counts_that_are_clamped(net, batch):
+    counted = batch["counted"].float()
+    error = F.l1_loss(net.one(batch["big"]).squeeze(1), counted, reduction="none")  # here
+    return 100 * (error / counted.clamp(min=1e-6)).sum() / len(error)
+
+
+@wrong("LOS109", "divided by their targets")
+def squared_shares_of_counts(net, batch):
+    counted = batch["counted"].float()
+    error = net.one(batch["big"]).squeeze(1) - counted  # here
+    return ((error / (counted + 1e-7)) ** 2).mean()

@@ -96,6 +96,17 @@ def test_a_gate_that_was_never_half_open_is_told() -> None:
     assert told(ActivationDetector().saturated_units, gate, step=2) == ["net.0"]
 
 
+def test_draws_are_cold_if_nearly_all_were_sure_from_the_first_look_on() -> None:
+    """Chance alone is sure of many at a temperature of 0.1, and learning of the others."""
+
+    def drawn(flat: float) -> Activation:
+        return relu(None, function="gumbel_softmax", flat=flat)
+
+    cold, usual = ActivationDetector(), ActivationDetector()
+    assert [told(cold.saturated_units, drawn(one)) for one in (0.88, 0.95)] == [[], ["net.0"]]
+    assert [told(usual.saturated_units, drawn(one)) for one in (0.55, 0.95)] == [[], []]
+
+
 @pytest.mark.parametrize("stds", [(1, 0.3, 0.1, 0.03), (3, 9, 30, 90)])
 def test_a_scale_drifts_if_it_goes_a_decade_and_out_of_bounds(stds: tuple[float, ...]) -> None:
     """It shrinks or grows by the same factor in every layer."""
@@ -279,6 +290,44 @@ def test_a_gate_may_begin_open(bias: float, flat: float) -> None:
     (call,) = watch(net(nn.Identity()), wide)[-1].calls
     assert call.is_gate
     assert call.flat == pytest.approx(flat, abs=0.1)
+
+
+@pytest.mark.parametrize(("bias", "flat"), [(-20.0, 1.0), (-8.0, 0.0)])
+def test_a_gate_that_lets_nothing_through_is_shut(bias: float, flat: float) -> None:
+    """One that is ajar may be opened."""
+
+    def shut(net: nn.Module, x: Tensor) -> Tensor:
+        net[0].bias.data.fill_(bias)  # type: ignore[index,union-attr,operator]
+        out: Tensor = net[0](x).sigmoid() * net[2](x)[:, :1]  # type: ignore[index,operator]
+        return out
+
+    (call,) = watch(net(nn.Identity()), shut)[-1].calls
+    assert (call.is_gate, call.flat) == (True, flat)
+
+
+@pytest.mark.parametrize(
+    ("tau", "hard", "flat"), [(0.001, False, 1.0), (1.0, False, 0.0), (0.001, True, None)]
+)
+def test_draws_of_a_gumbel_softmax_are_heard(tau: float, hard: bool, flat: float | None) -> None:
+    """Hard ones are meant to be."""
+    calls = watch(
+        net(nn.Identity()),
+        lambda net, x: net[2](F.gumbel_softmax(net[0](x), tau=tau, hard=hard)),
+    )[-1].calls
+    found = [one.flat for one in calls if one.function == "gumbel_softmax"]
+    assert found == ([] if flat is None else [pytest.approx(flat, abs=0.1)])
+
+
+@pytest.mark.parametrize(("factor", "idle"), [(0.0, 0), (-1.0, 64)])
+def test_zeros_that_no_layer_has_made_are_no_dead_units(factor: float, idle: int) -> None:
+    """A branch that is multiplied by zero has lost its signal, and not its units."""
+
+    def joined(net: Any, x: Tensor) -> Tensor:
+        out: Tensor = net[2]((factor * (net[0](x).abs() + net[0](-x).abs())).relu())
+        return out
+
+    (*_, call) = watch(net(nn.Identity()), joined)[-1].calls
+    assert call.idle == idle
 
 
 def test_the_expected_position_may_be_sharp() -> None:

@@ -1053,6 +1053,15 @@ def test_near_neighbours_tell_whether_labels_mean_anything() -> None:
     assert abs(relation(x, (x[:, 20] + x[:, 40])[order], is_class=False)) < 3
 
 
+def test_values_of_either_sign_belong_to_inputs_that_tell_their_size() -> None:
+    """Their mean is the same everywhere, and their distance from it is not."""
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    signs = torch.randint(2, (400,), generator=torch.Generator().manual_seed(1)) * 2.0 - 1
+    size = 1 + x[:, 0].sigmoid()
+    assert relation(x, signs * size, is_class=False) > 5
+    assert abs(relation(x, signs * size.flip(0), is_class=False)) < 2.5
+
+
 @pytest.mark.parametrize(
     ("shuffled", "learned", "sick"),
     [

@@ -237,6 +237,58 @@ def test_the_ends_of_the_output_are_held_against_the_targets(
     assert (one.beyond > 0.05) == beyond
 
 
+class Recurrent(nn.Module):
+    """A recurrent net over the rows of a picture, and what it returns."""
+
+    def __init__(self, net: nn.Module, *, hidden: bool = False, first: bool = False) -> None:
+        super().__init__()
+        self.net, self.hidden, self.begin = net, hidden, nn.Linear(64, 1) if first else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = () if self.begin is None else (9 * self.begin(x)[None],)
+        out, state = self.net(x.view(-1, 8, 8), *first)
+        return (state[0] if isinstance(state, tuple) else state)[-1] if self.hidden else out[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("net", "ends"),
+    [
+        (Recurrent(nn.LSTM(8, 1, batch_first=True)), 1),
+        (Recurrent(nn.LSTM(8, 1, num_layers=2, batch_first=True), hidden=True), 1),
+        (Recurrent(nn.GRU(8, 1, batch_first=True)), 1),
+        (Recurrent(nn.RNN(8, 1, batch_first=True), hidden=True), 1),
+        (Recurrent(nn.RNN(8, 1, nonlinearity="relu", batch_first=True)), math.inf),
+        (Recurrent(nn.LSTM(8, 4, proj_size=1, batch_first=True)), math.inf),
+        (Recurrent(nn.GRU(8, 1, batch_first=True), first=True), math.inf),
+        (nn.Sequential(Recurrent(nn.LSTM(8, 4, batch_first=True)), nn.Linear(4, 1)), math.inf),
+    ],
+)
+def test_states_of_recurrent_nets_have_ends(net: nn.Module, ends: float) -> None:
+    """But not what is projected, nor what begins beyond them."""
+    (one,) = watch(Predictions, net, lambda net, x, y: F.mse_loss(net(x), y), numbers).pairs
+    assert one.ends == (-ends, ends)
+
+
+@pytest.mark.parametrize(
+    ("score", "ends"),
+    [
+        (F.cosine_similarity, 1),
+        (lambda a, b: (F.normalize(a, dim=-1) * F.normalize(b, dim=-1)).sum(-1), 1),
+        (lambda a, b: 5 * F.cosine_similarity(a, b), 5),
+        (lambda a, b: (a * b).sum(-1), math.inf),
+        (lambda a, b: (F.normalize(a, dim=0) * F.normalize(b, dim=0)).sum(-1), math.inf),
+    ],
+)
+def test_cosines_have_ends(score: Any, ends: float) -> None:
+    """However they are written, and times what they are scaled by."""
+
+    def loss(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(score(net(x), net(x.flip(1))), y)
+
+    (one,) = watch(Predictions, nn.Linear(64, 8), loss, lambda y: y.float()).pairs
+    assert one.ends == (-ends, ends)
+
+
 @pytest.mark.parametrize(
     ("net", "loss", "lonely"),
     [
@@ -400,6 +452,30 @@ def test_what_keeps_samples_apart_or_mixes_them_on_purpose_is_fine(layer: Any, w
     assert watch(Sensitivity, Rows(layer, way), cross_entropy, image=True).mixing is None
 
 
+@pytest.mark.parametrize(
+    ("unit", "function"),
+    [
+        (lambda z: F.normalize(z, dim=0), "normalize"),
+        (lambda z: z / z.norm(dim=0), "norm"),
+        (lambda z: z.T.reshape(-1, 16), "reshape"),
+        (lambda z: F.normalize(z, dim=1), None),
+        (lambda z: (z - z.mean(0)) / z.std(0), None),
+        (lambda z: F.batch_norm(z, None, None, training=True), None),
+    ],
+)
+def test_samples_may_be_told_from_each_other_and_not_mixed_before(
+    unit: Any, function: str | None
+) -> None:
+    """Whitened embeddings are meant; lengths of columns, and views, are not."""
+
+    def match(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        scores = unit(net(x)) @ F.normalize(net(x + 0.1), dim=1).T
+        return F.cross_entropy(5 * scores, torch.arange(len(x)))
+
+    seen = watch(Sensitivity, nn.Linear(64, 16), match, shuffle=True)
+    assert (seen.mixing and seen.mixing.function) == function
+
+
 def standardize(layer: Any, x: Tensor) -> Tensor:
     """As a batch norm that keeps no statistics."""
     x = layer(x)
@@ -413,6 +489,7 @@ def standardize(layer: Any, x: Tensor) -> Tensor:
         (lambda layer, x: layer(x) + layer(x).flip(0), "flip"),
         (lambda layer, x: F.normalize(layer(x), dim=0), "normalize"),
         (standardize, "std"),
+        (lambda layer, x: layer(x) / layer(x).norm(dim=0), "norm"),
         (lambda layer, x: layer(x) * torch.rsqrt(x.var((0, 1), keepdim=True) + 1e-5), "var"),
     ],
 )

@@ -154,6 +154,17 @@ def test_a_norm_between_two_layers_does_not_keep_them_apart() -> None:
     assert link.between == ("net.2", "net.1")
 
 
+def test_a_leaky_relu_of_slope_one_is_no_activation() -> None:
+    """As `nn.LeakyReLU(True)` is, where `inplace` was meant."""
+
+    def net(activation: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 64), activation, nn.Linear(64, 10))
+
+    (link,) = wiring_of(net(nn.LeakyReLU(True))).links
+    assert link.between == ("a LeakyReLU of slope 1",)
+    assert not wired(net(nn.LeakyReLU(0.2, inplace=True)))
+
+
 @pytest.mark.parametrize(
     "drop", [nn.Dropout(0.5), lambda x: F.dropout(x, 0.5), lambda x: torch.dropout(x, 0.5, True)]
 )

@@ -70,21 +70,25 @@ def relation(
     """Returns how much more alike the labels of near neighbours are than those of any others.
 
     In standard deviations of what random labels would give, found by shuffling them; the share of
-    equal ones for classes, the product of ranks for values, that of deviations for several. Below
-    0 if they are less alike, which is a relation too: that of a parity.
+    equal ones for classes, the product of ranks for values, or of ranks by how far they are from
+    the median where that says more, and that of deviations for several values. Below 0 if they are
+    less alike, which is a relation too: that of a parity.
     """
     x = rows.double()
     if is_standardized:
         x = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
     apart = torch.cdist(x, x).fill_diagonal_(math.inf)
     near = apart.topk(_NEIGHBOURS, largest=False).indices
-    y = labels if is_class else _ranks(labels) if labels.dim() == 1 else _directions(labels)
+    if is_class or labels.dim() > 1:
+        views = [labels if is_class else _directions(labels)]
+    else:  # to the left or to the right, by chance, may be a small or a large step
+        views = [_ranks(labels), _ranks((labels - labels.median()).abs())]
 
     def agreement(one: Tensor) -> Tensor:
         mine, theirs = one.unsqueeze(1), one[near]
         return (mine == theirs).double().mean() if is_class else (mine * theirs).mean()
 
-    return _beyond_chance(agreement, y)
+    return max((_beyond_chance(agreement, one) for one in views), key=abs)
 
 
 def largest_class(labels: Tensor) -> int:

@@ -44,6 +44,7 @@ from .unsuitable import (
     Labels,
     accuracy_of_quantities,
     accuracy_that_is_none,
+    divided_by_nothing,
     flipped,
     means_of_batches,
     squared_classes,
@@ -610,6 +611,7 @@ class LossDetector(Detector):
             - A minus sign, or ``maximize=True``, that turns the loss around
             - Distances that are taken for similarities
             - A squared difference of angles, as if 359 degrees were far from 1
+            - A percentage of targets of which some are 0
             - An accuracy for a regression, which is always near 0
             - A metric that is computed from something else than the predictions
 
@@ -646,6 +648,7 @@ class LossDetector(Detector):
         yield from unwrapped_angles(found, self.ends, self._is_learned)
         yield from accuracy_of_quantities(found)
         yield from accuracy_that_is_none(found)
+        yield from divided_by_nothing(found)
         yield from means_of_batches(found)
         yield from turned_scores(found)
 

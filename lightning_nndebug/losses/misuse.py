@@ -46,8 +46,10 @@ def broadcast(call: LossCall) -> bool:
     if call.function == "difference" and call.place is None and not call.options.get("form"):
         return False  # it may be anything
     shape, other, count = call.shape, tuple(call.target.shape), call.target.numel()
-    # Who gives both the same number of axes, one of them of length 1, wants all pairs.
-    if len(shape) == len(other) or count < 2:  # noqa: PLR2004
+    # Who gives both the same number of axes, one of them of length 1, wants all pairs; unless the
+    # data have it, and all that is made of the pairs is their mean.
+    is_mean = bool(call.options.get("form")) or call.options.get("reduction") == "mean"
+    if count < 2 or (len(shape) == len(other) and not (call.is_as_given and is_mean)):  # noqa: PLR2004
         return False
     return math.prod(shape) == count < _pairs(shape, other)
 

@@ -20,6 +20,7 @@ _EACH = 8  # labels of each class, on average, before their distribution is judg
 _EVEN = 3.0  # classes that are chosen have about the same size; counts and ranks have tails
 _FILLED = 0.01  # of a turn may be missing at each of its ends
 _MISSED, _OFTEN = 5, 0.05  # angles that are missed by more than half a turn, and their share
+_STEEP = 1e5  # times the usual error: so much weighs one that is divided by almost nothing
 _FORMS = {"squared", "absolute"}  # what a hand-written difference may be made to
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|accuracy)($|[^a-z])", re.IGNORECASE)
 
@@ -144,6 +145,25 @@ def unwrapped_angles(
                 fixes=(
                     "Predict sine and cosine of the angle",
                     "Or wrap the difference: ``torch.atan2(d.sin(), d.cos())``",
+                ),
+            )
+
+
+def divided_by_nothing(found: LossInputs) -> Iterator[Evidence]:
+    """Errors in per cent of targets of which some are zero."""
+    for one in found.inputs:
+        if one.steepness > _STEEP:
+            yield Evidence(
+                where=where(one.call),
+                measured=one.steepness,
+                limit=_STEEP,
+                message=f"errors are divided by their targets at {one.call.line}, and the least of "
+                f"these is {one.steepness:.1g} times smaller than their mean: its error counts as "
+                "much as so many others",
+                causes=("The error is relative, and some targets are 0, or almost",),
+                fixes=(
+                    "Use ``l1_loss``, or divide the sum of errors by the sum of targets",
+                    "Or predict ``log1p`` of the targets",
                 ),
             )
 

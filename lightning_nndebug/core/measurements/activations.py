@@ -33,6 +33,7 @@ _CALLS = 512  # calls that are noted in a step: a recurrent net has one at every
 _ROWS = 8  # samples, and features, to see whether they vary
 _HOPS = 12  # operations between a layer and its activation function, such as a norm
 _SLOPE = 3.0  # where the slope of tanh is 1 % of its steepest
+_SHUT = -14.0  # a sigmoid lets a millionth through, and as much of a gradient
 _SURE = 0.9975  # a probability at which the slope of softmax is
 _CHOICES = 4  # at least, to be sure of one of them is no matter of course
 _BOTH = 0.1  # the share that both ends have, at least, if it is no matter of a bias
@@ -56,7 +57,7 @@ _ATTENTION = {"multi_head_attention_forward", "scaled_dot_product_attention"}
 _LAYERS = {"linear", "bilinear", *_CONVOLUTIONS, *_PRODUCTS, *_RECURRENT, *_ATTENTION}
 _GATES = {"mul", "mul_", "__mul__", "__rmul__", "multiply", "addcmul", "lerp", "where"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize"}
-_SOFT = {"softmax", "log_softmax"}
+_SOFT = {"softmax", "log_softmax", "gumbel_softmax"}
 _SHAPING = (
     "View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Permute",
     "Slice", "Select", "Split", "Clone", "ToCopy", "T",
@@ -79,7 +80,8 @@ class Activation:
         inputs: How many numbers each unit is computed from; 0 if that is not known.
         rows: Samples, and positions in them, that have been seen in those looks.
         flat: The share of values of this look in the flat ends of a function that has two. Of what
-            is not hidden, 0 if they are all at one end: a gate may well begin open, or shut.
+            is not hidden, 0 if they are all at one end: a gate may well begin open, or shut, unless
+            it lets through nothing at all.
         is_hidden: Whether the result goes into another layer, and not as a factor (a gate).
         is_gate: Whether it weighs something else that is being learned, as a layer says.
     """
@@ -338,12 +340,12 @@ class _Listener(ListeningMode):
             if name == "scaled_dot_product_attention":
                 return functools.partial(self._attended, _scores(given, args, kwargs), place)
             return functools.partial(self._answered, name, where, given)
-        axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if not x.requires_grad or (name in _SOFT and not isinstance(axis, int)):
+        axis = _choices_along(name, args, kwargs)
+        if not x.requires_grad or (name in _SOFT and axis is None):
             return None
-        if name in _SOFT and x.shape[axis] > 1:
+        if axis is not None and x.shape[axis] > 1:
             return functools.partial(self._chosen, name, x, axis, place)
-        if name in _SOFT:
+        if axis is not None:
             lonely = Softmax(where, place[1], tuple(x.shape))
             is_score = x.grad_fn in self._origins
             return functools.partial(self._left_alone, lonely, is_score)
@@ -364,10 +366,14 @@ class _Listener(ListeningMode):
         )  # fmt: skip
         if math.isinf(high):
             others = [one for one in range(x.dim()) if one != axis % x.dim()]
-            call.busy = ~(x.detach().amax(others) <= low)  # NaN is an illness of its own
+            most = x.detach().amax(others)
+            call.busy = ~(most <= low)  # NaN is an illness of its own
+            if origin is None:  # zeros that no layer has made are no dead units
+                call.busy |= (most == 0) & (x.detach().amin(others) == 0)
         else:
             ends = torch.stack([x.detach() <= low, x.detach() >= high]).flatten(1).float().mean(1)
-            call.flat, call.torn = ends.sum(), ends.sum() * (ends.min() > _BOTH)
+            is_shut = name.startswith("sigmoid") & (x.detach().amax() < _SHUT)
+            call.flat, call.torn = ends.sum(), ends.sum() * ((ends.min() > _BOTH) | is_shut)
         return call
 
     def _finished(self, call: _Call, result: Any) -> None:
@@ -575,6 +581,14 @@ def _ends(name: str, args: Any, kwargs: Any) -> tuple[str, float, float]:
     if name in _STEEP:
         return name, -_STEEP[name], _STEEP[name]
     return name, _IDLE_BELOW[name], math.inf
+
+
+def _choices_along(name: str, args: Any, kwargs: Any) -> int | None:
+    """Returns the axis of a softmax; None if it is not known, or there is none."""
+    position, usual = (4, -1) if name == "gumbel_softmax" else (1, None)
+    axis = kwargs.get("dim", args[position] if len(args) > position else usual)
+    is_hard = name == "gumbel_softmax" and kwargs.get("hard", len(args) > 2 and args[2])  # noqa: PLR2004
+    return axis if name in _SOFT and isinstance(axis, int) and not is_hard else None
 
 
 def _scores(given: Sequence[Tensor], args: Any, kwargs: Any) -> Tensor | None:

@@ -73,6 +73,8 @@ class LossCall:
         options: The other arguments by name, defaults included.
         place: The tensor of the batch that is the target, or holds the same values.
         whole: Whether the target is all of that tensor, not a part of it.
+        is_as_given: Whether the target has the shape that it has in the batch, and the predictions
+            got no axis of length 1 for it.
         is_next: Whether the target is a copy of sequences of the batch without their first token.
         is_integer: Whether that tensor holds integers.
         lowest: The least value of the targets that count, for functions that tell classes apart.
@@ -91,6 +93,7 @@ class LossCall:
         is_weighed: Whether it was not reduced, and its entries then count unalike in the loss, or
             nobody knows how: they were weighted, masked, or only some of them were taken.
         is_masked: Whether some of its entries do not count at all, reduced or not.
+        divisor: What the error is divided by, entry by entry.
         meets: The shapes of the result and of what it is multiplied with, or divided by.
         averaged: How many predictions the input is the mean of, if it is one number, and the target
             that of as many numbers of the batch.
@@ -105,6 +108,7 @@ class LossCall:
     options: Mapping[str, Any] = field(default_factory=dict)
     place: Place | None = None
     whole: bool = False
+    is_as_given: bool = False
     is_next: bool = False
     is_integer: bool = False
     lowest: float = math.nan
@@ -119,6 +123,7 @@ class LossCall:
     factor: float | None = None
     is_weighed: bool = False
     is_masked: bool = False
+    divisor: Tensor | None = None
     meets: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     averaged: int = 0
     bound: float = math.inf
@@ -341,7 +346,7 @@ class Listener(ListeningMode):
         """Notes which of the calls so far the loss is made of."""
         try:
             overlaps = self._shares(loss.grad_fn)
-            found, meets = _factors(loss.grad_fn, {*self._nodes, *overlaps})
+            found, meets, divisors = _factors(loss.grad_fn, {*self._nodes, *overlaps})
             self._hinges += self._margins(loss.grad_fn)
             for node, overlap in overlaps.items():
                 self._overlaps.append(replace(overlap, factor=found.get(node, (None,))[0]))
@@ -361,6 +366,7 @@ class Listener(ListeningMode):
                 is_weighed=call.is_weighed or (is_single and weighing > _ALIKE),
                 is_masked=call.is_masked or is_masked,
                 meets=meets.get(node, call.meets),
+                divisor=divisors.get(node, call.divisor),
             )
 
     def _margins(self, root: Any) -> list[LossCall]:
@@ -444,7 +450,9 @@ class Listener(ListeningMode):
         averaged = self._averaged(call.input, call.target)
         padding = self._padding(place, call, call.target)
         is_next = place is None and any(_is_next(one, call.target) for _, one in self._leaves)
+        is_as_given = self._is_as_given(place, call.input, call.target)
         call = replace(call, place=place, whole=whole, is_next=is_next, padding=padding)
+        call = replace(call, is_as_given=is_as_given)
         return _shortened(replace(call, is_integer=self._is_integer(place), averaged=averaged))
 
     def _in_order(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -484,6 +492,10 @@ class Listener(ListeningMode):
         line = nearest_line(sys._getframe(4))
         return None if place is None else replace(call, place=place, whole=whole, line=line)
 
+    def _is_as_given(self, place: Place | None, made: Tensor, given: Tensor) -> bool:
+        shape = next((one.shape for at, one in self._leaves if at == place), None)
+        return shape is not None and not _adds_axis(made, given, shape)
+
     def _is_integer(self, place: Place | None) -> bool:
         return any(at == place and not _is_float(one) for at, one in self._leaves)
 
@@ -505,7 +517,9 @@ class Listener(ListeningMode):
         if made.shape != given.shape and _adds_axis(made, given, shape or given.shape):
             return None
         is_integer, line = self._is_integer(place), nearest_line(sys._getframe(4))
-        return replace(call, place=place, whole=whole, is_integer=is_integer, line=line)
+        is_as_given = self._is_as_given(place, made, given)
+        call = replace(call, place=place, whole=whole, is_as_given=is_as_given)
+        return replace(call, is_integer=is_integer, line=line)
 
     def _averaged(self, made: Tensor, given: Tensor) -> int:
         """Returns how many entries two numbers are the means of, or 0."""
@@ -603,7 +617,7 @@ def _described(name: str, given: dict[str, Any], frame: FrameType) -> LossCall |
         shape=tuple(inputs.shape), options=given, line=nearest_line(frame), **_making(inputs),
     )  # fmt: skip
     if name == "cross_entropy" and inputs.dim() == 2:  # noqa: PLR2004
-        call = replace(call, bound=_bound(inputs))
+        call = replace(call, bound=bound_of(inputs))
     return replace(call, **_range(call))
 
 
@@ -660,7 +674,7 @@ def _adds_last(node: Any) -> bool:
     return node._saved_dim % 2**64 in (len(shapes[0]) - 1, 2**64 - 1)  # -1, as autograd keeps it
 
 
-def _bound(scores: Tensor) -> float:
+def bound_of(scores: Tensor) -> float:
     """Returns the largest score of cosines, by the graph: it sums products of rows of length 1."""
     node, bound = maker(scores.grad_fn), 1.0
     while node is not None and (factor := factor_of(node)):
@@ -696,22 +710,29 @@ def op(node: Any) -> str:
 
 def _factors(
     root: Any, wanted: set[Any]
-) -> tuple[dict[Any, tuple[float, str, int]], dict[Any, tuple[tuple[int, ...], tuple[int, ...]]]]:
+) -> tuple[
+    dict[Any, tuple[float, str, int]],
+    dict[Any, tuple[tuple[int, ...], tuple[int, ...]]],
+    dict[Any, Tensor],
+]:
     """Returns with which factor each of some nodes goes into a loss; NaN if by more than that.
 
     Means and sums count as 1: the sign is what matters. Beside it stands whether the node is only
     ``squared``, or its ``absolute`` value is taken, which do not count; and how its entries count.
-    The second dict has the shapes of what a node gives and of what that meets.
+    The second dict has the shapes of what a node gives and of what that meets, the third the
+    numbers that it is divided by, entry by entry.
     """
     found: dict[Any, tuple[float, str, int]] = {}
-    meets = {}
+    meets, divisors = {}, {}
     opaque: set[Any] = set()
-    stack: list[tuple[Any, float, str, int]] = [(root, 1.0, "", _ALIKE)]
+    stack: list[tuple[Any, float, str, int, Tensor | None]] = [(root, 1.0, "", _ALIKE, None)]
     for _ in range(_NODES):
         if not stack:
             break
-        node, factor, form, weighing = stack.pop()
+        node, factor, form, weighing, divisor = stack.pop()
         if node in wanted:
+            if divisor is not None:
+                divisors[node] = divisor
             before = found.get(node, (0.0, "", _ALIKE))
             found[node] = before[0] + factor, form, max(before[2], weighing)
             continue
@@ -727,13 +748,20 @@ def _factors(
         # What becomes one number counts as such, whatever that is multiplied with.
         weighing = _ALIKE if is_whole else max(weighing, _weighing(node))
         weighing = weighing if passed else max(weighing, _WEIGHED)
+        divisor = _divisor(node) if op(node) == "Div" else divisor
         for index, (parent, _) in enumerate(node.next_functions):
-            stack.append(
-                (parent, factor * (passed[index] if passed else math.nan), power, weighing)
-            )
+            share = factor * (passed[index] if passed else math.nan)
+            stack.append((parent, share, power, weighing, divisor))
             if parent in wanted and (shapes := _meeting(node, index)) is not None:
                 meets[parent] = shapes
-    return found, meets
+    return found, meets, divisors
+
+
+def _divisor(node: Any) -> Tensor | None:
+    """Returns the numbers that a node divides by, if they are given and not learned."""
+    saved = getattr(node, "_saved_other", None)
+    is_given = isinstance(saved, Tensor) and not saved.requires_grad and saved.numel() > 1
+    return saved.detach() if is_given and saved is not None else None
 
 
 def _weighing(node: Any) -> int:

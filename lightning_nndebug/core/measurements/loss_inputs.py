@@ -20,6 +20,7 @@ _READ = 2**20  # entries of a tensor that are looked at: its first rows
 _TURNS = (math.tau, 360.0)
 _END = 0.05  # of a turn, at either end of it
 _PARTNERS = 8  # samples that are told from each other, at least
+_EPS = 1e-2  # of the mean of targets: so much may be added to them before they divide
 _LABELS = 1000  # of more values than that, nobody would take the numbers for classes
 
 
@@ -100,6 +101,8 @@ class LossInput:
         turn: What is known of targets that may be angles.
         has_self: Whether the classes are the samples of the batch, and each of them finds itself
             to be the most likely one, which it never is.
+        steepness: Where errors are divided by the size of their targets: how many times smaller
+            the least of these is than their mean.
     """
 
     call: LossCall
@@ -108,6 +111,7 @@ class LossInput:
     labels: tuple[int, ...] = ()
     turn: Turn | None = None
     has_self: bool = False
+    steepness: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def read(call: LossCall) -> LossInput:
     labels = _labels(target.detach()) if known else ()
     seen = values(target, axis)
     turn = _turn(call, seen) if known and call.input.shape == target.shape else None
-    return LossInput(call, values(call.input, axis), seen, labels, turn)
+    steepness = _steepness(call, target.detach()) if known else 1.0
+    return LossInput(call, values(call.input, axis), seen, labels, turn, steepness=steepness)
 
 
 def turn_of(lowest: float, highest: float, slack: float) -> tuple[float, float] | None:
@@ -194,6 +199,15 @@ def _turn(call: LossCall, seen: Values) -> Turn | None:
     ends = (target - middle).abs() > (0.5 - _END) * length
     missed = ends & ((given - target).abs() > length / 2)
     return Turn(length, *torch.stack([ends.sum(), missed.sum()]).tolist())
+
+
+def _steepness(call: LossCall, target: Tensor) -> float:
+    if call.divisor is None or call.divisor.numel() != target.numel() or call.is_masked:
+        return 1.0
+    sizes, asked = (one.flatten()[:_READ].abs().float() for one in (call.divisor, target))
+    is_relative = (sizes - asked).abs().max() <= _EPS * sizes.mean()
+    least = sizes.min().clamp_min(1e-30)
+    return float(torch.where(is_relative, sizes.mean() / least, 1.0))
 
 
 def _has_self(call: LossCall) -> bool:

@@ -19,6 +19,7 @@ from ..source import Line, nearest_line
 from . import Cadence, Measurement, Moment
 from .activations import Looks, factor_of, through
 from .batches import tensors
+from .loss_calls import bound_of
 
 log = logging.getLogger("lightning_nndebug")
 
@@ -27,6 +28,8 @@ _ANSWERS = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
 _VALUES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
 _DIFFERENCES = {"sub", "__sub__", "subtract", "rsub", "__rsub__"}  # of a loss written by hand
 _HEARD = {*_SCORES, *_ANSWERS, *_VALUES, *_DIFFERENCES}
+# Recurrent nets whose states are between -1 and 1; those of a GRU, if the first one is.
+_STATES = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN"}
 _CALLS = 32  # that are noted in a step
 _HELD = 2**20  # entries that are looked at
 _EPS = 1e-6
@@ -195,6 +198,7 @@ class _Listener(ListeningMode):
         super().__init__()
         self._leaves = [one for _, one in tensors(batch)]
         self._notes: list[_Note] = []
+        self._states: dict[tuple[Any, int], str] = {}
         self.centered = False
 
     def __torch_function__(
@@ -204,7 +208,22 @@ class _Listener(ListeningMode):
         name = getattr(func, "__name__", "")
         if name in _HEARD and not running() and len(self._notes) < _CALLS:
             self._listen(name, args, kwargs)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name in _STATES and not running():
+            self._remember(name, args, result)
+        return result
+
+    def _remember(self, name: str, args: Any, result: Any) -> None:
+        """Notes which results of a recurrent net are states with bounds; its cells have none."""
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                first = [one for one in args[1:3] if isinstance(one, Tensor) and one.dim() > 1]
+                is_free = any(one.requires_grad or bool(one.abs().max() > 1) for one in first)
+                is_projected = name == "lstm" and result[1].shape[-1] != result[2].shape[-1]
+            if not (is_projected or (name == "gru" and is_free)):
+                self._states |= {(one.grad_fn, one.output_nr): _STATES[name] for one in result[:2]}
+        except Exception:
+            log.debug("nndebug: a call of %s could not be read.", name, exc_info=True)
 
     def _listen(self, name: str, args: Any, kwargs: Any) -> None:
         if torch._C._functorch.maybe_current_level():
@@ -214,9 +233,24 @@ class _Listener(ListeningMode):
                 pair = pair_of(name, args, kwargs, self._leaves)
                 self.centered |= pair is None and _is_centered(args)
                 if pair is not None and pair.prediction.requires_grad:
-                    self._notes.append(_noted(pair, nearest_line(sys._getframe(2))))
+                    ended = self._ended(pair.prediction)
+                    self._notes.append(_noted(pair, ended, nearest_line(sys._getframe(2))))
         except Exception:  # an exotic tensor; this runs inside of the user's step
             log.debug("nndebug: a call of %s could not be read.", name, exc_info=True)
+
+    def _ended(self, prediction: Tensor) -> tuple[str, tuple[float, float]]:
+        """Returns the operation that has made predictions, and its ends."""
+        node, output = prediction.grad_fn, prediction.output_nr
+        while node is not None and (node, output) not in self._states:
+            parents = [one for one in node.next_functions if one[0] is not None]
+            is_shaped = through(node) is not node and len(parents) == 1
+            node, output = parents[0] if is_shaped else (None, 0)
+        if node is not None:
+            return self._states[node, output], (-1.0, 1.0)
+        operation, ends = _ended(prediction.grad_fn)
+        if operation not in _ENDS and math.isfinite(bound := bound_of(prediction)):
+            return "cosine", (-bound, bound)
+        return operation, ends
 
     def heard(self) -> tuple[Prediction, ...]:
         if not self._notes:
@@ -245,8 +279,8 @@ def _is_centered(args: Sequence[Any]) -> bool:
     return bool(learned and fixed) and fixed[0].dim() < learned[0].dim()
 
 
-def _noted(pair: Pair, line: Line | None) -> _Note:
-    operation, ends = _ended(pair.prediction.grad_fn)
+def _noted(pair: Pair, ended: tuple[str, tuple[float, float]], line: Line | None) -> _Note:
+    operation, ends = ended
     x, y = _part(pair.prediction.detach()), _part(pair.target.detach())
     # Three samples may well be alike.
     varied = (y != y.flatten()[0]).any() & (len(x) > 3)  # noqa: PLR2004

@@ -42,7 +42,8 @@ _SUSPECTS = {
 # one before it, or with the spread of all. Whole images are shifted to be mixed with others.
 _SHIFTS = {"roll", "flip"}
 _LENGTHS = {"normalize"}
-_SPREADS = {"std", "var", "std_mean", "var_mean"}
+_SPREADS = {"std", "var", "std_mean", "var_mean"}  # embeddings may well be whitened
+_DIVISORS = _SPREADS | {"norm", "linalg_norm", "linalg_vector_norm"}
 _SCALING = {"div", "div_", "true_divide", "mul", "mul_"}
 
 
@@ -68,7 +69,8 @@ class Sensitivity(Measurement):
     """What the predictions depend on, in eval mode if possible, and with the same random numbers.
 
     Only predictions that are held against a tensor of the batch, sample by sample, are looked at:
-    by one of the usual loss functions, or by a difference.
+    by one of the usual loss functions, or by a difference; and scores by which each sample is to be
+    told from the others, but for what they say of the one that has changed.
 
     Attributes:
         inputs: The tensors of the batch that are no targets.
@@ -176,7 +178,10 @@ def _look(cls: type[Sensitivity], runs: _Runs) -> Sensitivity | None:
         if len(changed) != len(usual):
             raise ValueError("the step takes another way with other samples")
         both = [(usual[i].prediction, changed[i].prediction) for i in answers]
-        return [(one.reshape(samples, -1), other.reshape(samples, -1)) for one, other in both]
+        rows = [(one.reshape(samples, -1), other.reshape(samples, -1)) for one, other in both]
+        for one, other in (rows[i] for i, answer in enumerate(answers) if found[answer][0] is None):
+            other[:, shown] = one[:, shown]
+        return rows
 
     ignored = all(torch.equal(*both) for both in compare(runs.pairs(scramble)))
     ignored = ignored and any(not torch.equal(_scrambled(one), one) for _, one in inputs)
@@ -184,7 +189,9 @@ def _look(cls: type[Sensitivity], runs: _Runs) -> Sensitivity | None:
     mixing: Mixing | None = None
     if touched:
         marks = zip(runs.marks(samples), runs.marks(samples, swap), strict=False)
-        mixing = next((seen for pair in marks if (seen := _mixing(*pair, shown))), None)
+        whitens = _SPREADS if None in targets else set()
+        seen = (_mixing(*pair, shown) for pair in marks)
+        mixing = next((one for one in seen if one and one.function not in whitens), None)
     return cls(tuple(str(place) for place, _ in inputs), ignored, samples, len(touched), mixing)
 
 
@@ -194,11 +201,17 @@ def _differing(one: Tensor, other: Tensor) -> list[int]:
     return rows
 
 
-def _target(pair: Pair, leaves: Sequence[tuple[Place, Tensor]]) -> tuple[Place, int] | None:
-    """Finds the tensor of the batch that holds the targets, one or more for every sample."""
+def _target(pair: Pair, leaves: Sequence[tuple[Place, Tensor]]) -> tuple[Place | None, int] | None:
+    """Finds the tensor of the batch that holds the targets, one or more for every sample.
+
+    There is none where each sample is to be told from the others.
+    """
     prediction, target = pair.prediction, pair.target
     if not target.dim() or not prediction.dim() or len(prediction) != len(target):
         return None
+    order = torch.arange(len(target), device=target.device)
+    if prediction.shape == (len(target),) * 2 and torch.equal(target, order):
+        return None, len(target)
     for place, one in leaves:
         if not one.dim() or not len(one) or len(target) % len(one) or one.device != target.device:
             continue
@@ -265,7 +278,7 @@ class _Marker(ListeningMode):
         # A row of lengths is added up, and sorted, to tell where in the batch a sequence begins.
         if not isinstance(x, Tensor) or x.dim() < 2:  # noqa: PLR2004
             return func(*args, **kwargs)
-        if self._is_random and name in _SPREADS:
+        if self._is_random and name in _DIVISORS:
             return self._noted(name, x, func(*args, **kwargs))
         spread = self._spread(name, x, args)
         if spread is None and not self._is_suspect(name):

@@ -76,7 +76,7 @@ class Link:
         is_only: Whether nothing else in the loss depends on what it gives: no other layer, nor the
             other half of a gated linear unit.
         is_plain: Whether it gets there in the same shape.
-        between: The dropouts and norms between.
+        between: The dropouts and norms between, and activation functions that leave all as it is.
     """
 
     source: Part
@@ -312,6 +312,10 @@ def _link(call: _Call, given: dict[Any, _Call], uses: Counter[Any]) -> Link | No
             node = source.into
             continue
         name = node.name().rpartition("Backward")[0]
+        if name == "LeakyRelu" and node._saved_negative_slope == 1:
+            between.append("a LeakyReLU of slope 1")
+            node = node.next_functions[0][0]
+            continue
         is_bent = is_bent or (is_norm and name in _ACTIVATIONS)
         if name not in _COPIES | _VIEWS and not (is_norm and name in _ACTIVATIONS):
             return None
