@@ -434,6 +434,7 @@ class UpdateDetector(Detector):
                 f"{settings.trainable} require a gradient, all of them biases or norms",
                 causes=("The loop that freezes the backbone goes on through the head",),
                 fixes=("``requires_grad_(True)`` for what is meant to learn, at least the head",),
+                severity=Severity.WARNING if settings.drawn else None,
             )
         elif settings.drawn:
             more = f" and {len(settings.drawn) - 1} more" if len(settings.drawn) > 1 else ""

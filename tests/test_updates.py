@@ -641,6 +641,14 @@ def test_what_was_frozen_as_it_was_drawn_has_learned_nothing() -> None:
     assert one.where == "net.0.weight"
 
 
+@pytest.mark.parametrize(("drawn", "severity"), [(("head.weight",), Severity.WARNING), ((), None)])
+def test_biases_of_weights_that_know_nothing_learn_little(drawn, severity) -> None:
+    """Biases alone may be tuned where all else was trained before."""
+    settings = OptimizerSettings((), trainable=1, frozen=4, large=0, drawn=drawn)
+    (one,) = UpdateDetector().optimizer_audit(settings)
+    assert one.severity == severity
+
+
 def test_a_target_net_is_a_copy_and_not_as_it_was_drawn() -> None:
     """It starts from the weights that are trained, and follows them."""
     net = nn.ModuleDict({"online": nn.Linear(64, 64), "random": nn.Linear(64, 64)})
