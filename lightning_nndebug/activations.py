@@ -195,6 +195,7 @@ class ActivationDetector(Detector):
             "NAN104",
             "STR103",
             "UPD104",
+            "UPD103",
             "UPD105",
         ],
     )

@@ -233,7 +233,15 @@ class UpdateDetector(Detector):
                     details={"parameters": [one.name for one in long]},
                 )
             limit = min(self.smallest_update, usual / self.stalled_factor)
-            short = [one for one in ones if one.age >= _STEPS and one.ratio < limit and one.moved]
+            # Where each layer has a rate of its own, the usual one may be left behind as well.
+            rates = [one.rate or 0.0 for one in ones]
+            slow = max(rates) / self.stalled_factor
+            limits = [self.smallest_update if 0 < rate < slow else limit for rate in rates]
+            short = [
+                one
+                for one, least in zip(ones, limits, strict=True)
+                if one.age >= _STEPS and one.ratio < least and one.moved
+            ]
             if short:
                 least = min(short, key=lambda one: one.ratio)
                 yield Evidence(
@@ -434,6 +442,7 @@ class UpdateDetector(Detector):
                 f"{settings.trainable} require a gradient, all of them biases or norms",
                 causes=("The loop that freezes the backbone goes on through the head",),
                 fixes=("``requires_grad_(True)`` for what is meant to learn, at least the head",),
+                severity=Severity.WARNING if settings.drawn else None,
             )
         elif settings.drawn:
             more = f" and {len(settings.drawn) - 1} more" if len(settings.drawn) > 1 else ""

@@ -543,7 +543,7 @@ def test_unscaled_input(one: FirstLayer, sick: bool) -> None:
 
 
 def test_only_the_norm_of_a_pretrained_net_knows_better() -> None:
-    """One that is new has nothing to compare with."""
+    """One that is new has nothing to compare with, and one that is freed will follow new data."""
     rule, none = InputDetector().pretrained_mismatch, Processor()
     norm = FirstNorm("net.1", was_fresh=False, shift=0.4, ratio=1.3)
     assert not fired(rule, first(norm=norm), none)
@@ -551,6 +551,7 @@ def test_only_the_norm_of_a_pretrained_net_knows_better() -> None:
     assert fired(rule, first(norm=replace(norm, shift=3.0)), none)
     assert fired(rule, first(norm=replace(norm, ratio=0.2)), none)
     assert not fired(rule, first(norm=replace(norm, ratio=90.0, was_fresh=True)), none)
+    assert not fired(rule, first(norm=replace(norm, shift=3.0, thaws=True)), none)
 
 
 class ImageProcessor:

@@ -28,7 +28,7 @@ from lightning_nndebug.core.measurements.schedules import (
     Schedules,
 )
 from lightning_nndebug.core.measurements.step_probe import StepProbe, growth, is_due, search
-from lightning_nndebug.learning_rate.misuse import misuse
+from lightning_nndebug.learning_rate.misuse import misuse, misuse_by_hand
 from lightning_nndebug.learning_rate.spikes import new_history, spikes
 
 RUN = Schedules(steps=300, epochs=3)
@@ -483,6 +483,11 @@ def run(**values: Any) -> Schedules:
     return Schedules(**{"steps": 1000, "epochs": 10, "batches": 100, **values})
 
 
+def cosine(half: int, horizon: int) -> tuple[float, ...]:
+    """From 1 down to 0 in one half of a period, and up again in the other."""
+    return tuple((1 + math.cos(math.pi * k / half)) / 2 for k in range(horizon + 1))
+
+
 def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
     """Up to 1, down to 0, and 0 from there."""
     return tuple(
@@ -509,6 +514,8 @@ def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
         (schedule(factors=linear(10, 100, 1100)), run(), "is 0 for the last"),
         (schedule(factors=tuple(0.9**k for k in range(1100))), run(), "below 0.0001"),
         (schedule(interval="hand"), run(epoch=4, done=400), "not stepped once"),
+        (schedule(factors=cosine(500, 2100)), run(), "ends with 100% of its peak"),
+        (schedule(interval="epoch", planned=8, factors=cosine(5, 40)), run(), "made for 5 epochs"),
         (schedule(monitor="val_loss", mode="max"), run(), "'val_loss'"),
         (schedule(monitor="val/acc", mode="min"), run(), "'val/acc'"),
         (schedule(monitor="val_loss"), run(validates=100), "100 times between validations"),
@@ -533,6 +540,11 @@ def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str
         (schedule(interval="epoch", planned=10, length=40), run(steps=40)),
         (schedule(interval="epoch", planned=10, length=20), run(steps=20, batches=2)),
         (schedule(factors=tuple(1.01**k for k in range(2000))), run()),  # a range test
+        (schedule(factors=cosine(1000, 2100)), run()),
+        (schedule(factors=cosine(800, 2100)), run()),  # up to a tenth is no harm
+        (schedule(factors=cosine(250, 2100)), run()),  # cycles
+        (schedule(factors=tuple(1 - k % 400 / 400 for k in range(2100))), run()),  # restarts
+        (schedule(name="CyclicLR", factors=cosine(500, 2100)), run()),
         (schedule(factors=linear(50, 1050, 2100)), run()),
         (schedule(factors=linear(1000, 2000, 2100)), run()),  # Smith's range test
         (schedule(factors=tuple(0.1 ** (k // 300) for k in range(2100))), run()),
@@ -554,6 +566,42 @@ def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str
 def test_a_schedule_that_may_be_meant_is_fine(one: Schedule, of: Schedules) -> None:
     """Doubt is silent."""
     assert misuse(one, of) is None
+
+
+@pytest.mark.parametrize(
+    ("of", "where"),
+    [
+        (run(averaging=50.0), ["StochasticWeightAveraging"]),
+        (run(averaging=10.0), []),  # as in Lightning's own example
+        (run(done=500, to_come={"Adam": 5e-4}), ["Adam"]),
+        (run(done=500, to_come={"Adam": 5e-3}), []),
+        (run(done=600, to_come={"Adam": 5e-4}), []),  # a decay may end so
+        (run(done=500, to_come={"Adam": 0.0}), []),  # frozen on purpose
+    ],
+)
+def test_other_code_may_misuse_a_learning_rate(of: Schedules, where: list[str]) -> None:
+    """A callback that averages, or a hook that lowers it at each call."""
+    assert [one for one, _ in misuse_by_hand(of)] == where
+
+
+class Lowered(Classifier):
+    """Lowers its rate by hand, batch by batch."""
+
+    factor = 0.8
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        for group in self.optimizers().param_groups:
+            group["lr"] *= self.factor
+
+
+@pytest.mark.parametrize(("factor", "found"), [(0.8, ["LRN104"]), (0.98, [])])
+def test_what_is_to_come_is_held_against_what_was(factor: float, found: list[str]) -> None:
+    """A rate that falls by hand is judged by what it leaves for the rest of the run."""
+    module, detector = Lowered(), LearningRateDetector(select=["LRN104"])
+    module.factor = factor
+    seed(0)
+    fit(Program(module, loader(), trainer={"max_epochs": 6}), detector)
+    assert [one.code for one in detector.findings] == found
 
 
 def test_a_plateau_of_what_is_learned_is_one() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from cases._parts import Classifier, loader
 from healthy import modes_traps
+from lightning.pytorch.callbacks import BackboneFinetuning
 from program import Program, digits, fit, seed
 from torch import nn
 from torch.nn import functional as F
@@ -26,7 +27,7 @@ from lightning_nndebug.core.measurements.graphs import LostGraph
 from lightning_nndebug.core.measurements.modes import Modes, Stray
 from lightning_nndebug.core.measurements.norms import Drift, NormDrift
 from lightning_nndebug.core.mode_calls import ModeCalls
-from lightning_nndebug.core.mode_effects import effect, reads_mode
+from lightning_nndebug.core.mode_effects import can_thaw, effect, reads_mode
 from lightning_nndebug.core.source import Line, nearest_line, statement
 
 TRAIN = nn.Module.train
@@ -392,6 +393,52 @@ def test_what_the_mode_changes_is_read_from_the_module(module, expected):
     """By its class where it is known, else by the code behind ``self.training``."""
     assert effect(module) == expected
     assert expected is None or reads_mode(type(module))
+
+
+class Frozen(nn.Module):
+    """Freezes its parameters, before the run and in it."""
+
+    def __init__(self):
+        super().__init__()
+        for parameter in self.parameters():
+            parameter.requires_grad = True
+
+    def on_fit_start(self):
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+
+
+class Unfrozen(Frozen):
+    """Calls what says so."""
+
+    def on_train_epoch_start(self):
+        self.net.unfreeze()
+
+
+class FreedByHand(Frozen):
+    """Sets what says so."""
+
+    def on_train_epoch_start(self):
+        [parameter.requires_grad_(True) for parameter in self.parameters()]
+
+
+class Switched(Frozen):
+    """Has a method for both."""
+
+    def learn(self, how):
+        self.requires_grad_(how)
+
+
+@pytest.mark.parametrize("kind", [Unfrozen, FreedByHand, Switched, BackboneFinetuning])
+def test_code_that_frees_parameters_in_the_run_is_known(kind):
+    """Whether it does so by a method, by hand, or by Lightning's own callback."""
+    assert can_thaw(kind)
+
+
+@pytest.mark.parametrize("kind", [Frozen, Classifier, nn.Linear])
+def test_to_freeze_is_not_to_free(kind):
+    """Nor is what is done before the run."""
+    assert not can_thaw(kind)
 
 
 # -- who called

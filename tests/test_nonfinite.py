@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from cases._parts import Classifier, loader
@@ -17,6 +18,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from program import Program, fit, seed
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import NonFiniteDetector, TrainingHalted
 from lightning_nndebug.core.measurements.autopsy import all_finite
@@ -199,6 +201,36 @@ def test_the_rest_of_a_lost_run_is_a_consequence() -> None:
     """One finding, although every later step is NaN too."""
     findings = found(Program(NanAt(3), loader(), trainer={"max_steps": 30}))
     assert [one.code for one in findings] == ["NAN102"]
+
+
+class Distances(pl.LightningModule):
+    """Embeddings and the root of a distance, which has no slope at 0."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.places, self.head = nn.Embedding(20, 4), head
+
+    def training_step(self, batch, batch_idx):
+        a, b = batch
+        distance = (self.places(a) - self.places(b)).square().sum(1).sqrt()
+        return self.head(distance[:, None]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("head", "where"), [(nn.Identity(), "test_nonfinite.py"), (nn.Linear(1, 1), "places.weight")]
+)
+def test_a_gradient_that_nobody_has_looked_at_leaves_a_trace(head: nn.Module, where: str) -> None:
+    """Embeddings alone are always looked at; else the optimizer's mean tells what spoilt them."""
+    seed(0)
+    a, b = torch.arange(400) % 20, (torch.arange(400) + 1) % 20
+    b[100] = a[100]
+    data = DataLoader(TensorDataset(a, b), batch_size=16)
+    detector = NonFiniteDetector()
+    fit(Program(Distances(head), data, trainer={"max_epochs": 1}), detector)
+    assert [(one.code, where in one.where) for one in detector.findings] == [("NAN103", True)]
 
 
 def test_a_kernel_that_cannot_be_traced_is_said_to_be_so() -> None:

@@ -268,12 +268,27 @@ class EvaluatedRefined(Refined):
         return Classifier.forward(self, refine(x))
 
 
+class PeekedRefined(Refined):
+    """Uses it in either branch, and where it is off, only what is in it."""
+
+    def forward(self, x):
+        x = self.refine(x) if self.is_refined else x @ self.refine.weight.detach().T
+        return Classifier.forward(self, x)
+
+
 @pytest.mark.parametrize(
     "kind",
-    [LaterRefined, StageRefined, AskedRefined, EvaluatedRefined, lambda: Refined(True)],
+    [
+        LaterRefined,
+        StageRefined,
+        AskedRefined,
+        EvaluatedRefined,
+        PeekedRefined,
+        lambda: Refined(True),
+    ],
 )
 def test_a_branch_that_may_be_taken_is_a_use(kind) -> None:
-    """Somebody may set the switch, or it depends on what is being done."""
+    """Somebody may set the switch, it depends on what is being done, or the other one is a use."""
     module = kind()
     assert unused(module) == []
 

@@ -366,6 +366,13 @@ def test_a_layer_that_stands_still_beside_others_is_told() -> None:
     assert "1e-09" in found.causes[0]
 
 
+@pytest.mark.parametrize(("rate", "count"), [(1e-7, 1), (1e-5, 0)])
+def test_rates_that_fall_from_layer_to_layer_leave_the_usual_one_behind(rate, count) -> None:
+    """What stands still is then no thousand times slower than its neighbour, but than the fastest."""
+    layers = {"update": 1e-8, "rate": rate}, {"update": 1e-6, "rate": 1e-5}, {"rate": 1e-3}
+    assert len(out_of_band(*layers)) == count
+
+
 @pytest.mark.parametrize(
     ("stride", "weight", "count"), [(0.05, 0.4, 1), (0.01, 0.4, 0), (0.05, 0.2, 0)]
 )
@@ -639,6 +646,14 @@ def test_what_was_frozen_as_it_was_drawn_has_learned_nothing() -> None:
     settings = OptimizerSettings((), trainable=2, frozen=4, drawn=("net.0.weight", "net.2.weight"))
     (one,) = UpdateDetector().optimizer_audit(settings)
     assert one.where == "net.0.weight"
+
+
+@pytest.mark.parametrize(("drawn", "severity"), [(("head.weight",), Severity.WARNING), ((), None)])
+def test_biases_of_weights_that_know_nothing_learn_little(drawn, severity) -> None:
+    """Biases alone may be tuned where all else was trained before."""
+    settings = OptimizerSettings((), trainable=1, frozen=4, large=0, drawn=drawn)
+    (one,) = UpdateDetector().optimizer_audit(settings)
+    assert one.severity == severity
 
 
 def test_a_target_net_is_a_copy_and_not_as_it_was_drawn() -> None:

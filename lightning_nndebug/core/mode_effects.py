@@ -18,6 +18,8 @@ Effect = Literal["noise", "norm", "code"]
 
 FRAMEWORKS = ("torch.", "lightning.", "pytorch_lightning.", "torchmetrics.")
 _INNOCENT = ("train", "eval", "extra_repr", "__init__", "__repr__")
+_BEFORE = ("__init__", "setup", "prepare_data", "configure_model", "configure_optimizers")
+_THAWS = re.compile(r"unfreeze|thaw")
 _NOISE = re.compile(r"drop|noise|jitter|prob|^p$")
 
 
@@ -52,6 +54,14 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NormBase) and module.running_mean is not None
 
 
+@functools.cache
+def can_thaw(kind: type) -> bool:
+    """Returns whether code of this class frees frozen parameters, once the run goes on."""
+    if any(base.__name__ == "BaseFinetuning" for base in kind.__mro__):
+        return True
+    return any(map(_thaws, _methods(kind, besides=_BEFORE)))
+
+
 _OWN_KINDS = (_NormBase, _DropoutNd, nn.RNNBase, nn.MultiheadAttention, nn.RReLU)
 
 
@@ -61,24 +71,39 @@ def _names_beside_mode(kind: type) -> tuple[frozenset[str], ...]:
 
     Classes of the frameworks are left out: of those, the ones that matter are known by name.
     """
-    found = []
+    found = (frozenset(_names(code)) for code in _methods(kind, besides=_INNOCENT))
+    return tuple(names for names in found if "training" in names)
+
+
+def _methods(kind: type, besides: tuple[str, ...]) -> Iterator[CodeType]:
     for base in kind.__mro__:
         if f"{base.__module__}.".startswith(FRAMEWORKS):
             continue
         for name, value in vars(base).items():
             function = inspect.unwrap(getattr(value, "__func__", value))
-            if isinstance(function, FunctionType) and name not in _INNOCENT:
-                names = frozenset(_names(function.__code__))
-                if "training" in names:
-                    found.append(names)
-    return tuple(found)
+            if isinstance(function, FunctionType) and name not in besides:
+                yield function.__code__
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+    for one in _nested(code):
+        yield from one.co_names
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from _nested(constant)
+
+
+def _thaws(code: CodeType) -> bool:
+    """Whether it unfreezes, or sets ``requires_grad`` to anything but False."""
+    if any(map(_THAWS.search, _names(code))):
+        return True
+    sets = [one for one in _nested(code) if any("requires_grad" in name for name in one.co_names)]
+    constants = [one for part in sets for one in part.co_consts]
+    return bool(sets) and (any(one is True for one in constants) or False not in constants)
 
 
 def _written_effect(module: nn.Module, names: frozenset[str]) -> Effect | None:

@@ -507,9 +507,10 @@ class InputDetector(Detector):
               ``AutoImageProcessor.from_pretrained``, ``timm.data.create_transform``
 
         When it is fine:
-            The new data are of another kind, such as radiographs, and all layers are trained. A net
-            without running statistics is only judged if its image processor or its weights' own
-            transforms are an attribute of the module, the data module or the data set.
+            The new data are of another kind, such as radiographs, and all layers are trained. Nets
+            whose frozen layers some code can free later are not judged until it has; those without
+            running statistics only if an image processor or their weights' own transforms are an
+            attribute of the module, the data module or the data set.
 
         References:
             ioffe2015batch
@@ -517,6 +518,8 @@ class InputDetector(Detector):
         norm = first.norm
         if norm is None or norm.was_fresh:
             yield from unnormalized(first, processor)
+            return
+        if norm.thaws:
             return
         factor = max(norm.ratio, 1 / max(norm.ratio, 1e-9))
         if norm.shift <= self.mismatch_shift and factor <= self.mismatch_spread:

@@ -28,7 +28,7 @@ from .line_search import (
     repeats,
     trend,
 )
-from .misuse import misuse
+from .misuse import misuse, misuse_by_hand
 from .spikes import BASELINE, new_history, spikes
 
 _SOURCE = "benchmarks/thresholds#learning_rate"
@@ -317,7 +317,9 @@ class LearningRateDetector(Detector):
             - Lightning steps a scheduler once an epoch unless it is told otherwise
             - Its length was counted in batches, or for another number of epochs or devices
             - ``ReduceLROnPlateau`` takes the noise from batch to batch for a plateau
+            - A cosine goes on after ``T_max``, and climbs back to where it began
             - In manual optimization nobody steps a scheduler but you
+            - Code of your own lowers the rate in a hook that is called more often than it seems
 
         How to fix:
             - Return ``{"scheduler": scheduler, "interval": "step"}`` for schedules made of steps
@@ -332,14 +334,13 @@ class LearningRateDetector(Detector):
         """
         first = self.start["loss"] if self.start else 0.0
         learned = 1 - self.probes[-1]["level"] / first if first else 0.0
-        for schedule in run.schedules:
-            if found := misuse(schedule, run, learned):
-                yield Evidence(
-                    where=f"{schedule.name} of {schedule.optimizer}",
-                    measured=found.seen,
-                    message=found.seen,
-                    fixes=(found.fix,),
-                )
+        told = [
+            (f"{one.name} of {one.optimizer}", found)
+            for one in run.schedules
+            if (found := misuse(one, run, learned))
+        ]
+        for where, found in (*told, *misuse_by_hand(run, learned)):
+            yield Evidence(where=where, measured=found.seen, message=found.seen, fixes=(found.fix,))
 
     @rule(
         "LRN105",

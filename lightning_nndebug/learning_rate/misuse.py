@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..core.measurements.schedules import Schedule, Schedules
@@ -18,6 +19,10 @@ _CONFUSED = 4  # epochs were taken for steps, or steps for epochs, if they diffe
 _EARLY = 5  # epochs
 _NOTHING = 1e-3  # of a learning rate
 _CONVERGED = 0.9  # of the loss
+_FALLEN = 0.1  # of its peak: from there, a learning rate may climb back
+_CLIMBED = 0.5  # to so much of it, when the run ends
+_CYCLES = ("CyclicLR", "CosineAnnealingWarmRestarts")
+_RAISED = 20.0  # times: the tenfold rate of Lightning's own example may be meant
 
 
 class Misuse(NamedTuple):
@@ -41,7 +46,33 @@ def misuse(schedule: Schedule, run: Schedules, learned: float = 0.0) -> Misuse |
         or _wrong_length(schedule, run)
         or _endless_warm_up(schedule)
         or _early_end(schedule)
+        or _climbs_again(schedule)
     )
+
+
+def misuse_by_hand(run: Schedules, learned: float = 0.0) -> Iterator[tuple[str, Misuse]]:
+    """Yields what code beside the schedulers does to learning rates, with who does it."""
+    if run.averaging > _RAISED:
+        yield (
+            "StochasticWeightAveraging",
+            Misuse(
+                f"the weights are averaged at {run.averaging:,.0f} times the largest learning rate "
+                "of the run",
+                "Set swa_lrs to the rate that the run ends with, or somewhat above",
+            ),
+        )
+    if run.shortened or run.steps < _SHORT or math.isinf(run.steps) or learned >= _CONVERGED:
+        return
+    for optimizer, share in run.to_come.items():
+        if 0 < share < _NOTHING and 2 * run.done <= run.steps:
+            yield (
+                optimizer,
+                Misuse(
+                    f"lowered by hand until nothing is left: at this rate, the steps after "
+                    f"{run.done:,} of {run.steps:,.0f} amount to {share:.2%} of those before",
+                    "Count epochs or steps rather than calls of a hook, or use a scheduler",
+                ),
+            )
 
 
 def _wrong_mode(schedule: Schedule) -> Misuse | None:
@@ -164,6 +195,27 @@ def _early_end(schedule: Schedule) -> Misuse | None:
                 + (', or set interval="epoch"' if schedule.interval == "step" else ""),
             )
     return None
+
+
+def _climbs_again(schedule: Schedule) -> Misuse | None:
+    """A cosine goes on beyond its end, uphill; with more than one valley, it may be meant."""
+    if schedule.name in _CYCLES or len(schedule.factors) <= schedule.planned:
+        return None
+    within = schedule.factors[: int(schedule.planned) + 1]
+    low = within.index(min(within))
+    top = within.index(max(within[: low + 1]))
+    falls = all(now <= then for then, now in itertools.pairwise(within[top : low + 1]))
+    climbs = [now - then for then, now in itertools.pairwise(within[low:])]
+    is_smooth = falls and all(0 <= one <= _CLIMBED for one in climbs)
+    if not (is_smooth and within[low] <= _FALLEN * within[top] and within[top] > _CLIMBED):
+        return None
+    if within[-1] < _CLIMBED * within[top]:
+        return None
+    return Misuse(
+        f"made for {low:,} {schedule.interval}s of {len(within) - 1:,}: from there the learning "
+        f"rate climbs again, and the run ends with {within[-1] / within[top]:.0%} of its peak",
+        "Stretch the schedule over the whole run",
+    )
 
 
 def _length(schedule: Schedule) -> float:

@@ -136,9 +136,18 @@ class NonFiniteDetector(Detector):
         References:
             - feasibility: 50 of 50 planted causes named by replay
         """
-        if autopsy.skipped or autopsy.in_loss:
+        if autopsy.skipped:
             return
         culprit = autopsy.culprit
+        if _came_by_gradient(autopsy):
+            message = (
+                "not finite, and neither is the optimizer's mean of its gradients: one of an "
+                "earlier batch was not"
+            )
+            yield _evidence(autopsy.parameters[0], message, autopsy)
+            return
+        if autopsy.in_loss:
+            return
         if autopsy.scaled and (culprit is None or culprit.overflow):
             return  # the scaler will find a smaller scale, or NAN106 tells that it does not
         if culprit is None:
@@ -176,7 +185,7 @@ class NonFiniteDetector(Detector):
         References:
             - feasibility: 50 of 50 planted causes named by replay
         """
-        if autopsy.skipped:
+        if autopsy.skipped or _came_by_gradient(autopsy):
             return
         if autopsy.statistics:
             yield _spoilt(autopsy)
@@ -274,6 +283,12 @@ class NonFiniteDetector(Detector):
     def scale(self, scaler: ScalerSteps) -> float:
         """The scale of the GradScaler."""
         return scaler.scale
+
+
+def _came_by_gradient(autopsy: Autopsy) -> bool:
+    """Whether a parameter was spoilt by a gradient that nobody has looked at."""
+    kind = autopsy.culprit.kind if autopsy.culprit else "parameter"
+    return autopsy.had_bad_gradients and kind == "parameter"
 
 
 def _operation(culprit: Culprit, autopsy: Autopsy) -> Evidence:

@@ -30,6 +30,7 @@ _SCALER_PATIENCE = 4
 # Once the weights are gone, every further step is a consequence.
 _MOST_REPLAYS = 3
 _MOST_NAMES = 5
+_MEANS = ("exp_avg", "momentum_buffer")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Autopsy(Measurement):
         exact: Whether it came to the same loss then, bit for bit.
         modified: Tensors of the batch that the step had written to.
         optimizer_notes: What the optimizer's state tells of the bad parameters.
+        had_bad_gradients: Whether that state remembers gradients that were not finite.
         scaled: Whether a GradScaler is at work, which skips this update by itself.
         skipped: How many updates ``skip_bad_steps`` has left out, this one included; 0 if this
             one is let through.
@@ -72,6 +74,7 @@ class Autopsy(Measurement):
     exact: bool = False
     modified: tuple[str, ...] = ()
     optimizer_notes: tuple[str, ...] = ()
+    had_bad_gradients: bool = False
     scaled: bool = False
     skipped: int = 0
     repro: str | None = None
@@ -146,7 +149,8 @@ def _before_update(moment: Moment, memory: SimpleNamespace) -> Autopsy | None:
     parameters = [one for group in moment.optimizer.param_groups for one in group["params"]]
     is_canary = not _ALL_GRADIENTS.due(memory.updates, 0.0, 0.0)
     memory.updates += 1
-    chosen = [one for one in parameters if one.dim() <= 1] if is_canary else parameters
+    # A net of embeddings alone has no small parameters.
+    chosen = [one for one in parameters if is_canary and one.dim() <= 1] or parameters
     gradients = [one.grad for one in chosen if one.grad is not None]
     step, suspect = memory.step, memory.suspect
     # Ranks share their gradients, but not their losses: only what all of them see may start a
@@ -247,6 +251,7 @@ def _dissect(
         exact=exact,
         modified=step.snapshot.modified(),
         optimizer_notes=tuple(_post_mortem(moment.optimizer, gone)),
+        had_bad_gradients=any(_had_bad_gradients(moment.optimizer, one) for one in gone[:1]),
         scaled=getattr(moment.trainer, "scaler", None) is not None,
         repro=write_repro(moment, step.snapshot, step.batch_idx, memory.repro_mb)
         if culprit
@@ -273,6 +278,13 @@ def _post_mortem(optimizer: Any, gone: list[Tensor]) -> Iterable[str]:
             yield f"{key} is not finite either"
         elif key.endswith("_sq") and torch.equal(value == 0, lost):
             yield f"{key} is 0 exactly where the parameter is lost"
+
+
+def _had_bad_gradients(optimizer: Any, parameter: Tensor) -> bool:
+    """Whether a mean of the gradients so far is not finite: it is made of nothing else."""
+    state = getattr(optimizer, "state", {}).get(parameter, {})
+    means = [state.get(key) for key in _MEANS]
+    return any(isinstance(one, Tensor) and not bool(one.isfinite().all()) for one in means)
 
 
 def _can_replay(trainer: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..listening import hookable
-from ..mode_effects import is_norm
+from ..mode_effects import can_thaw, is_norm
 from ..sandbox import running
 from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
@@ -103,12 +103,14 @@ class FirstNorm:
         shift: By how many standard deviations, as they were running at the first look, the mean of
             a channel is off, in the median.
         ratio: How many times as large the standard deviation of a channel is, in the median.
+        thaws: Whether what comes before it is frozen, and there is code that may free it.
     """
 
     name: str
     was_fresh: bool
     shift: float
     ratio: float
+    thaws: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,9 @@ class _Watch:
         self._leaves = [(place, one) for place, one in tensors(moment.batch) if one.numel()]
         self._layers: list[tuple[FirstLayer, Tensor]] = []
         self._called: list[tuple[str, bool]] = []
-        self._norm: tuple[str, Tensor] | None = None
+        self._norm: tuple[str, Tensor, bool] | None = None
+        self._trained: list[bool] = []  # whether each parameter so far is
+        self._can_thaw = any(map(can_thaw, map(type, (moment.module, *moment.trainer.callbacks))))
         self._weighing = 0  # layers so far: a norm behind several is not given the data
         self._recurrent: dict[str, Recurrent] = {}
         self._carries_state = False
@@ -224,8 +228,8 @@ class _Watch:
         ]
         norm = None
         if self._norm is not None:
-            name, (fresh, shift, ratio) = self._norm[0], read[-1]
-            norm = FirstNorm(name, bool(fresh), shift, ratio)
+            (name, _, thaws), (fresh, shift, ratio) = self._norm, read[-1]
+            norm = FirstNorm(name, bool(fresh), shift, ratio, thaws)
         recurrent = tuple(self._recurrent.values())
         return cls(tuple(layers), norm, recurrent, self._carries_state, samples, looks)
 
@@ -258,7 +262,9 @@ class _Watch:
             norm: Any = module
             mean, variance = (one.detach().float() for one in (norm.running_mean, norm.running_var))
             self._before.setdefault(name, (mean.clone(), variance.clone()))
-            self._norm = name, _against(*self._before[name], given)
+            thaws = self._can_thaw and not any(self._trained or _trained(module))
+            self._norm = name, _against(*self._before[name], given), thaws
+        self._trained += _trained(module)
         if not computes(module) or name in dict(self._called):
             return
         place, leaf = next(
@@ -309,6 +315,10 @@ def computes(module: nn.Module) -> bool:
     return not any(True for one in parts for _ in one.parameters()) and any(
         True for _ in module.parameters()
     )
+
+
+def _trained(module: nn.Module) -> list[bool]:
+    return [p.requires_grad for p in module.parameters(recurse=False)]
 
 
 def _normalizes(module: nn.Module) -> bool:

@@ -7,8 +7,8 @@ import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
@@ -80,6 +80,10 @@ class Schedules(Measurement):
         peaks: For each optimizer, the largest learning rate that each group had or will have.
         shortened: Whether the Trainer was told to do less than the program says, for debugging.
         schedules: One for each scheduler that Lightning knows of.
+        averaging: How many times the largest rate of the run the rate is, at which the callback
+            ``StochasticWeightAveraging`` averages; 0 without it.
+        to_come: Where Lightning steps no scheduler, by optimizer: the steps to come with the rate
+            of now, as a share of those so far with theirs.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_start", "on_train_epoch_end", "on_train_end")
@@ -97,13 +101,15 @@ class Schedules(Measurement):
     peaks: tuple[tuple[float, ...], ...] = ()
     shortened: bool = False
     schedules: tuple[Schedule, ...] = ()
+    averaging: float = 0.0
+    to_come: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Schedules:
         """Tries the schedulers out once, on copies; later looks only count their calls."""
         trainer = moment.trainer
         if not hasattr(memory, "plan"):
-            memory.plan = _plan(trainer, moment.module)
+            memory.plan, memory.spent = _plan(trainer, moment.module), {}
         plan: _Plan = memory.plan
         configs = trainer.lr_scheduler_configs
         now = [_calls(config.scheduler) for config in configs]
@@ -125,6 +131,8 @@ class Schedules(Measurement):
                     plan.schedules, configs, now, plan.began, plan.rates, strict=False
                 )
             ),
+            averaging=_averaging(trainer, plan.peaks),
+            to_come=_to_come(moment, plan.steps, memory.spent),
         )
 
 
@@ -203,6 +211,14 @@ class _Plan(NamedTuple):
     rates: tuple[float, ...]
 
 
+class _Spent(NamedTuple):
+    """The rate at a step, and how much of it there was in all steps so far."""
+
+    step: int
+    rate: float
+    length: float
+
+
 def planned_steps(trainer: Any) -> float:
     """Returns how many optimizer steps the run has from beginning to end; inf if nobody knows.
 
@@ -274,7 +290,35 @@ def _plan(trainer: Any, module: Any) -> _Plan:
 
 
 def _rate(scheduler: Any) -> float:
-    return max(learning_rate(group) or 0.0 for group in scheduler.optimizer.param_groups)
+    return _highest(scheduler.optimizer)
+
+
+def _highest(optimizer: Any) -> float:
+    return max((learning_rate(group) or 0.0 for group in optimizer.param_groups), default=0.0)
+
+
+def _averaging(trainer: Any, peaks: Sequence[Sequence[float]]) -> float:
+    for callback in trainer.callbacks:
+        if any(kind.__name__ == "StochasticWeightAveraging" for kind in type(callback).__mro__):
+            rates = getattr(callback, "_swa_lrs", None) or 0.0
+            rate = max(rates) if isinstance(rates, list) else rates
+            return rate / (max(map(max, filter(None, peaks)), default=0.0) or math.inf)
+    return 0.0
+
+
+def _to_come(moment: Moment, steps: float, spent: dict[str, _Spent]) -> dict[str, float]:
+    trainer, module = moment.trainer, moment.module
+    configs = trainer.lr_scheduler_configs if module.automatic_optimization else []
+    stepped = [getattr(one.scheduler, "optimizer", trainer.optimizers[0]) for one in configs]
+    shares = {}
+    for optimizer in trainer.optimizers:
+        name, rate = optimizer_name(trainer, optimizer), _highest(optimizer)
+        then = spent.get(name, _Spent(moment.step, rate, 0.0))
+        length = then.length + (moment.step - then.step) * (then.rate + rate) / 2
+        spent[name] = _Spent(moment.step, rate, length)
+        if length and not any(one is optimizer for one in stepped):
+            shares[name] = rate * (steps - moment.step) / length
+    return shares
 
 
 def _left(scheduler: Any, began: float) -> float:

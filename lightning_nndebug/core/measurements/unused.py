@@ -251,16 +251,20 @@ class _Reader(ast.NodeVisitor):
             self._into.add(self._elements[node.id].attr)
 
     def visit_If(self, node: ast.If | ast.IfExp) -> None:
-        outside = self._into
+        outside, taken = self._into, []
         self.visit(node.test)
         for part, test in (
             (node.body, _in_training(node.test, self._own)),
             (node.orelse, node.test),
         ):
             switches = _switches(test, self._own)
-            self._into = self.behind[switches] if switches else outside
+            self._into = names = set() if switches else outside
             for one in part if isinstance(part, list) else [part]:
                 self.visit(one)
+            taken.append(names)
+            if switches:
+                self.behind[switches] |= names
+        outside |= taken[0] & taken[1]  # whichever of them is taken
         self._into = outside
 
     visit_IfExp = visit_If  # noqa: N815
