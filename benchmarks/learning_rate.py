@@ -21,7 +21,7 @@ import logging
 import math
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_nndebug import LearningRateDetector
+from lightning_nndebug.core.measurements.divergence import Divergence
 from lightning_nndebug.core.measurements.schedules import Schedules
 from lightning_nndebug.core.measurements.step_probe import (
     StepProbe,
@@ -43,6 +44,7 @@ from lightning_nndebug.core.measurements.step_probe import (
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = 300
+Seen = StepProbe | Divergence
 
 
 class Task(NamedTuple):
@@ -320,14 +322,14 @@ RATES |= {name: [10 ** (e / 2) for e in range(-14, 4)] for name in OPTIMIZERS if
 
 
 class Run(NamedTuple):
-    """One training run: what the probes saw, and what came of it."""
+    """One training run: what the probes saw (and its end, if it overflowed), and what came of it."""
 
     task: str
     optimizer: str
     rate: float
     start: float
     end: float
-    probes: list[StepProbe]
+    probes: list[Seen]
     steps: int = STEPS
 
 
@@ -342,7 +344,7 @@ def train(
     precision: torch.dtype | None = None,
     net: nn.Module | None = None,
     steps: int = STEPS,
-) -> tuple[float, float, list[StepProbe]]:
+) -> tuple[float, float, list[Seen]]:
     """Trains, and probes as the measurement of the product does.
 
     Args:
@@ -357,7 +359,8 @@ def train(
         steps: The length of the run.
 
     Returns:
-        The loss on fixed batches before and after training, and the probes.
+        The loss on fixed batches before and after training, and the probes; after them, how the
+        loss went before it was not finite any more.
     """
     torch.manual_seed(seed)
     net, generator = net or task.net(), torch.Generator().manual_seed(seed + 1)
@@ -376,8 +379,9 @@ def train(
             return float(compute(batch))
 
     start = statistics.fmean(map(look, exam))
-    probes: list[StepProbe] = []
+    probes: list[Seen] = []
     losses: list[float] = []
+    latest: deque[float] = deque(maxlen=50)
     batches = [task.batch(generator, task.size) for _ in range(parts)]
     for step in range(steps):
         fresh = [task.batch(generator, task.size) for _ in range(parts)]
@@ -401,7 +405,8 @@ def train(
         optimizer.step(closure)
         losses.append(seen[0])
         if not math.isfinite(seen[0]):
-            return start, math.inf, probes
+            return start, math.inf, [*probes, Divergence(tuple(latest), seen[0], step)]
+        latest.append(seen[0])
         after = [p.detach().clone() for p in parameters]
         moved = torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)])
         largest = float(moved.abs().max())
@@ -457,16 +462,16 @@ class Verdict(NamedTuple):
     rate: float = math.nan  # the one that they propose
 
 
-def judge(probes: Iterable[StepProbe], steps: int = STEPS, **options: Any) -> Verdict:
+def judge(probes: Iterable[Seen], steps: int = STEPS, **options: Any) -> Verdict:
     """Asks the rules at every probe, as the engine does, until one of them warns."""
     detector, verdict = LearningRateDetector(**options), Verdict("none")
     for probe in probes:
         # Epochs of a tenth of the run; how many are over matters to what is told early.
         run = Schedules(steps=steps, epochs=10, epoch=10 * probe.step // steps)
-        for answer, found in (
-            ("high", detector.learning_rate_too_high(probe, run)),
-            ("low", detector.learning_rate_too_low(probe, run)),
-        ):
+        asked = [("high", detector.learning_rate_too_high(probe, run))]
+        if isinstance(probe, StepProbe):
+            asked.append(("low", detector.learning_rate_too_low(probe, run)))
+        for answer, found in asked:
             for evidence in found:
                 if evidence.severity is None:
                     return Verdict(answer, probe.step, evidence.limit)
@@ -505,7 +510,8 @@ def collect(path: Path, *, quick: bool = False, steps: int = STEPS) -> list[Run]
     wanted = list(grid(quick=quick, steps=steps))
     began, done = time.perf_counter(), 0
     for task, optimizer, rate in wanted:
-        if (task, optimizer, rate) in runs:
+        known = runs.get((task, optimizer, rate))
+        if known and (math.isfinite(known.end) or isinstance(known.probes[-1], Divergence)):
             continue
         # One seed for the tasks to choose on, another for those that are held out.
         start, end, probes = train(
@@ -689,7 +695,7 @@ class Control(NamedTuple):
 
     name: str
     expected: str
-    probes: Callable[[int], list[StepProbe]]  # of a seed
+    probes: Callable[[int], list[Seen]]  # of a seed
     steps: int = STEPS
 
 
@@ -856,9 +862,11 @@ def kept(key: Any, make: Callable[[], Any]) -> Any:
     return known[name]
 
 
-def restored(rows: Iterable[dict[str, Any]]) -> list[StepProbe]:
+def restored(rows: Iterable[dict[str, Any]]) -> list[Seen]:
     return [
         StepProbe(**{**one, "curve": {float(k): v for k, v in one["curve"].items()}})
+        if "curve" in one
+        else Divergence(**one)
         for one in rows
     ]
 

@@ -6,6 +6,8 @@ import copy
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,7 +20,15 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nndebug import Detector, Evidence, LearningRateDetector, Severity, rule
+from lightning_nndebug import (
+    Detector,
+    Evidence,
+    LearningRateDetector,
+    NNDebug,
+    Severity,
+    rule,
+)
+from lightning_nndebug.core.measurements.divergence import Divergence
 from lightning_nndebug.core.measurements.losses import Loss
 from lightning_nndebug.core.measurements.rewrites import Rewrites
 from lightning_nndebug.core.measurements.schedules import (
@@ -59,6 +69,20 @@ def probe(step: int, slope: float, bend: float, **values: Any) -> StepProbe:
     return StepProbe(step=step, **{**defaults, **values})
 
 
+class Regression(Classifier):
+    """Least squares, with an optimizer of choice."""
+
+    def __init__(self, net: nn.Module, make: Callable[[Any], torch.optim.Optimizer]) -> None:
+        super().__init__(net)
+        self.make = make
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.mse_loss(self(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make(self.parameters())
+
+
 def low(step: int, **values: Any) -> StepProbe:
     """It would be best to make the step a thousand times as long."""
     return probe(step, slope=1e-4, bend=5e-8, **{"own": (1.001, 1.0009), **values})
@@ -69,12 +93,13 @@ def high(step: int, **values: Any) -> StepProbe:
     return probe(step, slope=0.5, bend=1.0, **values)
 
 
-def verdict(probes: list[StepProbe], run: Schedules = RUN, **options: Any) -> list[str]:
+def verdict(probes: list[Any], run: Schedules = RUN, **options: Any) -> list[str]:
     detector = LearningRateDetector(**options)
     found = []
     for one in probes:
         found += ["high" for _ in detector.learning_rate_too_high(one, run)]
-        found += ["low" for _ in detector.learning_rate_too_low(one, run)]
+        if isinstance(one, StepProbe):
+            found += ["low" for _ in detector.learning_rate_too_low(one, run)]
     return found
 
 
@@ -316,6 +341,104 @@ def test_one_step_that_explodes_is_enough(after: float) -> None:
     """What was finite is not any more, after this very step."""
     curve = {0.0: 2.3, 0.3: 100.0, 1.0: after, 10.0: math.nan, 100.0: math.nan}
     assert verdict([high(0, curve=curve, own=(2.3, after))]) == ["high"]
+
+
+LENGTHS = (0.0, 0.003, 0.03, 0.3, 1.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("why", "losses", "found"),
+    [
+        ("the loss is high before", (1.0, 1.0, 1.1, 90.0, math.inf, math.inf), ["high"]),
+        ("a thirtieth is too long", (1.0, 0.9, 1.3, math.inf, math.inf, math.inf), ["high"]),
+        ("so is a thirtieth of it", (1.0, 0.9, math.nan, math.nan, math.nan, math.nan), ["high"]),
+        ("it is lower before", (1.0, 1.0, 1.0, 0.9, math.inf, math.inf), []),
+        ("it is lower after", (1.0, 1.0, 1.0, 0.9, math.nan, 0.9), []),
+        ("a hole just ahead", (1.0, 1.0, math.nan, math.nan, 0.9, 1.1), []),
+        ("it ends a little above", (1.0, 0.9, 0.9, 2.0, math.inf, math.inf), []),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_hole_is_no_height(why: str, losses: tuple[float, ...], found: list[str]) -> None:
+    """The logarithm of 0 waits for steps of any length; what overflows has risen before."""
+    curve = dict(zip(LENGTHS, losses, strict=True))
+    assert verdict([high(0, curve=curve, own=(1.0, curve[1.0]))]) == found
+
+
+def test_an_odd_batch_throws_the_weights() -> None:
+    """With the same weights the next batch has a normal loss: the step is as long as its error."""
+    curve = {0.0: 1.0, 0.3: 1e5, 1.0: 1e6, 10.0: 1e8, 100.0: 1e10, 0.03: 1e3}
+    assert verdict([high(0, curve=curve, own=(1e4, 1e7))]) == []
+    assert verdict([high(0, curve=curve, own=(2.0, 1e7))]) == ["high"]
+
+
+@pytest.mark.parametrize(
+    ("why", "losses", "found"),
+    [
+        ("it climbs", (1.0, 0.9, 3.0, 40.0, 9e3, 1e20), ["high"]),
+        ("it goes up and down", (1.0, 9.0, 2.0, 300.0, 4e3, 2e3), ["high"]),
+        ("it has been high for long", (1e10, 1e20, 1e30), ["high"]),
+        ("it ends where it began", (1.0, 0.9, 0.8), []),
+        ("it ends a little higher", (1.0, 2.0, 3.0), []),
+        ("it was high long ago", (1.0, 40.0, 2.0, 1.0, 1.0), []),
+        ("one batch is out of all proportion", (1.0, 0.9, 1e16, 1e32), []),
+        ("nothing is known", (), []),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("last", [math.inf, math.nan])
+def test_a_loss_that_climbs_until_it_overflows_is_enough(
+    why: str, losses: tuple[float, ...], found: list[str], last: float
+) -> None:
+    """Between the steps that are probed, the losses themselves tell of it."""
+    end = Divergence(losses=losses, loss=last, step=7)
+    assert verdict([probe(0, 0.5, 0.1), end]) == found
+    assert verdict([end]) == []  # of what it began with nothing is known
+
+
+def test_the_end_of_the_numbers_is_told_once() -> None:
+    """The losses before the first that is not finite are kept, also those that were only noted."""
+    memory = SimpleNamespace()
+
+    def look(*losses: float) -> Divergence | None:
+        *before, last = (Loss(one, (one,), 0, step) for step, one in enumerate(losses))
+        known = replace(last, before=tuple(before))
+        return Divergence.take(SimpleNamespace(take=lambda kind: known), memory)  # type: ignore[arg-type]
+
+    assert look(3.0, 2.0) is None
+    assert look(5.0, math.inf, math.nan) == Divergence((3.0, 2.0, 5.0), math.inf, 1)
+    assert look(math.nan) is None
+
+
+def test_a_step_that_was_seen_to_leap_needs_no_climb() -> None:
+    """The first step of RMSprop is much longer than all that follow, and may be the last."""
+    leap = {0.0: 1.0, 0.3: 100.0, 1.0: 1500.0, 10.0: 1e5, 100.0: 1e7, 0.03: 2.0}
+    end = Divergence(losses=(1.0, 1500.0), loss=math.inf, step=2)
+    first = high(0, curve={**leap, 1.0: 900.0}, own=(1.0, 1500.0), growth=0.1)
+    assert verdict([first, end]) == ["high"]
+    assert verdict([high(0, growth=0.1, curve=leap, own=(1.0, 0.5)), end]) == []
+
+
+def test_a_net_that_knew_something_must_lose_all_of_it() -> None:
+    """A fine-tuned net begins low: five times that is still less than knowing nothing."""
+    start = probe(0, 0.5, 0.1, scrambled=20.0)
+    assert verdict([start, Divergence((1.0, 4.0, 20.0), math.inf, 9)]) == []
+    assert verdict([start, Divergence((1.0, 4.0, 20.0, 200.0), math.inf, 9)]) == ["high"]
+
+
+def test_the_rate_leads_where_the_loss_overflows() -> None:
+    """What made the first infinity is a consequence of the steps that led there."""
+    seed(0)
+    x = torch.randn(512, 10)
+    net = nn.Sequential(
+        nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)
+    )
+    module = Regression(net, lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9))
+    suite = NNDebug()
+    fit(Program(module, loader(x, x.sum(1, keepdim=True)), trainer={"max_steps": 60}), suite)
+    first, *others = [one for one in suite.findings if one.severity != "info"]
+    assert first.code == "LRN101"
+    assert any(one.code.startswith("NAN") and one.caused_by for one in others)
 
 
 def test_steps_that_multiply_the_loss_again_and_again_are_enough() -> None:

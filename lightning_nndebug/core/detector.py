@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -23,10 +24,20 @@ SECTIONS = ("Why it matters", "Likely causes", "How to fix", "When it is fine", 
 
 @dataclass(frozen=True)
 class Question:
-    """A method of a detector that is asked whenever the measurements it names are there."""
+    """A method of a detector that is asked whenever the measurements it names are there.
+
+    Attributes:
+        method: The method.
+        ways: What it can be asked with: the arguments' kinds, once for each choice of a union.
+    """
 
     method: Callable[..., Any]
-    kinds: tuple[type[Measurement], ...]
+    ways: tuple[tuple[type[Measurement], ...], ...]
+
+    @property
+    def kinds(self) -> tuple[type[Measurement], ...]:
+        """All measurements that it names."""
+        return tuple(dict.fromkeys(itertools.chain(*self.ways)))
 
     @property
     def name(self) -> str:
@@ -66,7 +77,8 @@ def rule(
 ) -> Callable[..., Any]:
     """Makes a method of a detector a rule.
 
-    The method is asked whenever all measurements that its arguments are annotated with are there.
+    The method is asked whenever all measurements that its arguments are annotated with are there,
+    of a union (``StepProbe | Divergence``) one.
     Its docstring is the rule's page, its ``explain``, and the advice in its findings.
 
     Args:
@@ -150,9 +162,9 @@ class Detector(Callback):
         dataclass(kw_only=True, eq=False, repr=False)(cls)
         methods = [one for one in vars(cls).values() if inspect.isfunction(one)]
         cls.rules = tuple(
-            Rule(one, _kinds(one), *one._rule) for one in methods if hasattr(one, "_rule")
+            Rule(one, _ways(one), *one._rule) for one in methods if hasattr(one, "_rule")
         )
-        cls.vitals = tuple(Question(one, _kinds(one)) for one in methods if hasattr(one, "_vital"))
+        cls.vitals = tuple(Question(one, _ways(one)) for one in methods if hasattr(one, "_vital"))
         for one in cls.rules:
             owner, known = RULES.get(one.code, (cls, one))
             if owner.__qualname__ != cls.__qualname__:  # a notebook cell may well run twice
@@ -347,14 +359,16 @@ def _is_crash_before_training(trainer: Any, exception: BaseException) -> bool:
     return alone and isinstance(exception, Exception) and trainer.state.fn == "fit"
 
 
-def _kinds(method: Callable[..., Any]) -> tuple[type[Measurement], ...]:
+def _ways(method: Callable[..., Any]) -> tuple[tuple[type[Measurement], ...], ...]:
     hints = typing.get_type_hints(method)
     hints.pop("return", None)
+    choices = [typing.get_args(hint) or (hint,) for hint in hints.values()]
     if not hints or not all(
-        isinstance(kind, type) and issubclass(kind, Measurement) for kind in hints.values()
+        isinstance(kind, type) and issubclass(kind, Measurement)
+        for kind in itertools.chain(*choices)
     ):
         raise TypeError(f"{method.__qualname__} must annotate each argument with a Measurement.")
-    return tuple(hints.values())
+    return tuple(itertools.product(*choices))
 
 
 def _section(text: str, heading: str) -> list[str]:

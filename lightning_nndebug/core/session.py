@@ -444,10 +444,11 @@ class Session:
         for watch in self.watches:
             used = [one for one in watch.detector.rules if watch.uses(one.code)]
             for question in [*used, *(watch.detector.vitals if used else ())]:
-                asks = tuple(self._enlist(watch, kind) for kind in question.kinds)
-                for ask in asks:
-                    self._concerned[ask].append(len(self._questions))
-                self._questions.append((watch, question, asks))
+                for kinds in question.ways:
+                    asks = tuple(self._enlist(watch, kind) for kind in kinds)
+                    for ask in asks:
+                        self._concerned[ask].append(len(self._questions))
+                    self._questions.append((watch, question, asks))
         if self.directory is not None and any(one.is_in_suite for one in self.watches):
             for kind in KINDS:
                 self._enlist(self.watches[0], kind)

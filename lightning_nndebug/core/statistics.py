@@ -10,7 +10,7 @@ from statistics import correlation
 import torch
 from torch import Tensor
 
-_LEAST = 1e-30  # size
+_LEAST, _MOST = 1e-30, 1e300  # size
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def growth(sizes: Sequence[float]) -> float:
 
     What grows by a share of itself hardly moves at first: ranks would not tell it from noise.
     """
-    logs = [math.log(max(one, _LEAST)) for one in sizes]
+    logs = [math.log(min(max(one, _LEAST), _MOST)) for one in sizes]
     return correlation(range(len(logs)), logs) if max(logs) > min(logs) else 0.0
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..core.detector import Detector, rule, state, threshold, vital
 from ..core.findings import Evidence, Severity
+from ..core.measurements.divergence import Divergence
 from ..core.measurements.losses import Loss
 from ..core.measurements.rewrites import Rewrites
 from ..core.measurements.schedules import LearningRates, Schedules
@@ -15,10 +16,13 @@ from ..core.measurements.step_probe import StepProbe
 from .line_search import (
     EARLY,
     FEW,
+    WINDOW,
+    Record,
     Trend,
     at_peak,
     bearable,
     blows_up,
+    climbs,
     culprit,
     is_hill,
     line,
@@ -43,6 +47,7 @@ _DEAD = 0.5  # if more of the parameters get no gradient at all, no rate is to b
 _STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usual in good ones
 _ALIVE = 0.03  # the share of the loss that a step promises, for each share of the weights it moves
 _KEPT_PROBES = 9
+_SHOWN = 5  # losses that a message tells
 _FEW, _TRIAL, _LONG = 20, 300, 1000  # steps
 _SOON, _EARLY, _MARK, _HALF = 0.1, 0.3, 0.4, 0.5  # of a run
 
@@ -101,7 +106,9 @@ class LearningRateDetector(Detector):
         severity=Severity.WARNING,
         caused_by=["CLS103", "GRD106", "INP103", "LOS102", "LOS109", "UPD101", "UPD104"],
     )
-    def learning_rate_too_high(self, probe: StepProbe, run: Schedules) -> Iterator[Evidence]:
+    def learning_rate_too_high(
+        self, probe: StepProbe | Divergence, run: Schedules
+    ) -> Iterator[Evidence]:
         """Steps overshoot: training gets nowhere, and shorter ones would have been better.
 
         Why it matters:
@@ -125,6 +132,9 @@ class LearningRateDetector(Detector):
         References:
             cohen2021edge, schneider2021cockpit, bengio2012practical
         """
+        if isinstance(probe, Divergence):
+            yield from self._diverged(probe)
+            return
         self._remember(probe)
         last = recent(self.probes, since=self.start["settles"])
         pool = line(last, self.start["loss"])
@@ -152,19 +162,7 @@ class LearningRateDetector(Detector):
                 f"{best} would be best for the next batch, and of what the gradient promises "
                 f"a step keeps {pool.kept:.0%}"
             )
-        self.verdict = "too high"
-        where, rate = culprit(self.probes) or (probe.optimizer, probe.rate)
-        self.blamed = self.blamed or where  # once, however the blame may wander
-        first = self.start["bearable"] / self.start["growth"]
-        better = rate * min([first, _SHORTER, *([bearable(last)] if last else [])])
-        yield Evidence(
-            where=self.blamed,
-            measured=rate,
-            limit=better,
-            message=f"lr {rate:.1e}: {seen}",
-            fixes=(f"Lower lr to about {better:.0e}", "Warm it up", "Clip the gradients"),
-            details=_details(probe),
-        )
+        yield self._too_high(seen, last, _details(probe))
 
     @rule(
         "LRN102",
@@ -409,6 +407,34 @@ class LearningRateDetector(Detector):
         """The multiple of the step at which the loss of the next batch is least."""
         finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
         return min(finite, key=finite.__getitem__, default=0.0)
+
+    def _diverged(self, end: Divergence) -> Iterator[Evidence]:
+        """Tells of a loss that climbed until it overflowed, between the steps that are probed."""
+        if not self.probes:
+            return
+        ignorant = self.start["highest"] / min(self.start["novelty"], 1.0)
+        may_leap = any(overshoots(one) for one in self.probes)
+        if climbs(end.losses, ignorant, may_leap=may_leap):
+            way = ", ".join(f"{one:.3g}" for one in end.losses[-_SHOWN:])
+            seen = f"from {self.start['loss']:.3g} at first the loss rose to {way}, {end.loss:g}"
+            yield self._too_high(seen, self.probes[-WINDOW:], {"losses": list(end.losses)})
+
+    def _too_high(self, seen: str, last: Sequence[Record], details: dict[str, Any]) -> Evidence:
+        """Blames the rate, and proposes one at which the last steps would have been bearable."""
+        self.verdict = "too high"
+        latest = self.probes[-1]
+        where, rate = culprit(self.probes) or (latest["optimizer"], latest["rate"])
+        self.blamed = self.blamed or where  # once, however the blame may wander
+        first = self.start["bearable"] / self.start["growth"]
+        better = rate * min([first, _SHORTER, *([bearable(last)] if last else [])])
+        return Evidence(
+            where=self.blamed,
+            measured=rate,
+            limit=better,
+            message=f"lr {rate:.1e}: {seen}",
+            fixes=(f"Lower lr to about {better:.0e}", "Warm it up", "Clip the gradients"),
+            details=details,
+        )
 
     def _thrown(self, probe: StepProbe, run: Schedules) -> str:
         """Says what a step, or the first ones, did beyond doubt; nothing if it may come back."""

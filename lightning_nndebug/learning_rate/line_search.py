@@ -18,11 +18,13 @@ EARLY = 50  # the first steps are a time of their own: momentum and second momen
 _ENOUGH = 40  # from here on the early probes are complete
 _WARM = 0.5  # a rate below this share of its peak is warming up, or has decayed
 _EXPLODED = 1000.0
+_LATEST = 3  # losses, of which one may be lower than those that lead to infinity
 _FAR_OFF = 50.0
 _MOST = 0.8
 _HUGE = 1e30  # stands for NaN and infinity in a sum
 _STEADY = 0.6  # of the speed it had: a loss that nears its floor exponentially is half-way at 0.75
 _SURE = 2.0  # standard errors
+_RISE, _SHORT = 1.05, 0.3  # times the loss before the step, and the step
 _OVERSHOT, _HILL = 1.5, 5.0  # times the loss before the step, and the one before all steps
 
 
@@ -122,6 +124,7 @@ def record(probe: StepProbe) -> Record:
         kept = kept if math.isfinite(after) else -2.0
     return {
         "step": probe.step,
+        "optimizer": probe.optimizer,
         "rate": probe.rate,
         "share": probe.share,
         "curve": dict(probe.curve),
@@ -216,12 +219,35 @@ def blows_up(probe: Record, start: float, *, passing: bool = False) -> bool:
         passing: Whether steps will get shorter by themselves: a third of this one is judged.
     """
     now, shorter, then = (probe["curve"][multiple] for multiple in (0.0, 0.3, 1.0))
-    if not (start and math.isfinite(now) and math.isfinite(probe["loss"])):
+    mine = probe["loss"]
+    if not (start and math.isfinite(now) and math.isfinite(mine)):
         return False
-    if not (shorter if passing else then) < max(_FAR_OFF * now, _EXPLODED * start):  # or it is NaN
+    if mine > _FAR_OFF * max(now, start):  # with the same weights: it is its batch that is odd
+        return False
+    reached = shorter if passing else then
+    if not math.isfinite(reached):
+        return _overflows(probe["curve"], start)
+    if not reached < max(_FAR_OFF * now, _EXPLODED * start):
         return True
-    far_off = min(now, probe["loss"]) > _FAR_OFF * start and not passing
+    far_off = min(now, mine) > _FAR_OFF * start and not passing
     return bool(far_off and max(now, shorter) < then and (probe["kept"] or 0.0) < _WARM)
+
+
+def climbs(losses: Sequence[float], start: float, *, may_leap: bool) -> bool:
+    """Whether losses went up by themselves to where the numbers end, and not for one odd batch.
+
+    Args:
+        losses: The last ones, in order.
+        start: The largest loss that the untrained model can be expected to have; 0 if unknown.
+        may_leap: Whether a step was seen to throw them; else they rise from step to step.
+    """
+    high = _HILL * start
+    if not (losses and high and max(losses[-_LATEST:]) > high):
+        return False
+    below = next((i for i in reversed(range(len(losses))) if losses[i] <= high), None)
+    if below is None or below == len(losses) - 1:
+        return True
+    return may_leap or losses[below + 1] <= _EXPLODED * max(losses[below], start)
 
 
 def overshoots(probe: Record) -> bool:
@@ -239,6 +265,20 @@ def is_hill(peak: float, level: float, progress: float) -> bool:
         progress: The share of the first loss by which it would have to be lower.
     """
     return peak > _HILL and level > 1 - progress
+
+
+def _overflows(curve: dict[float, float], start: float) -> bool:
+    """Whether a step leads out of the numbers by its length, and not into the hole of a logarithm.
+
+    On its way the loss is high, or a small part of the step will do, all the more if it is rising.
+    """
+    finite = {multiple: loss for multiple, loss in curve.items() if math.isfinite(loss)}
+    end, top = max(finite), max(finite.values())
+    if top > _HILL * max(curve[0.0], start):
+        return True
+    rises = top > _RISE * curve[0.0]
+    has_no_way_back = all(multiple in finite for multiple in curve if multiple <= end)
+    return has_no_way_back and end < (_SHORT if rises else _SHORT / 10)
 
 
 def _total(records: Sequence[Record]) -> dict[float, float]:

@@ -112,6 +112,29 @@ class DoubtfulDetector(Detector):
         yield Evidence("doubt", float(clock.step), severity=Severity.INFO)
 
 
+@dataclass(frozen=True)
+class Bell(Measurement):
+    """Rings when an epoch ends."""
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_epoch_end",)
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> Bell:
+        return cls()
+
+
+class EitherDetector(Detector):
+    """Listens to one or the other."""
+
+    heard: list[str] = state(list)
+
+    @rule("TSW101", severity=Severity.INFO)
+    def either(self, one: Clock | Bell) -> Iterator[Evidence]:
+        """Never."""
+        self.heard.append(type(one).__name__)
+        yield from ()
+
+
 class Net(pl.LightningModule):
     """A linear regression."""
 
@@ -213,6 +236,14 @@ def test_several_detectors_share_one_measurement() -> None:
     TAKEN.clear()
     fit(program(), PlantedDetector(), OtherDetector(), NNDebug())
     assert list(range(12)) == TAKEN
+
+
+def test_a_rule_may_be_asked_with_one_of_two_measurements() -> None:
+    """It gets whichever is there, and names both."""
+    detector = EitherDetector()
+    fit(program(max_steps=2, limit_train_batches=2), detector)
+    assert detector.heard == ["Clock", "Clock", "Bell"]
+    assert detector.rules[0].kinds == (Clock, Bell)
 
 
 def test_the_soft_halt_asks_the_trainer() -> None:

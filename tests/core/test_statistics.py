@@ -12,6 +12,7 @@ from lightning_nndebug.core.statistics import (
     Graph,
     Likeness,
     absence,
+    growth,
     homogeneity,
     normal_tail,
     spent,
@@ -48,6 +49,12 @@ def test_labels_that_are_all_equal_are_no_evidence() -> None:
 def test_too_few_labels_are_not_judged() -> None:
     """Three labels have no fourth moment."""
     assert Likeness.of_labels([2, 1]) is None
+
+
+def test_what_grows_beyond_the_numbers_has_grown() -> None:
+    """Infinity is a size like any other."""
+    assert growth([1.0, 1e100, 1e200, math.inf]) == pytest.approx(1.0, abs=1e-3)
+    assert growth([0.0, 0.0]) == growth([math.inf, math.inf]) == 0.0
 
 
 def test_homogeneity_is_pearsons_test() -> None:
