@@ -944,6 +944,33 @@ def test_copies_of_continuous_rows_are_no_chance() -> None:
     assert not fired(InputDetector().train_val_overlap, Leaks("batch[0]", overlap, rows))
 
 
+@pytest.mark.parametrize(("copies", "sick"), [(0.0, True), (0.025, False), (0.4, True)])
+def test_a_table_has_a_few_copies(copies: float, sick: bool) -> None:
+    """A split at random parts some twins; that all copies were made before it is another matter."""
+    overlap = Overlap(500, 499, known=22, trained=1900, repeats=50, look=1, copies=copies)
+    overlap = overlap if copies < 0.1 else replace(overlap, known=300)
+    rows = Rows("batch[0]", "", torch_rand(300, 5))
+    assert fired(InputDetector().train_val_overlap, Leaks("batch[0]", overlap, rows)) == sick
+
+
+@pytest.mark.parametrize(("replaces", "sick"), [(False, False), (True, True)])
+def test_drawn_again_is_no_copy(replaces: bool, sick: bool) -> None:
+    """What a sampler draws twice has no twin in the data that could be in validation by chance."""
+    x, y = torch_rand(1000, 6), torch.randint(0, 2, (1000,))
+    again = torch.arange(30)
+    x, y = torch.cat([x, x[again]]), torch.cat([y, y[again]])
+    order = torch.randperm(len(x))
+    train, val = (TensorDataset(x[part], y[part]) for part in (order[:730], order[730:]))
+    sampler = RandomSampler(train, replacement=replaces, num_samples=200 if replaces else None)
+    detector = InputDetector(select=["INP203"])
+    seen = DataLoader(train, 10, sampler=sampler)
+    net = Classifier(nn.Linear(6, 2))
+    if replaces:
+        val = TensorDataset(x[order[:100]], y[order[:100]])
+    fit(Program(net, seen, DataLoader(val, 30), trainer={"max_epochs": 1}), detector)
+    assert ("INP203" in [one.code for one in detector.findings]) == sick
+
+
 @pytest.mark.parametrize(
     ("make", "is_class", "columns"),
     [

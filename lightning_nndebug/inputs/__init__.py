@@ -65,6 +65,7 @@ _FEW = 10  # samples of validation, at least
 _ALL = 0.9  # of the samples of both are the same
 _NATURAL = 2.0  # times as large as chance explains
 _RARE = 3.0  # equal pairs that there may be where none was seen
+_NOISES = 3.0  # standard deviations by which a count may be off
 _TINY = 0.01  # the largest value of inputs that were scaled twice
 
 
@@ -441,7 +442,8 @@ class InputDetector(Detector):
         When it is fine:
             All of the training data are validated, or of several sets one is a part of them: that
             is taken for intention, and not reported. Whole sequences are to be restored from a
-            code. Rows of few categories, which repeat by nature, are not reported.
+            code. Rows of few categories, which repeat by nature, are not reported, nor are the few
+            copies that a table has, if training has as many as chance brings to validation.
 
         References:
             kaufman2012leakage, kapoor2023leakage
@@ -651,8 +653,8 @@ class InputDetector(Detector):
         share = overlap.known / overlap.seen
         if share > _ALL and _ALL < overlap.trained / overlap.distinct < 1 / _ALL:
             return  # the training data as a whole: on purpose, to see whether the step works
-        is_telling = overlap.known >= _FEW / 2 and share > self.overlap_limit
-        if is_telling and share > self.overlap_limit + _NATURAL * _by_nature(overlap, leaks.rows):
+        natural = _by_nature(overlap, leaks.rows, self.copies_limit)
+        if overlap.known >= _FEW / 2 and share > self.overlap_limit + natural:
             yield Evidence(
                 where=leaks.name,
                 measured=share,
@@ -723,15 +725,18 @@ def _by_chance(samples: Samples) -> float:
     return math.exp(-samples.pairs * excess)
 
 
-def _by_nature(overlap: Overlap, rows: Rows | None) -> float:
-    """Returns which share of validation is equal to a sample of training by chance, at most.
+def _by_nature(overlap: Overlap, rows: Rows | None, copies_limit: float) -> float:
+    """Returns which share of validation is equal to a sample of training by nature, at most.
 
-    As often as two rows of one set are equal; never where rows have too much in them.
+    As often as two rows of one set are equal by chance. Rows that have too much in them for that
+    are copies, and a table has some: a row of validation is as likely to have a twin in training
+    as one of training is. Who oversamples until classes are even makes more of them.
     """
     if rows is not None and are_distinct(rows.train):
-        return 0.0
+        twins = 2 * overlap.copies if overlap.copies <= copies_limit else 0.0
+        return twins + _NOISES * math.sqrt(twins / overlap.seen)
     pairs = (overlap.seen**2 + overlap.trained**2) / 2
-    return overlap.trained * (overlap.repeats + _RARE) / pairs
+    return _NATURAL * overlap.trained * (overlap.repeats + _RARE) / pairs
 
 
 def _given_away(leaks: Leaks) -> Iterator[Evidence]:

@@ -106,6 +106,19 @@ def house_prices() -> Program:
     return Program(module, **loaders(*split(standardized(x), price)), trainer={"max_epochs": 8})
 
 
+@healthy
+def customers_some_of_them_twice() -> Program:
+    """One row in forty was entered twice, as in real tables; a column is constant, a flag is rare."""
+    age, income = torch.randint(18, 90, (2000, 1)), torch.randn(2000, 1).mul(0.6).add(10.3).exp()
+    orders, complained = torch.poisson(torch.full((2000, 1), 1.3)), torch.rand(2000, 1) < 0.03
+    x = torch.cat([age, income, orders, complained, torch.ones(2000, 1)], dim=1)
+    score = income.log() - 10.3 - 0.03 * (age - 54) - 0.4 * orders + 2 * complained
+    left = (score + 0.3 * torch.randn(2000, 1) > 0.2).long().squeeze(1)  # one in five
+    rows = torch.cat([torch.arange(2000), torch.randint(2000, (50,))])
+    data = split(standardized(x[rows]), left[rows])
+    return Program(Classifier(mlp(5, 32, 2)), **loaders(*data), trainer={"max_epochs": 4})
+
+
 def pinball(prediction, y):
     """The mean quantile loss of the 10, 50 and 90 % quantiles."""
     q = torch.tensor([0.1, 0.5, 0.9])

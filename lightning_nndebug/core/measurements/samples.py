@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import Measurement, Moment
 from .inputs import Inputs, fingerprints, new_weights
+from .loaders import TrainLoader
 
 _EPOCHS = 3  # whose samples are looked at; in the first, all is new
 _BATCHES = 2**14  # at most
@@ -38,6 +39,8 @@ class Overlap:
         trained: How many samples of training are remembered, at the same rate.
         repeats: How many pairs of samples of one set are equal, in an epoch and this validation.
         look: Which validation it is, counted from 1.
+        copies: Which share of the samples of an epoch of training are copies of others, in the
+            data themselves: 0 if samples are drawn with replacement.
     """
 
     seen: int
@@ -46,6 +49,7 @@ class Overlap:
     trained: int
     repeats: int
     look: int
+    copies: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Samples(Measurement):
     """
 
     hooks: ClassVar[tuple[str, ...]] = Inputs.hooks
-    needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs,)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Inputs, TrainLoader)
     BUCKETS: ClassVar[int] = 64
 
     name: str
@@ -244,13 +248,16 @@ class _Roll:
         heard = torch.cat(self.pending_validation).tolist()
         self.pending_validation.clear()
         kept = self.train.kept(mark for mark in heard if mark >= 0)
+        counts, loader = self.first_counts or self.counts, moment.take(TrainLoader)
+        replaces = loader is not None and loader.replaces is True
         self.overlap = Overlap(
             seen=len(kept),
             distinct=len(set(kept)),
             known=sum(mark in self.train.marks for mark in kept),
             trained=len(self.train.marks),
-            repeats=_pairs(self.first_counts or self.counts) + _pairs(Counter(kept)),
+            repeats=_pairs(counts) + _pairs(Counter(kept)),
             look=self.validations,
+            copies=0.0 if replaces else 1 - len(counts) / max(1, counts.total()),
         )
         return self.batches > 0
 
