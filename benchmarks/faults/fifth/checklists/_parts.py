@@ -219,21 +219,6 @@ def spots(size: int = 900, side: int = 20) -> tuple[Tensor, Tensor]:
     return standardized(image.flatten()).view(size, 1, side, side), mask[:, None].float()
 
 
-def citations(size: int = 600, words: int = 60, topics: int = 4) -> dict[str, Tensor]:
-    """Papers: which words they use (N, words), who cites whom (N, N), normalized, and their topic."""
-    g = dice(18)
-    y = torch.randint(topics, (size,), generator=g)
-    chance = torch.full((topics, words), 0.05)
-    for k in range(topics):
-        chance[k, k * 12 : k * 12 + 12] = 0.16
-    x = (torch.rand(size, words, generator=g) < chance[y]).float()
-    odds = torch.where(y[:, None] == y, 0.02, 0.002)
-    links = (torch.rand(size, size, generator=g) < odds).float().triu(1)
-    links = links + links.T + torch.eye(size)
-    degree = links.sum(1).rsqrt()
-    return {"x": x, "a": degree[:, None] * links * degree, "y": y}
-
-
 def small_cnn(
     classes: int = 6, channels: int = 1, width: int = 16, *, norm: bool = True
 ) -> nn.Sequential:

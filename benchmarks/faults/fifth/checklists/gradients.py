@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import lightning.pytorch as pl
 import torch
 from torch import nn
@@ -26,7 +28,7 @@ from ._parts import (
 def deep_autoencoder(unit: type[nn.Module]) -> nn.Sequential:
     """Down to sixteen numbers, and up again."""
     widths, layers = (64, 56, 48, 32, 16, 32, 48, 56), []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), unit()]
     return nn.Sequential(*layers, nn.Linear(56, 64))
 

@@ -164,15 +164,21 @@ def frozen_for_a_look_and_never_thawed(fixed: bool) -> Program:
 
 
 class Clinic(pl.LightningModule):
-    """Batch norms over signals, in a run that is short."""
+    """Many batch norms, in a run that is short."""
 
     def __init__(self, momentum: float) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
+            nn.Conv2d(1, 16, 3, stride=2, padding=1),
             nn.BatchNorm2d(16, momentum=momentum),
             nn.ReLU(),
-            nn.Conv2d(16, 24, 3, stride=2, padding=1),
+            nn.Conv2d(16, 24, 3, padding=1),
+            nn.BatchNorm2d(24, momentum=momentum),
+            nn.ReLU(),
+            nn.Conv2d(24, 24, 3, padding=1),
+            nn.BatchNorm2d(24, momentum=momentum),
+            nn.ReLU(),
+            nn.Conv2d(24, 24, 3, padding=1),
             nn.BatchNorm2d(24, momentum=momentum),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(4),
@@ -204,7 +210,6 @@ class Clinic(pl.LightningModule):
     "keras-team/keras/issues/6977 (batch norm in a short run)",
 )
 def statistics_of_a_longer_run(fixed: bool) -> Program:
-    """The batch norms keep 999 parts of a thousand, for a run of a million steps, and there are two hundred."""
-    x, y = garments(1800)
-    train, val = feed(2 * x + 3, y, size=40)
+    """The batch norms keep 999 parts of a thousand, for a run of a million steps, and there are some hundred and fifty."""
+    train, val = feed(*garments(1500), size=40)
     return Program(Clinic(0.1 if fixed else 0.001), train, val, {"max_epochs": 5})
