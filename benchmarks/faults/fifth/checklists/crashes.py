@@ -11,7 +11,6 @@ from torchmetrics.functional.classification import multiclass_recall
 from ... import NEURALINT, fault
 from ..._parts import Program
 from ._parts import (
-    LIGHTNING,
     TOBIN,
     Estimator,
     Learner,
@@ -63,7 +62,8 @@ class Seasons(Estimator):
 
 @fault(
     "ERR102",
-    source="https://stackoverflow.com/q/56010551 (IndexError: index out of range in self: Embedding)",
+    source="https://geek-docs.com/pytorch/pytorch-questions/340_pytorch_pytorch_embedding_index_out_of_range"
+    ".html",
 )
 def december_is_the_twelfth(fixed: bool) -> Program:
     """Months go from one to twelve, the rows of their embedding from nought to eleven."""
@@ -100,8 +100,8 @@ class Places(Learner):
 
 @fault(
     "ERR103",
-    source="https://discuss.pytorch.org/t/runtimeerror-input-type-torch-cuda-bytetensor-and-weight-"
-    "type-torch-cuda-floattensor-should-be-the-same/52325; " + TOBIN,
+    source="the error of conv2d (Input type (unsigned char) and bias type (float) should be the same); "
+    + TOBIN,
 )
 def photographs_remain_bytes(fixed: bool) -> Program:
     """The photographs go from the array into the first convolution as they were read, as bytes."""
@@ -145,8 +145,7 @@ class ByClass(pl.LightningModule):
 @fault(
     *(f"ERR{number}" for number in (118, 119, 104, 105, 109, 111)),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/7370; "
-    + LIGHTNING
-    + "../extensions/logging.html",
+    "https://lightning.ai/docs/pytorch/stable/extensions/logging.html",
 )
 def recall_of_each_logged_as_one(fixed: bool) -> Program:
     """self.log gets the recall of each class at once, four numbers, and takes one."""

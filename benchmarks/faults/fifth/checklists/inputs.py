@@ -57,7 +57,7 @@ def areas_of_two_thousand_next_to_thousandths(fixed: bool) -> Program:
     "INP103",
     "LRN101",
     "LOS101",
-    source=KARPATHY + "; https://stackoverflow.com/q/55379813 (why normalize images); " + TOBIN,
+    source=KARPATHY + "; " + DUCK + " (you forgot to normalize); " + TOBIN,
 )
 def photographs_from_0_to_255(fixed: bool) -> Program:
     """Patches of photographs are made floats, and stay between 0 and 255; the net has no norm."""

@@ -114,8 +114,8 @@ class NextHour(pl.LightningModule):
     "OUT101",
     "LOS104",
     "OUT103",
-    source="https://discuss.pytorch.org/t/userwarning-using-a-target-size-that-is-different-to-the-input-"
-    "size/29493 (target size [N], input size [N, 1]); " + TOBIN,
+    source="the warning of huber_loss (a target size that is different to the input size); "
+    + TOBIN,
 )
 def a_column_of_forecasts_a_row_of_hours(fixed: bool) -> Program:
     """Forecasts are (N, 1), the hours (N): each forecast is compared with every hour of the batch."""

@@ -60,7 +60,7 @@ def wardrobe() -> nn.Sequential:
 @fault(
     "MOD101",
     source=TRAINCHECK + "; " + TOBIN + " (forgot to set up train mode); "
-    "https://github.com/Lightning-AI/pytorch-lightning/issues/18930",
+    "https://github.com/Lightning-AI/pytorch-lightning/issues/20216",
 )
 def gallery_turns_the_lights_out(fixed: bool) -> Program:
     """A callback asks the net in eval mode about some pictures, after the first batch, and leaves it so."""
@@ -206,8 +206,8 @@ class Clinic(pl.LightningModule):
 @fault(
     "MOD105",
     "GEN105",
-    source="https://discuss.pytorch.org/t/what-does-momentum-do-in-batchnorm/42126; https://github.com/"
-    "keras-team/keras/issues/6977 (batch norm in a short run)",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html (what momentum means:"
+    " 0.999 elsewhere is 0.001 here)",
 )
 def statistics_of_a_longer_run(fixed: bool) -> Program:
     """The batch norms keep 999 parts of a thousand, for a run of a million steps, and there are some hundred and fifty."""

@@ -70,7 +70,7 @@ class Hires(pl.LightningModule):
     "NAN102",
     "NAN103",
     "NAN104",
-    source="https://forums.fast.ai/t/what-are-the-different-ways-a-logarithm-can-result-in-a-nan/102016; "
+    source="https://forums.fast.ai (What are the different ways a logarithm can result in a NaN? 2022); "
     + HUMBATOVA,
 )
 def fewer_than_no_bicycles(fixed: bool) -> Program:
@@ -185,11 +185,8 @@ class Linear(pl.LightningModule):
     "LOS108",
     "GRD101",
     "NAN105",
-    source="https://stackoverflow.com/q/37448557; "
-    + CS231N
-    + "; "
-    + REASONS
-    + ", no. 30 and 37 (NaN)",
+    source="https://forums.fast.ai/t/help-with-simple-celcius-to-f-linear-regression-using-pytorch-gradient-"
+    "descent-autograd/18783; " + CS231N + "; " + REASONS + ", no. 30 and 37 (NaN)",
 )
 def descent_on_square_metres(fixed: bool) -> Program:
     """Square metres, years, and euros go into gradient descent as they are: within ten steps all is NaN."""

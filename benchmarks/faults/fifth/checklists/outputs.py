@@ -113,7 +113,7 @@ class Sentiment(pl.LightningModule):
     "OUT101",
     "GRD103",
     "LOS104",
-    source="https://stackoverflow.com/q/69110453 (softmax with one unit); "
+    source="https://stats.stackexchange.com/questions/481881 (softmax over one output unit); "
     + UMLAUT
     + "; "
     + DEEPFD,

@@ -77,8 +77,9 @@ class Order(pl.LightningModule):
     "UPD102",
     "LOS104",
     "GEN102",
-    source="https://discuss.pytorch.org/t/how-to-use-find-unused-parameters/ (parameters not used in the "
-    "forward); " + REASONS + ", no. 22: check for frozen layers or variables",
+    source="the error of DistributedDataParallel (parameters that were not used in producing loss); "
+    + REASONS
+    + ", no. 22: check for frozen layers or variables",
 )
 def positions_made_and_never_added(fixed: bool) -> Program:
     """The positions are embedded in __init__ and forgotten in forward: the Transformer sees a bag."""
