@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import lightning.pytorch as pl
@@ -101,7 +102,7 @@ def shuffled(*tensors: Tensor, seed: int = 0) -> list[Tensor]:
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers with a ReLU between each two."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -30,10 +30,10 @@ def small_cnn() -> nn.Sequential:
 def one_batch_where_all_were_meant(fixed: bool) -> Program:
     """limit_train_batches=1, out of a configuration that meant 100 %: one batch to each epoch."""
     net = nn.Sequential(nn.Flatten(), mlp(64, 96, 10))
-    data = loaders(*cut(*shuffled(*digits(1797, image=True))), 128)
+    data = loaders(*cut(*shuffled(*digits(1797, image=True))), 256)
     limit = 1.0 if fixed else 1
     return Program(
-        Classify(net, lr=1e-3), **data, trainer={"max_epochs": 20, "limit_train_batches": limit}
+        Classify(net, lr=1e-3), **data, trainer={"max_epochs": 50, "limit_train_batches": limit}
     )
 
 
@@ -46,16 +46,17 @@ def one_batch_where_all_were_meant(fixed: bool) -> Program:
 )
 def augmented_on_disk_then_split(fixed: bool) -> Program:
     """Four slightly spoilt copies of each image are written first, and then they are split at random."""
-    x, y = shuffled(*digits(500, image=True))
-    copies = x.repeat(4, 1, 1, 1) + 0.1 * torch.randn(2000, 1, 8, 8, generator=rng(21))
-    labels, source = y.repeat(4), torch.arange(500).repeat(4)
+    x, y = shuffled(*digits(600, image=True))
+    x = x + 0.4 * torch.randn(x.shape, generator=rng(20))
+    copies = x.repeat(4, 1, 1, 1) + 0.1 * torch.randn(2400, 1, 8, 8, generator=rng(21))
+    labels, source = y.repeat(4), torch.arange(600).repeat(4)
     if fixed:
-        ours = source < 400
+        ours = source < 480
         train = TensorDataset(copies[ours], labels[ours])
         val = TensorDataset(copies[~ours], labels[~ours])
     else:
         train, val = cut(*shuffled(copies, labels))
-    return Program(Classify(small_cnn(), lr=1e-3), **loaders(train, val), trainer={"max_epochs": 5})
+    return Program(Classify(small_cnn(), lr=1e-3), **loaders(train, val), trainer={"max_epochs": 3})
 
 
 @fault(

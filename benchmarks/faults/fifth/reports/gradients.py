@@ -33,7 +33,7 @@ class Heart(nn.Module):
 )
 def first_of_two_hidden_states(fixed: bool) -> Program:
     """h[0] of a GRU with two layers is the state of the lower one: the upper one is for nothing."""
-    data = loaders(*cut(*cardio(1200)))
+    data = loaders(*cut(*cardio(1000, 30)))
     return Program(Classify(Heart(-1 if fixed else 0), lr=4e-3), **data, trainer={"max_epochs": 6})
 
 
@@ -41,7 +41,7 @@ class Reviews(Task):
     """A stack of LSTMs over the words of a review."""
 
     def __init__(self, depth: int) -> None:
-        super().__init__(lr=3e-3)
+        super().__init__(lr=2e-3)
         self.words = nn.Embedding(100, 24)
         self.lstm = nn.LSTM(24, 32, num_layers=depth, batch_first=True)
         self.head = nn.Linear(32, 4)

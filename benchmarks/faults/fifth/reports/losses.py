@@ -62,17 +62,18 @@ def gathered_values_keep_their_column(fixed: bool) -> Program:
 
 
 class Pictures(Task):
-    """An autoencoder that ends in a sigmoid and is trained by binary cross entropy."""
+    """An autoencoder whose pixels are chances, trained by binary cross entropy."""
 
     def __init__(self) -> None:
         super().__init__(lr=2e-3)
         self.encoder = mlp(64, 96, 16)
-        self.decoder = nn.Sequential(mlp(16, 96, 64), nn.Sigmoid())
+        self.decoder = mlp(16, 96, 64)
 
     def step(self, batch):
         x = batch[0]
         out = self.decoder(self.encoder(x))
-        return F.binary_cross_entropy(out, x), {"mse": F.mse_loss(out, x).detach()}
+        loss = F.binary_cross_entropy_with_logits(out, x)
+        return loss, {"mse": F.mse_loss(out.detach().sigmoid(), x)}
 
 
 @fault(

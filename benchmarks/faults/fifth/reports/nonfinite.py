@@ -88,7 +88,7 @@ class Gaps(Task):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(lr=3e-3)
-        self.net, self.fixed = mlp(24, 64, 6), fixed
+        self.net, self.fixed = mlp(24, 48, 6), fixed
 
     def step(self, batch):
         x, y = batch
@@ -108,7 +108,7 @@ class Gaps(Task):
 )
 def gaps_ignored_by_the_loss_alone(fixed: bool) -> Program:
     """torch.where leaves the missing hours out of the loss; their gradient is NaN times nought all the same."""
-    values = series(1500)
+    values = series(3000)
     x = values.unfold(0, 24, 1)[:-6]
     y = values[24:].unfold(0, 6, 1).clone()
     y[torch.rand(y.shape, generator=rng(83)) < 0.02] = torch.nan

@@ -110,11 +110,14 @@ class Films(Task):
 
     def __init__(self) -> None:
         super().__init__(lr=1e-2)
-        self.people, self.films = nn.Embedding(120, 12), nn.Embedding(80, 12)
-        self.head = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 1))
+        self.people, self.films = nn.Embedding(300, 8), nn.Embedding(60, 8)
+        self.liked, self.bias = nn.Embedding(60, 1), nn.Parameter(torch.zeros(()))
+        for table in (self.people, self.films, self.liked):
+            nn.init.normal_(table.weight, std=0.2)
 
     def forward(self, person, film):
-        return self.head(torch.cat([self.people(person), self.films(film)], 1)).squeeze(1)
+        match = (self.people(person) * self.films(film)).sum(1)
+        return match + self.liked(film).squeeze(1) + self.bias
 
     def step(self, batch):
         person, film, watched = batch
@@ -125,7 +128,7 @@ class Films(Task):
     def validation_step(self, batch, batch_idx):
         super().validation_step(batch, batch_idx)
         person, film, watched = batch
-        other = (film + 1 + batch_idx + torch.arange(len(film)) % 79) % 80
+        other = (film + 1 + batch_idx + torch.arange(len(film)) % 59) % 60
         ours, theirs = self(person, film)[watched > 0.5], self(person, other)[watched > 0.5]
         self.log("val_above_another", (ours > theirs).float().mean())
 
@@ -143,9 +146,9 @@ class Films(Task):
 def nobody_dislikes_any_film(fixed: bool) -> Program:
     """The log holds what was watched, and nothing else: the answer is yes, to everyone and everything."""
     g = rng(92)
-    taste, kind = torch.randint(4, (120,), generator=g), torch.randint(4, (80,), generator=g)
-    chance = torch.where(taste[:, None] == kind[None], 0.75, 0.08)
-    watched = torch.rand(120, 80, generator=g) < chance
+    taste, kind = torch.randint(3, (300,), generator=g), torch.randint(3, (60,), generator=g)
+    chance = torch.where(taste[:, None] == kind[None], 0.7, 0.05)
+    watched = torch.rand(300, 60, generator=g) < chance
     person, film = watched.nonzero().unbind(1)
     label = torch.ones(len(person))
     if fixed:
@@ -154,5 +157,5 @@ def nobody_dislikes_any_film(fixed: bool) -> Program:
         person, film = torch.cat([person, nobody[:, 0]]), torch.cat([film, nobody[:, 1]])
         label = torch.cat([label, torch.zeros(len(nobody))])
     order = torch.randperm(len(person), generator=g)
-    data = loaders(*cut(person[order], film[order], label[order]))
+    data = loaders(*cut(person[order], film[order], label[order]), 64)
     return Program(Films(), **data, trainer={"max_epochs": 5})
