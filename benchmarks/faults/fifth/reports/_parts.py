@@ -176,13 +176,3 @@ def windows(values: Tensor, length: int, ahead: int = 1) -> tuple[Tensor, Tensor
     x = values.unfold(0, length, 1)
     n = len(values) - length - ahead + 1
     return x[:n, :, None], values[length + ahead - 1 :][:n]
-
-
-def grammar(size: int, length: int = 16, words: int = 24, seed: int = 0) -> Tensor:
-    """Sentences (N, length) of ids in 2..words+1: a word has two words that may follow it."""
-    g = rng(seed)
-    table = torch.randint(words, (words, 2), generator=g)
-    ids = torch.randint(words, (size, length), generator=g)
-    for t in range(1, length):
-        ids[:, t] = table[ids[:, t - 1], torch.randint(2, (size,), generator=g)]
-    return ids + 2

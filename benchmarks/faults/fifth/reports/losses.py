@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ... import HUMBATOVA, fault
 from ..._parts import Program, digits
-from ._parts import Task, cut, grammar, loaders, mlp, rng, shuffled
+from ._parts import Task, cut, loaders, mlp, rng, shuffled
 
 
 class Agent(Task):
@@ -90,38 +89,6 @@ def cross_entropy_of_sixteen_greys(fixed: bool) -> Program:
     x, y = shuffled(*digits(1797))
     x = (x + 1) / 2 if fixed else (x + 1) * 8
     return Program(Pictures(), **loaders(*cut(x, y)), trainer={"max_epochs": 6})
-
-
-class Cloze(Task):
-    """Guesses the words that are hidden behind a mask."""
-
-    def __init__(self, *, fixed: bool) -> None:
-        super().__init__(lr=5e-3)
-        self.words = nn.Embedding(26, 32)
-        self.gru = nn.GRU(32, 48, batch_first=True, bidirectional=True)
-        self.head, self.fixed, self.generator = nn.Linear(96, 26), fixed, rng(62)
-
-    def step(self, batch):
-        ids = batch[0]
-        hidden = torch.rand(ids.shape, generator=self.generator) < 0.15
-        logits = self.head(self.gru(self.words(ids.masked_fill(hidden, 1)))[0]).transpose(1, 2)
-        labels = ids.masked_fill(~hidden, -100) if self.fixed else ids
-        right = (logits.argmax(1) == ids)[hidden].float().mean()
-        return F.cross_entropy(logits, labels), {"hidden": right}
-
-
-@fault(
-    "INP203",
-    "GEN107",
-    "LOS105",
-    source="https://github.com/huggingface/transformers/issues/20797 (I used not to mask the "
-    "non-masked tokens in the labels: losses of 0.1); "
-    "https://github.com/huggingface/transformers/issues/4840",
-)
-def visible_words_are_asked_too(fixed: bool) -> Program:
-    """The labels of words that are not masked are not -100: six of seven are read off the input."""
-    data = loaders(*cut(grammar(1600)))
-    return Program(Cloze(fixed=fixed), **data, trainer={"max_epochs": 5})
 
 
 class Delivery(Task):
