@@ -101,8 +101,10 @@ def last_class_beyond_the_one_hot(fixed: bool) -> Program:
     centres = torch.randn(6, 12, generator=g)
     folder = torch.randint(6, (1500,), generator=g)
     x = centres[folder] + 0.8 * torch.randn(1500, 12, generator=g)
-    data = loaders(*cut(x, folder + 1))
-    return Program(Flowers(fixed=fixed), **data, trainer={"max_epochs": 5})
+    data = loaders(*cut(x, folder + 1), 16)
+    return Program(
+        Flowers(fixed=fixed), **data, trainer={"max_epochs": 5, "accumulate_grad_batches": 2}
+    )
 
 
 class Keywords(Task):

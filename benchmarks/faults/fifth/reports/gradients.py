@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ... import HUMBATOVA, fault
 from ..._parts import Program, digits
-from ._parts import Classify, Task, cardio, cut, loaders, rng, shuffled, texts
+from ._parts import Classify, Task, cardio, cut, loaders, shuffled, texts
 
 
 class Heart(nn.Module):
@@ -113,36 +113,3 @@ def masked_weight_in_a_new_parameter(fixed: bool) -> Program:
     """nn.Parameter(weight * mask) at each call: the weights themselves never get a gradient."""
     x, y = shuffled(*digits(1797))
     return Program(Made(fixed=fixed), **loaders(*cut(x, y)), trainer={"max_epochs": 5})
-
-
-class Ranker(Task):
-    """Chooses the best of five offers, by a score for each."""
-
-    def __init__(self, *, fixed: bool) -> None:
-        super().__init__(lr=3e-3)
-        self.score = nn.Sequential(nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 1))
-        self.fixed = fixed
-
-    def step(self, batch):
-        offers, best = batch
-        scores = self.score(offers).squeeze(2)
-        right = (scores.argmax(1) == best).float().mean()
-        if not self.fixed:
-            scores = F.one_hot(scores.argmax(1), 5).float().requires_grad_()
-        return F.cross_entropy(scores, best), {"acc": right}
-
-
-@fault(
-    "GRD103",
-    "LOS107",
-    "UPD102",
-    "LOS104",
-    source="https://discuss.pytorch.org/t/element-0-of-tensors-does-not-require-grad/12557 "
-    "(requires_grad_() to silence it)",
-)
-def choice_told_to_require_grad(fixed: bool) -> Program:
-    """The loss is taken of the choice, not of the scores, and requires_grad_() silenced the error."""
-    offers = torch.randn(1600, 5, 6, generator=rng(31))
-    worth = offers[:, :, 0] + offers[:, :, 1] * offers[:, :, 2] - offers[:, :, 3].abs()
-    data = loaders(*cut(offers, worth.argmax(1)))
-    return Program(Ranker(fixed=fixed), **data, trainer={"max_epochs": 5})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_breast_cancer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -166,21 +165,3 @@ def both_views_are_the_first(fixed: bool) -> Program:
     """emb2 = encoder(aug1): every image is compared with itself, and there is nothing to learn from it."""
     data = loaders(*cut(*shuffled(*digits(1797))), 64)
     return Program(Views(fixed=fixed), **data, trainer={"max_epochs": 8})
-
-
-@fault(
-    "INP103",
-    "LRN101",
-    "LOS101",
-    "ACT103",
-    source="https://github.com/ML4ITS/mtad-gat-pytorch/issues/12 (data must be scaled properly before "
-    "it goes into the model)",
-)
-def tumours_in_square_millimetres(fixed: bool) -> Program:
-    """The table of breast cancers as it is: areas of a thousand beside smoothnesses of a tenth."""
-    x, y = load_breast_cancer(return_X_y=True)
-    x, y = shuffled(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y))
-    if fixed:
-        x = (x - x[:455].mean(0)) / x[:455].std(0)
-    net = nn.Sequential(nn.Linear(30, 32), nn.Tanh(), nn.Linear(32, 2))
-    return Program(Classify(net, lr=2e-3), **loaders(*cut(x, y), 16), trainer={"max_epochs": 6})

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
 
 from ... import fault
 from ..._parts import Program, digits
@@ -91,11 +92,20 @@ class Handwriting(Task):
     def __init__(self, body: nn.Module, *, fixed: bool) -> None:
         super().__init__(4e-5)
         self.body, self.head, self.fixed = body, nn.Linear(128, 5), fixed
+        self.val_accuracy = MulticlassAccuracy(5, average="micro")
 
-    def step(self, batch):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self.head(self.body(x)), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
         x, y = batch
         logits = self.head(self.body(x))
-        return F.cross_entropy(logits, y), {"acc": accuracy(logits, y)}
+        self.val_accuracy(logits, y)
+        self.log("val_loss", F.cross_entropy(logits, y))
+        self.log("val_acc", self.val_accuracy, on_epoch=True)
 
     def configure_optimizers(self):
         head = 2e-3 if self.fixed else self.lr

@@ -129,6 +129,10 @@ class Detect(Task):
             losses = self.detector(*batch)
         self.log("val_loss", sum(losses.values()), prog_bar=True)
 
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)]
+
 
 @fault(
     "MOD102",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from ... import fault
 from ..._parts import Program
@@ -115,7 +117,7 @@ def gaps_ignored_by_the_loss_alone(fixed: bool) -> Program:
     return Program(Gaps(fixed=fixed), **loaders(*cut(x, y[: len(x)])), trainer={"max_epochs": 6})
 
 
-class Brains(torch.utils.data.Dataset):
+class Brains(Dataset):
     """Scans, with the random gamma that goes with them to train."""
 
     def __init__(self, image, size, *, augment: bool, fixed: bool) -> None:
@@ -133,6 +135,21 @@ class Brains(torch.utils.data.Dataset):
         return x, self.size[index]
 
 
+class Clinic(pl.LightningDataModule):
+    """The scans of a clinic, the last of them to validate."""
+
+    def __init__(self, image, size, *, fixed: bool) -> None:
+        super().__init__()
+        self.train = Brains(image[:640], size[:640], augment=True, fixed=fixed)
+        self.val = Brains(image[640:], size[640:], augment=False, fixed=fixed)
+
+    def train_dataloader(self):
+        return DataLoader(self.train, 32, shuffle=True, generator=rng(1))
+
+    def val_dataloader(self):
+        return DataLoader(self.val, 80)
+
+
 @fault(
     "NAN101",
     "NAN102",
@@ -143,8 +160,7 @@ def random_gamma_after_the_standardization(fixed: bool) -> Program:
     """The scans are standardized first, and gamma comes after: a negative number to the power of 1.2."""
     image, mask, _ = cells(800)
     size = (mask.sum((1, 2)) > 25).long()
-    train = Brains(image[:640], size[:640], augment=True, fixed=fixed)
-    val = Brains(image[640:], size[640:], augment=False, fixed=fixed)
+    data = Clinic(image, size, fixed=fixed)
     net = nn.Sequential(conv(1, 16, nn.MaxPool2d(2)), conv(16, 32), nn.AdaptiveAvgPool2d(1))
     net = nn.Sequential(net, nn.Flatten(), nn.Linear(32, 2))
-    return Program(Classify(net, lr=3e-3), **loaders(train, val), trainer={"max_epochs": 5})
+    return Program(Classify(net, lr=3e-3), data, trainer={"max_epochs": 6})

@@ -31,8 +31,7 @@ class Boxes(Task):
     "OUT102",
     "OUT101",
     "ACT102",
-    source="https://github.com/eriklindernoren/PyTorch-YOLOv3/issues (boxes in pixels, outputs in shares "
-    "of the image); " + HUMBATOVA + " (wrong activation of the last layer)",
+    source=HUMBATOVA + " (wrong activation of the last layer)",
 )
 def boxes_in_pixels_out_of_a_sigmoid(fixed: bool) -> Program:
     """The boxes are written in pixels, the head ends in a sigmoid: no cell is further off than one pixel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.nn import functional as F
 
@@ -65,7 +66,11 @@ def dropout_where_a_relu_belongs(fixed: bool) -> Program:
         *(nn.Linear(8, 64), *between, nn.Dropout(0.05)),
         *(nn.Linear(64, 64), *between, nn.Dropout(0.05), nn.Linear(64, 1)),
     )
-    return Program(Regress(net, lr=3e-3), **loaders(*cut(*customers())), trainer={"max_epochs": 8})
+    return Program(
+        Regress(net, lr=3e-3),
+        **loaders(*cut(*customers())),
+        trainer={"max_epochs": 8, "callbacks": [EarlyStopping("val_loss", patience=4)]},
+    )
 
 
 class Pyramid(nn.Module):
