@@ -1,0 +1,1 @@
+"""The fifth round of programs written blind."""
