@@ -513,6 +513,18 @@ def test_at_the_end_of_a_run_there_is_nothing_to_wait_for(
     assert neglected(ClassBalanceDetector(), seen) == told
 
 
+def test_what_was_never_predicted_is_not_waited_for_at_the_end() -> None:
+    """A rare class is on its way in every look, and the run is over before it has come."""
+    rising = [[0.9, 0.8, 0.9, 0.01 * 2.0**i] for i in range(4)]
+    for number, told in ((4, [("CLS101", 4)]), (3, [])):  # one look is before the others are known
+        seen = looks(RARE, [LOST] * number, rising)
+        seen[-1] = replace(seen[-1], is_last=True)
+        assert neglected(ClassBalanceDetector(), seen) == told
+    seen = looks(RARE, [LOST] * 3 + [[0.9, 0.8, 0.9, 0.2]], rising)
+    seen[-1] = replace(seen[-1], is_last=True)
+    assert neglected(ClassBalanceDetector(), seen) == []
+
+
 def test_memory_goes_through_a_checkpoint(tmp_path: Any) -> None:
     """Builtins and tensors only; after a resume, what was seen before still counts."""
     seen = looks(RARE, [LOST] * 5, FALLING)
