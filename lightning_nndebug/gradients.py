@@ -263,6 +263,7 @@ class GradientDetector(Detector):
             - A recurrent net forgets: the input came many time steps before the output that is used
             - Weights are initialized too small, so that biases outweigh the signal
             - A pooling takes the mean over much more than the signal
+            - Blocks of a transformer do not add what they were given: attention makes all alike
 
         How to fix:
             - Shorten the way: pool over time instead of taking the last step, or add attention
@@ -277,9 +278,11 @@ class GradientDetector(Detector):
             hochreiter1998vanishing, schoenholz2017deep, poole2016exponential
         """
         flows, before = self._lately(flow, loss), flow.signal_before or 0.0
+        if told := self._alike(flow):
+            yield told
         signal = max(one["signal"] for one in flows)
         is_lost = signal < self.varying_share and before >= 5 * self.varying_share
-        if self._is_young(flow) or not is_lost or _comes_back(flows, self.varying_share):
+        if self._is_young(flow) or not is_lost or _comes_back(flows, "signal", self.varying_share):
             return
         if max(one["decades"] for one in flows) < -self.vanishing_decades or self._explodes():
             return  # the gradient is the cause that can be treated
@@ -466,6 +469,28 @@ class GradientDetector(Detector):
                 fixes=("Accumulate fewer batches, or make them smaller",),
             )
 
+    def _alike(self, flow: GradientFlow) -> Evidence | None:
+        """Tells of attention that has nothing to choose from, as the first layer of it had."""
+        shares = [share for _, share in flow.choices]
+        alike = max(one["choice"] for one in self.flows)
+        if not shares or flow.age < _STUCK or _comes_back(self.flows, "choice", self.varying_share):
+            return None
+        if alike >= self.varying_share or shares[0] < 5 * self.varying_share or self._explodes():
+            return None
+        line, share = flow.choices[-1]
+        return Evidence(
+            where=str(line) if line else "attention",
+            measured=alike,
+            limit=self.varying_share,
+            message=f"{_percent(share)} of what the last of {len(shares)} layers of attention is "
+            f"given varies between positions, after {_percent(shares[0])} at the first; the limit "
+            f"is {_percent(self.varying_share)}",
+            causes=(
+                "Blocks return what attention says, and do not add it to what they were given",
+            ),
+            fixes=("Add it: ``x = x + attention(norm(x))``",),
+        )
+
     def _remember(self, gradients: Gradients) -> Sequence[dict[str, float]]:
         """Notes a look, and returns the history of its optimizer."""
         name, loss = gradients.optimizer, gradients.objective
@@ -507,24 +532,26 @@ class GradientDetector(Detector):
     def _lately(self, flow: GradientFlow, loss: Loss) -> Sequence[dict[str, float]]:
         """Notes a look at the flow, and returns the last ones; all is well before the first."""
         well = {"age": -1.0, "decades": 0.0, "signal": 1.0, "growth": 0.0, "fading": 0.0}
+        well["choice"] = 1.0
         well["loss"] = loss.value
         self.began = self.began or loss.value
         self.flows = self.flows or [well] * _FLOWS
         if self.flows[-1]["age"] != flow.age:
             seen = {"decades": flow.decades, "signal": flow.signal, "growth": flow.growth}
             seen |= {"fading": flow.fading.fading if flow.fading else None}
+            seen |= {"choice": flow.choices[-1][1] if flow.choices else None}
             known = {name: value for name, value in seen.items() if value is not None}
             self.flows = [*self.flows[1:], {**well, **known, "age": float(flow.age)}]
         return self.flows
 
 
-def _comes_back(flows: Sequence[dict[str, float]], limit: float) -> bool:
-    """Whether the signal, growing as it does, reaches the limit before long."""
+def _comes_back(flows: Sequence[dict[str, float]], what: str, limit: float) -> bool:
+    """Whether a signal, growing as it does, reaches the limit before long."""
     first, last = flows[0], flows[-1]
-    if not 0 < first["signal"] < last["signal"]:
+    if not 0 < first[what] < last[what]:
         return False
-    pace = math.log(last["signal"] / first["signal"]) / (last["age"] - first["age"])
-    return math.log(limit / last["signal"]) < _PATIENCE * pace * last["age"]
+    pace = math.log(last[what] / first[what]) / (last["age"] - first["age"])
+    return math.log(limit / last[what]) < _PATIENCE * pace * last["age"]
 
 
 def _jump(history: Sequence[dict[str, float]]) -> float:

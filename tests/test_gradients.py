@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import Detector, GradientDetector, Severity, rule
-from lightning_nndebug.core.measurements.flow import GradientFlow, Layer
+from lightning_nndebug.core.measurements.flow import GradientFlow, Layer, _Attention
 from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
 from lightning_nndebug.core.measurements.losses import Loss
 from lightning_nndebug.core.measurements.noise import GradientNoise
@@ -224,6 +224,42 @@ def test_a_signal_that_comes_back_is_not_lost() -> None:
             )
         ]
         assert evidence[-1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "is_told"),
+    [
+        (0.9, (1e-4, 1e-4, 1e-4), True),
+        (0.9, (0.5, 1e-4, 1e-4), False),  # well at one look of three
+        (0.9, (1e-3, 2e-3, 5e-3), False),  # on its way back
+        (0.02, (1e-4, 1e-4, 1e-4), False),  # much alike from the beginning
+    ],
+)
+def test_attention_must_have_something_to_choose_from(first, last, is_told) -> None:
+    """Without a way around it, all positions become alike."""
+    detector, told = GradientDetector(), []
+    for age, share in zip((20, 30, 40), last, strict=True):
+        seen = replace(flow(1.0, 1.0), age=age, choices=((None, first), (None, share)))
+        told = [one.where for one in detector.lost_signal(seen, loss_of(1 - age / 100))]
+    assert told == ["attention"] * is_told
+
+
+@pytest.mark.parametrize("way", ["module", "fused", "by hand"])
+def test_what_attention_chooses_from_is_seen_however_it_is_called(way: str) -> None:
+    """All positions alike have a share of 0, and numbers around 0 one of 1."""
+    attention = _Attention()
+    layer, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(4, 50, 8)
+    alike = x[:, :1].expand(-1, 50, -1)
+    with attention:
+        for one in (x, alike):
+            if way == "module":
+                layer(one, one, one, need_weights=False)
+            elif way == "fused":
+                F.scaled_dot_product_attention(one, one, one)
+            else:
+                query = one.clone().requires_grad_()
+                F.dropout((query @ one.mT).softmax(-1), 0.1) @ one
+    assert [share for _, share in attention.read()] == pytest.approx([1.0, 0.0], abs=0.05)
 
 
 def test_a_vanishing_gradient_goes_before_a_lost_signal() -> None:

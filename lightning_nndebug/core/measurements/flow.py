@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,10 +16,14 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..listening import hookable
+from ..listening import ListeningMode, hookable
 from ..sandbox import running
+from ..source import Line, nearest_line
 from ..trainer import eagerly, plain_name
 from . import ON_REQUEST, Cadence, Measurement, Moment
+from .activations import through
+
+log = logging.getLogger("lightning_nndebug")
 
 T = TypeVar("T")
 
@@ -31,6 +37,11 @@ _NORMS = (
 _TIMES = 8  # time steps, at least, for it to fade
 _DEPTH = 3  # layers, at least, for a gradient to grow or vanish on its way through them
 HALF = (torch.float16, torch.bfloat16)
+_POSITIONS = 4  # to choose from, at least
+_LAYERS = 64  # of attention that are looked at
+_CHOOSES = {"multi_head_attention_forward", "scaled_dot_product_attention"}
+_DROPS = ("NativeDropout", "Mul")
+_WEIGHS = {"matmul", "__matmul__", "bmm"}  # what a softmax has chosen from
 _SAMPLES, _FEATURES = 64, 1024  # enough to see whether an output varies, whatever its size
 
 
@@ -65,6 +76,8 @@ class GradientFlow(Measurement):
     Attributes:
         layers: Modules with parameters, without norms, in the order in which they ran.
         age: How many steps after the first look.
+        choices: For each layer of attention, in the order in which they ran, the line that calls
+            it, and which share of what it chooses from varies between positions of a sample.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_optimizer_step", "on_train_batch_end")
@@ -73,6 +86,7 @@ class GradientFlow(Measurement):
 
     layers: tuple[Layer, ...]
     age: int = 0
+    choices: tuple[tuple[Line | None, float], ...] = ()
 
     @property
     def reached(self) -> tuple[Layer, ...]:
@@ -130,6 +144,7 @@ class GradientFlow(Measurement):
         """Hooks every module that has parameters of its own."""
         memory.watch = watch = _Watch()
         watch.stack.enter_context(eagerly(moment.module))
+        watch.stack.enter_context(watch.attention)
         for name, module in hookable(moment.module):
             own = any(True for _ in module.parameters(recurse=False))
             # Lightning redirects the forward of its own module: a hook there would see the batch.
@@ -145,7 +160,7 @@ class GradientFlow(Measurement):
         # Manual optimization may go backward in many batches and step in few of them.
         is_over = watch.went_backward or moment.hook == "on_train_batch_end"
         age = moment.step - vars(memory).setdefault("start", moment.step)
-        return cls(watch.read(), age) if is_over else None
+        return cls(watch.read(), age, watch.attention.read()) if is_over else None
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -163,11 +178,52 @@ class _Call:
     gradient: Tensor | None = None
 
 
+class _Attention(ListeningMode):
+    """Hears attention, also if it is written by hand, and looks at what it chooses from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chosen: set[Any] = set()
+        self._shares: list[tuple[Line | None, Tensor]] = []
+
+    def read(self) -> tuple[tuple[Line | None, float], ...]:
+        shares = _read([share for _, share in self._shares])
+        return tuple((line, share) for (line, _), share in zip(self._shares, shares, strict=True))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name not in _CHOOSES | _WEIGHS | {"softmax"} or _is_again():
+            return func(*args, **(kwargs or {}))
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                self._look(name, args)
+        except Exception:  # an exotic tensor; this runs inside of the user's step
+            log.debug("nndebug: a call of %s could not be read.", name, exc_info=True)
+        result = func(*args, **(kwargs or {}))
+        if name == "softmax" and isinstance(result, Tensor) and result.grad_fn is not None:
+            self._chosen.add(result.grad_fn)
+        return result
+
+    def _look(self, name: str, args: Any) -> None:
+        x = args[1] if len(args) > 1 else None
+        if not isinstance(x, Tensor) or x.dim() < 3 or not x.is_floating_point():  # noqa: PLR2004
+            return
+        if len(self._shares) >= _LAYERS or _is_mapped():
+            return
+        is_chosen = through(getattr(args[0], "grad_fn", None), _DROPS) in self._chosen
+        axis = 0 if name == "multi_head_attention_forward" else -2
+        if (is_chosen or name in _CHOOSES) and x.shape[axis] >= _POSITIONS and x.numel():
+            rows = x.detach().float()
+            share = norm(rows - rows.mean(axis, keepdim=True)) / norm(rows).clamp_min(1e-30)
+            self._shares.append((nearest_line(sys._getframe(2)), share))
+
+
 class _Watch:
     """The hooks of one step. They run in the user's forward and backward: they may not raise."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()
+        self.attention = _Attention()
         self.error: Exception | None = None
         self._calls: dict[str, _Call] = {}
         # Of recurrent layers, the gradient at each time step.
@@ -198,7 +254,7 @@ class _Watch:
 
     def _called(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         # Checkpointed modules are called for a second time in the backward.
-        if running() or torch._C._current_graph_task_id() != -1:
+        if _is_again():
             return
         try:
             with torch.no_grad():
@@ -221,7 +277,7 @@ class _Watch:
 
     def _entered(self, name: str, module: nn.RNNBase, args: Any) -> Any:
         """Has the gradient go on to what a recurrent layer reads, be that data."""
-        if running() or torch._C._current_graph_task_id() != -1 or name in self._times:
+        if _is_again() or name in self._times:
             return None
         x = args[0] if args and torch.is_grad_enabled() else None
         is_trained = any(p.requires_grad for p in module.parameters())
@@ -265,6 +321,16 @@ class _Watch:
                 )
         except Exception as error:
             self.error = error
+
+
+def _is_again() -> bool:
+    """Whether this is no call of the user's: checkpointed modules run again in the backward."""
+    return running() or torch._C._current_graph_task_id() != -1
+
+
+def _is_mapped() -> bool:
+    """Whether there are no values to show, as under vmap."""
+    return bool(torch._C._functorch.maybe_current_level())
 
 
 def norm(x: Tensor) -> Tensor:
