@@ -185,6 +185,7 @@ class StructureDetector(Detector):
         Likely causes:
             - ``forward`` does not call it, or calls another one in its place
             - It is called in a branch that is never taken
+            - ``zip`` stops at the end of a shorter list
             - It is left over from an earlier version
 
         How to fix:
@@ -206,7 +207,7 @@ class StructureDetector(Detector):
                 limit=0,
                 message=f"{size:,} trainable parameters: not called in {unused.steps} steps, "
                 "reached by no gradient, and named by no method but the one that makes it, or in "
-                "a branch that is not taken, or by a loop that makes nothing of it",
+                "a branch that is not taken, or by a loop that makes nothing of it or ends before it",
             )
 
 

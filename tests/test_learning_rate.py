@@ -638,6 +638,7 @@ def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
         (schedule(factors=tuple(0.9**k for k in range(1100))), run(), "below 0.0001"),
         (schedule(interval="hand"), run(epoch=4, done=400), "not stepped once"),
         (schedule(factors=cosine(500, 2100)), run(), "ends with 100% of its peak"),
+        (schedule(factors=cosine(480, 2100)), run(), "made for 480 steps"),
         (schedule(interval="epoch", planned=8, factors=cosine(5, 40)), run(), "made for 5 epochs"),
         (schedule(monitor="val_loss", mode="max"), run(), "'val_loss'"),
         (schedule(monitor="val/acc", mode="min"), run(), "'val/acc'"),

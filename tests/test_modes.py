@@ -20,7 +20,7 @@ from program import Program, digits, fit, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug import Detector, ModeDetector, Severity, rule
+from lightning_nndebug import Detector, InputDetector, ModeDetector, Severity, rule
 from lightning_nndebug.core.measurements.both_modes import BothModes, _Shares
 from lightning_nndebug.core.measurements.dropouts import ActiveDropouts, DropoutCall, _is_explicit
 from lightning_nndebug.core.measurements.graphs import LostGraph
@@ -435,7 +435,7 @@ def test_code_that_frees_parameters_in_the_run_is_known(kind):
     assert can_thaw(kind)
 
 
-@pytest.mark.parametrize("kind", [Frozen, Classifier, nn.Linear])
+@pytest.mark.parametrize("kind", [Frozen, Classifier, nn.Linear, InputDetector])
 def test_to_freeze_is_not_to_free(kind):
     """Nor is what is done before the run."""
     assert not can_thaw(kind)

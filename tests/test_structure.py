@@ -332,6 +332,32 @@ class StartedNorms(CountedNorms):
             nn.init.ones_(norm.weight)
 
 
+class Shortened(Normed):
+    """Goes through its layers up to the last norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers.append(nn.Linear(64, 64))
+
+    def forward(self, x):
+        for layer, norm in zip(self.layers, self.norms):  # noqa: B905
+            x = norm(F.relu(layer(x)))
+        return Classifier.forward(self, x)
+
+
+class Completed(Shortened):
+    """Comes to the last layer afterwards."""
+
+    def forward(self, x):
+        return super().forward(self.layers[-1](x))
+
+
+def test_a_loop_that_ends_before_a_module_does_not_use_it() -> None:
+    """Unless something else does."""
+    assert unused(Shortened()) == ["layers.2"]
+    assert unused(Completed()) == []
+
+
 def test_to_go_through_modules_is_no_use_of_them() -> None:
     """What counts is what a loop makes of each of them."""
     assert unused(Normed()) == ["norms"]

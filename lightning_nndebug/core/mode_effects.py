@@ -59,7 +59,8 @@ def can_thaw(kind: type) -> bool:
     """Returns whether code of this class frees frozen parameters, once the run goes on."""
     if any(base.__name__ == "BaseFinetuning" for base in kind.__mro__):
         return True
-    return any(map(_thaws, _methods(kind, besides=_BEFORE)))
+    is_ours = kind.__module__.startswith(__name__.partition(".")[0] + ".")
+    return not is_ours and any(map(_thaws, _methods(kind, besides=_BEFORE)))
 
 
 _OWN_KINDS = (_NormBase, _DropoutNd, nn.RNNBase, nn.MultiheadAttention, nn.RReLU)
@@ -103,7 +104,8 @@ def _thaws(code: CodeType) -> bool:
         return True
     sets = [one for one in _nested(code) if any("requires_grad" in name for name in one.co_names)]
     constants = [one for part in sets for one in part.co_consts]
-    return bool(sets) and (any(one is True for one in constants) or False not in constants)
+    flags = [one for one in constants if isinstance(one, bool)]
+    return bool(sets) and (True in flags or False not in flags)
 
 
 def _written_effect(module: nn.Module, names: frozenset[str]) -> Effect | None:

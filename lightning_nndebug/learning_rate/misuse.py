@@ -198,22 +198,22 @@ def _early_end(schedule: Schedule) -> Misuse | None:
 
 
 def _climbs_again(schedule: Schedule) -> Misuse | None:
-    """A cosine goes on beyond its end, uphill; with more than one valley, it may be meant."""
+    """A cosine goes on beyond its end, uphill; a second valley may be meant, and so may jumps."""
     if schedule.name in _CYCLES or len(schedule.factors) <= schedule.planned:
         return None
     within = schedule.factors[: int(schedule.planned) + 1]
-    low = within.index(min(within))
-    top = within.index(max(within[: low + 1]))
-    falls = all(now <= then for then, now in itertools.pairwise(within[top : low + 1]))
-    climbs = [now - then for then, now in itertools.pairwise(within[low:])]
-    is_smooth = falls and all(0 <= one <= _CLIMBED for one in climbs)
-    if not (is_smooth and within[low] <= _FALLEN * within[top] and within[top] > _CLIMBED):
+    changes = [now - then for then, now in itertools.pairwise(within)]
+    ways = [rises for rises, _ in itertools.groupby(one > 0 for one in changes if one)]
+    ways = ways[1:] if ways[:1] == [True] else ways  # a warm-up
+    if ways[:2] != [False, True] or True in ways[2:] or max(changes) > _CLIMBED:
         return None
-    if within[-1] < _CLIMBED * within[top]:
+    top = next(i for i, one in enumerate(changes) if one < 0)
+    low = min(range(top, len(within)), key=within.__getitem__)
+    if within[low] > _FALLEN * within[top] or within[-1] < _CLIMBED * max(within):
         return None
     return Misuse(
         f"made for {low:,} {schedule.interval}s of {len(within) - 1:,}: from there the learning "
-        f"rate climbs again, and the run ends with {within[-1] / within[top]:.0%} of its peak",
+        f"rate climbs again, and the run ends with {within[-1] / max(within):.0%} of its peak",
         "Stretch the schedule over the whole run",
     )
 

@@ -35,7 +35,7 @@ class Unused(Measurement):
 
     To be named in a branch is no use if the branch is not taken, and cannot be: if all that it
     depends on are attributes that nobody sets after they have been made. Nor is it to be gone
-    through by a loop that makes nothing of it.
+    through by a loop that makes nothing of it, or that ends before it, with a shorter list.
 
     Known once, after the first steps: a module that is called, or that gets a gradient, is in use.
     Not known where the source cannot be read, nor where a module is compiled.
@@ -128,6 +128,8 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
     names = [one for one in named if one is not None]
     settable = frozenset().union(*(one.stored for one in names))
     known = frozenset().union(*(one.known(settable) for one in names))
+    cut_off = [(plain_name(name), one) for name, one in _cut_off(tree)]
+    yield from ((name, one) for name, one in cut_off if _size(one))
     found: list[str] = []
     for name, module in tree.items():
         parent, _, attribute = name.rpartition(".")
@@ -138,6 +140,24 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
         if not is_inside and not is_shared and _size(module):
             found.append(name)
             yield plain_name(name), module
+
+
+def _cut_off(tree: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Yields what lists of modules hold beyond the end of a shorter one that they are zipped with.
+
+    Not if the longer list is a part of several such loops: another one may come to it.
+    """
+    for path, owner in tree.items():
+        names = _names(type(owner)) if is_users(type(owner)) else None
+        zipped = names.zipped if names is not None else frozenset()
+        for together in zipped:
+            lists = {key: owner._modules.get(key) for key in together}
+            found = {key: one for key, one in lists.items() if isinstance(one, nn.ModuleList)}
+            end = min(map(len, found.values()), default=0)
+            for key, one in found.items():
+                if sum(key in others for others in zipped) == 1:
+                    rest = [(f"{key}.{index}", one[index]) for index in range(end, len(one))]
+                    yield from ((f"{path}.{name}" if path else name, part) for name, part in rest)
 
 
 def _all(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -175,11 +195,13 @@ class _Names:
         plain: What they name,
         behind: and what they name in a branch that depends on nothing but these attributes.
         stored: The attributes that they set, of any object, or that they are.
+        zipped: Attributes that they go through together, up to the end of the shortest.
     """
 
     plain: frozenset[str]
     behind: Mapping[frozenset[str], frozenset[str]]
     stored: frozenset[str]
+    zipped: frozenset[frozenset[str]]
 
     def known(self, settable: frozenset[str]) -> frozenset[str]:
         """Returns what may be used, if others may set these attributes, too."""
@@ -205,7 +227,8 @@ def _names(kind: type) -> _Names | None:
     for method in tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else ():
         reader.read(method)
     behind = {switches: frozenset(names) for switches, names in reader.behind.items()}
-    return _Names(frozenset(reader.plain), behind, frozenset(reader.stored))
+    stored, zipped = frozenset(reader.stored), frozenset(reader.zipped)
+    return _Names(frozenset(reader.plain), behind, stored, zipped)
 
 
 class _Reader(ast.NodeVisitor):
@@ -214,6 +237,7 @@ class _Reader(ast.NodeVisitor):
     def __init__(self) -> None:
         self.plain: set[str] = set()
         self.stored: set[str] = set()
+        self.zipped: set[frozenset[str]] = set()
         self.behind: dict[frozenset[str], set[str]] = defaultdict(set)
         self._into, self._own = self.plain, "self"
         self._elements: dict[str, ast.Attribute] = {}  # what a loop goes through, by its variable
@@ -229,6 +253,14 @@ class _Reader(ast.NodeVisitor):
 
     def visit_For(self, node: ast.For) -> None:
         self._elements |= _elements(node.target, node.iter, self._own)
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if ast.unparse(node.func) == "zip":
+            own = (one for one in node.args if isinstance(one, ast.Attribute))
+            self.zipped.add(
+                frozenset(one.attr for one in own if ast.unparse(one.value) == self._own)
+            )
         self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
