@@ -15,6 +15,7 @@ from ..core.measurements.schedules import LearningRates, Schedules
 from ..core.measurements.step_probe import StepProbe
 from .line_search import (
     EARLY,
+    ENOUGH,
     FEW,
     WINDOW,
     Record,
@@ -22,9 +23,10 @@ from .line_search import (
     at_peak,
     bearable,
     blows_up,
-    climbs,
     culprit,
+    is_high,
     is_hill,
+    leap,
     line,
     overshoots,
     recent,
@@ -136,11 +138,11 @@ class LearningRateDetector(Detector):
             yield from self._diverged(probe)
             return
         self._remember(probe)
-        last = recent(self.probes, since=self.start["settles"])
-        pool = line(last, self.start["loss"])
+        last = recent(self.probes, since=self.start["settles"], half=_HALF * run.steps)
+        pool, latest = (line(some, self.start["loss"]) for some in (last, last[-WINDOW:]))
         if thrown := self._thrown(probe, run):
             seen = thrown
-        elif pool is None:
+        elif pool is None or latest is None:
             return
         elif pool.progress >= self.progress:
             self.verdict = "progress"
@@ -152,6 +154,9 @@ class LearningRateDetector(Detector):
             or pool.pace <= _SLIGHT
             # It began with what it knows, and goes on knowing it: there may be no more to gain.
             or (self.start["novelty"] < _NEW and pool.progress > -self.progress)
+            # The first steps led up a little, and those of now are well: it comes back.
+            or (latest.best > _SHORTER and not is_hill(self.start["peak"], 1.0, self.progress))
+            or (probe.step < ENOUGH and pool.progress > -self.settled)
         ):
             self.verdict = "not the learning rate"
             return
@@ -412,8 +417,8 @@ class LearningRateDetector(Detector):
         if not self.probes:
             return
         ignorant = self.start["highest"] / min(self.start["novelty"], 1.0)
-        may_leap = any(overshoots(one) for one in self.probes)
-        if climbs(end.losses, ignorant, may_leap=may_leap):
+        is_odd = leap(end.losses, ignorant) and not any(map(overshoots, self.probes))
+        if is_high(end.losses, ignorant) and not is_odd:
             way = ", ".join(f"{one:.3g}" for one in end.losses[-_SHOWN:])
             seen = f"from {self.start['loss']:.3g} at first the loss rose to {way}, {end.loss:g}"
             yield self._too_high(seen, self.probes[-WINDOW:], {"losses": list(end.losses)})
@@ -439,20 +444,24 @@ class LearningRateDetector(Detector):
         """Says what a step, or the first ones, did beyond doubt; nothing if it may come back."""
         last, before, after = self.probes[-1], probe.curve[0.0], probe.curve[1.0]
         passing = probe.step < self.start["settles"]
-        if blows_up(last, self.start["highest"], passing=passing):
+        highest = self.start["highest"]
+        is_odd = leap(probe.losses, highest) and not any(map(overshoots, self.probes[:-1]))
+        self.start["struck"] = self.start["struck"] or is_odd
+        explodes = not self.start["struck"] and blows_up(last, highest, passing=passing)
+        if explodes:
             return f"one step takes the loss of the next batch from {before:.3g} to {after:.3g}"
         level = last["level"] / (self.start["loss"] or math.inf)
         seen = f"after {probe.step} steps the loss is {level:.3g} times what it was"
         if passing:
-            self.thrown = self.thrown or blows_up(last, self.start["highest"])
+            self.thrown = self.thrown or blows_up(last, highest)
             return ""
         half = _HALF * run.steps
         if self.thrown and probe.step >= min(EARLY, half):  # time enough to come back
             self.thrown = False
             return seen if level > 1 - self.settled else ""
         self.start["overshot"] = self.start["overshot"] or overshoots(last)
-        highest = self.start["highest"] or math.inf
-        self.start["peak"] = peak = max(self.start["peak"], min(last["loss"], before) / highest)
+        high = min(last["loss"], before) / (highest or math.inf)
+        self.start["peak"] = peak = max(self.start["peak"], high)
         is_late = probe.step >= max(EARLY, half) and self.start["novelty"] >= _NEW
         if is_late and self.start["overshot"] and is_hill(peak, level, self.progress):
             return f"{seen}, and steps that were too long had made it {peak:,.0f} times as large"
@@ -486,6 +495,7 @@ class LearningRateDetector(Detector):
                 "losses": [],
                 "peak": 0.0,
                 "overshot": False,
+                "struck": False,
             }
         self.start["losses"] = [*self.start["losses"], *probe.losses][:FEW]
         if min(mine, fresh, *probe.losses) < 0:  # no zero to measure from, now and for ever
