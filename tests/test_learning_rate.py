@@ -273,6 +273,42 @@ def test_small_steps_may_be_enough(why: str, probes: list[StepProbe], run: Sched
     assert verdict(probes, run) == []
 
 
+def cycle(share: Callable[[int], float], **values: Any) -> list[StepProbe]:
+    """A run of forty steps whose rate goes its way, and whose loss would bear any step."""
+    curve = {10.0**k: 1 - 10.0**k * 1e-6 for k in range(5)} | {0.0: 1.0, 0.3: 1.0}
+    usual = {"curve": curve, "predicted": 1e-6, "own": (1.001, 1.001), "stride": 1e-6}
+    return [
+        probe(s, 0.0, 0.0, share=share(s), rate=0.1 * share(s), **{**usual, **values})
+        for s in FIRST
+    ]
+
+
+def test_a_short_cycle_is_judged_by_its_peak() -> None:
+    """Few of its steps are near the peak; those of a tenth of it say what these are worth."""
+    triangle = cycle(lambda s: max(0.02, 1 - abs(s - 12) / 15))
+    detector = LearningRateDetector()
+    found = [one for each in triangle for one in detector.learning_rate_too_low(each, SOON)]
+    assert found[0].severity is None
+    assert found[0].limit > 100 * 0.1
+    assert verdict(cycle(lambda s: 0.01 + s / 1e4), SOON) == []  # it has not begun
+
+
+@pytest.mark.parametrize(
+    ("why", "values"),
+    [
+        ("at the peak the steps would do", {"predicted": 5e-5}),
+        ("or get the weights about", {"stride": 3e-5}),
+        ("longer ones were not tried", {"curve": {0.0: 1.0, 0.3: 1.0, 1.0: 1.0, 100.0: 1.0}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_flank_of_a_cycle_is_no_peak(why: str, values: dict[str, Any]) -> None:
+    """What is enough at the peak is not too little beside it."""
+    flank = cycle(lambda s: 0.125, **values)
+    assert verdict(flank, SOON) == []
+    assert verdict(cycle(lambda s: 1.0, **values), SOON)[:1] == ["low"]
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

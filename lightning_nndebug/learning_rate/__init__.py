@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from .line_search import (
     recent,
     record,
     repeats,
+    shortfall,
     trend,
 )
 from .misuse import misuse
@@ -74,7 +76,7 @@ class LearningRateDetector(Detector):
         progress: It is too high if training has taken off less than this share of the loss,
         kept: a shorter step is better (by ``gain``, too), and steps keep less than this share of
             what the gradient promised; or if steps that were too long had made the loss several
-            times as large before, and half of the run is over.
+            times as large before, and half of the run is over; or if it climbs until it overflows.
         spike_scales: A loss is a spike if its logarithm is this many standard deviations (of the
             noise below the median) above the median of the losses before it,
         spike_height: and if it undoes at least this share of what training has achieved.
@@ -225,17 +227,20 @@ class LearningRateDetector(Detector):
         is_dead = probe.silent > _DEAD
         if pool is None or has_learned or was_thrown or is_dead:
             return
-        can_grow = pool.best >= self.longer and pool.gain >= self.gain
+        scale = shortfall(last)
+        longer = self.longer * scale
+        can_grow = pool.best >= longer and pool.gain >= self.gain
         begun, steps = last[0]["step"], max(run.steps, _TRIAL)
-        is_sure = begun >= min(EARLY, _EARLY * run.steps) and not repeats(last)
+        is_sure = begun >= min(EARLY, _EARLY * run.steps) and not repeats(last) and scale == 1
         ahead = steps if begun >= EARLY else max(steps, _LONG)  # early on, only what is glaring
         limits = (self.reach, self.travel)
         is_far = pool.best >= _FAR * self.longer
         is_short = is_sure and can_grow and pool.falls_short(ahead / (1 + is_far), *limits)
         # If not even a long run would get anywhere, it matters little what a longer step does to
         # the next batch. It says nothing where batches are tiny, or have few weights in common.
-        far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
-        is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
+        far_more = scale * max(steps, _LONG) * (1 if can_grow else _FAR)
+        is_harmless = max(pool.curve) >= longer and pool.at(longer) <= 1 + self.gain
+        is_harmless = is_harmless and pool.pace >= _ALIVE * pool.stride
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
         # Later, the losses themselves tell where the run is going. As far as a longer step would
@@ -246,20 +251,21 @@ class LearningRateDetector(Detector):
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
         if way is not None:  # what is as fast as ever may still get there
             is_late = is_late and not (way.is_steady and way.most >= self.reach)
-            is_late |= way.most < self.reach and is_harmless
+            is_late |= way.most < self.reach and is_harmless and scale == 1
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return
         self.verdict = "too low"
+        usual = statistics.median(one["rate"] for one in last)
         if can_grow:
-            rate = _RATHER * bearable(last) * probe.rate
+            rate = _RATHER * bearable(last) * usual
             seen = (
                 f"a step {pool.best:,.0f} times as long still lowers the loss of the next batch, "
                 f"by {pool.gain:.1%}"
             )
         else:
-            rate = max(_STRIDE, _WAY / steps) / pool.stride * probe.rate
-            seen = f"a step {self.longer:,.0f} times as long does the next batch no harm"
+            rate = max(_STRIDE, _WAY / steps) / pool.stride * usual
+            seen = f"a step {longer:,.0f} times as long does the next batch no harm"
         outlook = f"all {run.steps:,.0f} planned steps lower it by {run.steps * pool.pace:.2%}"
         if is_late:
             outlook = f"{probe.step:,} steps have left {1 - pool.progress:.0%} of it"

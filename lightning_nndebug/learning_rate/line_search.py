@@ -17,6 +17,7 @@ WINDOW = 4  # probes that are judged together; fewer are fooled by the noise of 
 EARLY = 50  # the first steps are a time of their own: momentum and second moments fill up
 ENOUGH = 40  # from here on the early probes are complete
 _WARM = 0.5  # a rate below this share of its peak is warming up, or has decayed
+_TEPID = 0.1  # below this one its steps say nothing of those at the peak
 _EXPLODED = 1000.0
 _LATEST = 3  # losses, of which one may be lower than those that lead to infinity
 _FAR_OFF = 50.0
@@ -170,10 +171,21 @@ def recent(records: Sequence[Record], since: float = 0, half: float = EARLY) -> 
 
 
 def at_peak(records: Sequence[Record]) -> Sequence[Record]:
-    """Returns the last probes, unless the rate is still warming up, or has decayed."""
-    last = [one for one in records if one["share"] >= _WARM][-WINDOW:]
-    is_rising = bool(last) and last[-1]["rate"] > 1.05 * last[0]["rate"]  # a warm-up by hand
-    return [] if is_rising else last
+    """Returns the last probes, unless the rate is still warming up, or has decayed.
+
+    Where too few are near the peak, as of a short cycle, those count whose rate is a tenth of it.
+    """
+    warm = [one for one in records if one["share"] >= _WARM]
+    enough = warm if len(warm) >= WINDOW else [one for one in records if one["share"] >= _TEPID]
+    last = enough[-WINDOW:]
+    peaks = [one["rate"] / one["share"] for one in last]
+    return [] if last and peaks[-1] > 1.05 * peaks[0] else last  # a warm-up by hand
+
+
+def shortfall(records: Sequence[Record]) -> float:
+    """Returns how many times as long their steps will be, or were, at the peak of the rate."""
+    least = min((one["share"] for one in records), default=1.0)
+    return 1.0 if least >= _WARM else 1 / least
 
 
 def repeats(records: Sequence[Record]) -> bool:
