@@ -273,6 +273,42 @@ def test_small_steps_may_be_enough(why: str, probes: list[StepProbe], run: Sched
     assert verdict(probes, run) == []
 
 
+def cycle(share: Callable[[int], float], **values: Any) -> list[StepProbe]:
+    """A run of forty steps whose rate goes its way, and whose loss would bear any step."""
+    curve = {10.0**k: 1 - 10.0**k * 1e-6 for k in range(5)} | {0.0: 1.0, 0.3: 1.0}
+    usual = {"curve": curve, "predicted": 1e-6, "own": (1.001, 1.001), "stride": 1e-6}
+    return [
+        probe(s, 0.0, 0.0, share=share(s), rate=0.1 * share(s), **{**usual, **values})
+        for s in FIRST
+    ]
+
+
+def test_a_short_cycle_is_judged_by_its_peak() -> None:
+    """Few of its steps are near the peak; those of a tenth of it say what these are worth."""
+    triangle = cycle(lambda s: max(0.02, 1 - abs(s - 12) / 15))
+    detector = LearningRateDetector()
+    found = [one for each in triangle for one in detector.learning_rate_too_low(each, SOON)]
+    assert found[0].severity is None
+    assert found[0].limit > 100 * 0.1
+    assert verdict(cycle(lambda s: 0.01 + s / 1e4), SOON) == []  # it has not begun
+
+
+@pytest.mark.parametrize(
+    ("why", "values"),
+    [
+        ("at the peak the steps would do", {"predicted": 5e-5}),
+        ("or get the weights about", {"stride": 3e-5}),
+        ("longer ones were not tried", {"curve": {0.0: 1.0, 0.3: 1.0, 1.0: 1.0, 100.0: 1.0}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_flank_of_a_cycle_is_no_peak(why: str, values: dict[str, Any]) -> None:
+    """What is enough at the peak is not too little beside it."""
+    flank = cycle(lambda s: 0.125, **values)
+    assert verdict(flank, SOON) == []
+    assert verdict(cycle(lambda s: 1.0, **values), SOON)[:1] == ["low"]
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -370,6 +406,35 @@ def test_an_odd_batch_throws_the_weights() -> None:
     curve = {0.0: 1.0, 0.3: 1e5, 1.0: 1e6, 10.0: 1e8, 100.0: 1e10, 0.03: 1e3}
     assert verdict([high(0, curve=curve, own=(1e4, 1e7))]) == []
     assert verdict([high(0, curve=curve, own=(2.0, 1e7))]) == ["high"]
+
+
+@pytest.mark.parametrize(("first", "found"), [(1e9, []), (20.0, ["high"])])
+def test_where_an_odd_batch_has_led_no_step_is_to_blame(first: float, found: list[str]) -> None:
+    """The weights are far off for its error; where they went there by themselves, for the rate."""
+    far = {0.0: 1e12, 0.3: 1e15, 1.0: 1e18, 10.0: 1e20, 100.0: 1e22}
+    late = high(10, curve=far, own=(1e12, 1e18), losses=(1.0, 0.9, first, 1e12))
+    assert verdict([probe(0, 0.5, 0.1), late]) == found
+
+
+def test_a_small_hill_is_behind_where_steps_are_well_again() -> None:
+    """The first steps raised the loss fourfold; the last four probes find no fault."""
+    up = {0.0: 4.0, 0.3: 2.0, 1.0: 5.0, 10.0: 500.0, 100.0: 5e4}
+    first = [high(s, curve=up, own=(4.0, 5.0), losses=(4.0,)) for s in (1, 2, 3, 4)]
+    last = [probe(s, 0.2, 0.1, own=(1.0, 0.95)) for s in (10, 20, 30, 40)]
+    assert verdict([high(0), *first, *last]) == []
+    assert verdict([high(0), *first, *(high(s) for s in (10, 20, 30, 40))]) == ["high"]
+    steep = {k: 10 * loss for k, loss in up.items()}
+    first = [high(s, curve=steep, own=(40.0, 50.0), losses=(40.0,)) for s in (1, 2, 3, 4)]
+    assert verdict([high(0), *first, *last]) == ["high"]
+
+
+def test_a_short_run_that_climbs_is_judged_half_way() -> None:
+    """Thirty steps leave no time to wait for forty; a loss that is no higher than before might."""
+    short = Schedules(steps=30, epochs=3)
+    up = [high(s, losses=(1.5,) if s else (1.0,)) for s in FIRST if s < 30]
+    assert verdict(up, short) == ["high"]
+    assert verdict([high(s) for s in FIRST if s < 30], short) == []
+    assert verdict(up, RUN) == []
 
 
 @pytest.mark.parametrize(

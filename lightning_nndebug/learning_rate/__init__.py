@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..core.measurements.schedules import LearningRates, Schedules
 from ..core.measurements.step_probe import StepProbe
 from .line_search import (
     EARLY,
+    ENOUGH,
     FEW,
     WINDOW,
     Record,
@@ -22,14 +24,16 @@ from .line_search import (
     at_peak,
     bearable,
     blows_up,
-    climbs,
     culprit,
+    is_high,
     is_hill,
+    leap,
     line,
     overshoots,
     recent,
     record,
     repeats,
+    shortfall,
     trend,
 )
 from .misuse import misuse, misuse_by_hand
@@ -72,7 +76,7 @@ class LearningRateDetector(Detector):
         progress: It is too high if training has taken off less than this share of the loss,
         kept: a shorter step is better (by ``gain``, too), and steps keep less than this share of
             what the gradient promised; or if steps that were too long had made the loss several
-            times as large before, and half of the run is over.
+            times as large before, and half of the run is over; or if it climbs until it overflows.
         spike_scales: A loss is a spike if its logarithm is this many standard deviations (of the
             noise below the median) above the median of the losses before it,
         spike_height: and if it undoes at least this share of what training has achieved.
@@ -136,11 +140,11 @@ class LearningRateDetector(Detector):
             yield from self._diverged(probe)
             return
         self._remember(probe)
-        last = recent(self.probes, since=self.start["settles"])
-        pool = line(last, self.start["loss"])
+        last = recent(self.probes, since=self.start["settles"], half=_HALF * run.steps)
+        pool, latest = (line(some, self.start["loss"]) for some in (last, last[-WINDOW:]))
         if thrown := self._thrown(probe, run):
             seen = thrown
-        elif pool is None:
+        elif pool is None or latest is None:
             return
         elif pool.progress >= self.progress:
             self.verdict = "progress"
@@ -152,6 +156,9 @@ class LearningRateDetector(Detector):
             or pool.pace <= _SLIGHT
             # It began with what it knows, and goes on knowing it: there may be no more to gain.
             or (self.start["novelty"] < _NEW and pool.progress > -self.progress)
+            # The first steps led up a little, and those of now are well: it comes back.
+            or (latest.best > _SHORTER and not is_hill(self.start["peak"], 1.0, self.progress))
+            or (probe.step < ENOUGH and pool.progress > -self.settled)
         ):
             self.verdict = "not the learning rate"
             return
@@ -220,17 +227,20 @@ class LearningRateDetector(Detector):
         is_dead = probe.silent > _DEAD
         if pool is None or has_learned or was_thrown or is_dead:
             return
-        can_grow = pool.best >= self.longer and pool.gain >= self.gain
+        scale = shortfall(last)
+        longer = self.longer * scale
+        can_grow = pool.best >= longer and pool.gain >= self.gain
         begun, steps = last[0]["step"], max(run.steps, _TRIAL)
-        is_sure = begun >= min(EARLY, _EARLY * run.steps) and not repeats(last)
+        is_sure = begun >= min(EARLY, _EARLY * run.steps) and not repeats(last) and scale == 1
         ahead = steps if begun >= EARLY else max(steps, _LONG)  # early on, only what is glaring
         limits = (self.reach, self.travel)
         is_far = pool.best >= _FAR * self.longer
         is_short = is_sure and can_grow and pool.falls_short(ahead / (1 + is_far), *limits)
         # If not even a long run would get anywhere, it matters little what a longer step does to
         # the next batch. It says nothing where batches are tiny, or have few weights in common.
-        far_more = max(steps, _LONG) * (1 if can_grow else _FAR)
-        is_harmless = pool.at(self.longer) <= 1 + self.gain and pool.pace >= _ALIVE * pool.stride
+        far_more = scale * max(steps, _LONG) * (1 if can_grow else _FAR)
+        is_harmless = max(pool.curve) >= longer and pool.at(longer) <= 1 + self.gain
+        is_harmless = is_harmless and pool.pace >= _ALIVE * pool.stride
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
         # Later, the losses themselves tell where the run is going. As far as a longer step would
@@ -241,20 +251,21 @@ class LearningRateDetector(Detector):
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
         if way is not None:  # what is as fast as ever may still get there
             is_late = is_late and not (way.is_steady and way.most >= self.reach)
-            is_late |= way.most < self.reach and is_harmless
+            is_late |= way.most < self.reach and is_harmless and scale == 1
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return
         self.verdict = "too low"
+        usual = statistics.median(one["rate"] for one in last)
         if can_grow:
-            rate = _RATHER * bearable(last) * probe.rate
+            rate = _RATHER * bearable(last) * usual
             seen = (
                 f"a step {pool.best:,.0f} times as long still lowers the loss of the next batch, "
                 f"by {pool.gain:.1%}"
             )
         else:
-            rate = max(_STRIDE, _WAY / steps) / pool.stride * probe.rate
-            seen = f"a step {self.longer:,.0f} times as long does the next batch no harm"
+            rate = max(_STRIDE, _WAY / steps) / pool.stride * usual
+            seen = f"a step {longer:,.0f} times as long does the next batch no harm"
         outlook = f"all {run.steps:,.0f} planned steps lower it by {run.steps * pool.pace:.2%}"
         if is_late:
             outlook = f"{probe.step:,} steps have left {1 - pool.progress:.0%} of it"
@@ -413,8 +424,8 @@ class LearningRateDetector(Detector):
         if not self.probes:
             return
         ignorant = self.start["highest"] / min(self.start["novelty"], 1.0)
-        may_leap = any(overshoots(one) for one in self.probes)
-        if climbs(end.losses, ignorant, may_leap=may_leap):
+        is_odd = leap(end.losses, ignorant) and not any(map(overshoots, self.probes))
+        if is_high(end.losses, ignorant) and not is_odd:
             way = ", ".join(f"{one:.3g}" for one in end.losses[-_SHOWN:])
             seen = f"from {self.start['loss']:.3g} at first the loss rose to {way}, {end.loss:g}"
             yield self._too_high(seen, self.probes[-WINDOW:], {"losses": list(end.losses)})
@@ -440,20 +451,24 @@ class LearningRateDetector(Detector):
         """Says what a step, or the first ones, did beyond doubt; nothing if it may come back."""
         last, before, after = self.probes[-1], probe.curve[0.0], probe.curve[1.0]
         passing = probe.step < self.start["settles"]
-        if blows_up(last, self.start["highest"], passing=passing):
+        highest = self.start["highest"]
+        is_odd = leap(probe.losses, highest) and not any(map(overshoots, self.probes[:-1]))
+        self.start["struck"] = self.start["struck"] or is_odd
+        explodes = not self.start["struck"] and blows_up(last, highest, passing=passing)
+        if explodes:
             return f"one step takes the loss of the next batch from {before:.3g} to {after:.3g}"
         level = last["level"] / (self.start["loss"] or math.inf)
         seen = f"after {probe.step} steps the loss is {level:.3g} times what it was"
         if passing:
-            self.thrown = self.thrown or blows_up(last, self.start["highest"])
+            self.thrown = self.thrown or blows_up(last, highest)
             return ""
         half = _HALF * run.steps
         if self.thrown and probe.step >= min(EARLY, half):  # time enough to come back
             self.thrown = False
             return seen if level > 1 - self.settled else ""
         self.start["overshot"] = self.start["overshot"] or overshoots(last)
-        highest = self.start["highest"] or math.inf
-        self.start["peak"] = peak = max(self.start["peak"], min(last["loss"], before) / highest)
+        high = min(last["loss"], before) / (highest or math.inf)
+        self.start["peak"] = peak = max(self.start["peak"], high)
         is_late = probe.step >= max(EARLY, half) and self.start["novelty"] >= _NEW
         if is_late and self.start["overshot"] and is_hill(peak, level, self.progress):
             return f"{seen}, and steps that were too long had made it {peak:,.0f} times as large"
@@ -487,6 +502,7 @@ class LearningRateDetector(Detector):
                 "losses": [],
                 "peak": 0.0,
                 "overshot": False,
+                "struck": False,
             }
         self.start["losses"] = [*self.start["losses"], *probe.losses][:FEW]
         if min(mine, fresh, *probe.losses) < 0:  # no zero to measure from, now and for ever

@@ -15,8 +15,9 @@ Record = dict[str, Any]
 FEW = 20  # losses that are averaged
 WINDOW = 4  # probes that are judged together; fewer are fooled by the noise of their batches
 EARLY = 50  # the first steps are a time of their own: momentum and second moments fill up
-_ENOUGH = 40  # from here on the early probes are complete
+ENOUGH = 40  # from here on the early probes are complete
 _WARM = 0.5  # a rate below this share of its peak is warming up, or has decayed
+_TEPID = 0.1  # below this one its steps say nothing of those at the peak
 _EXPLODED = 1000.0
 _LATEST = 3  # losses, of which one may be lower than those that lead to infinity
 _FAR_OFF = 50.0
@@ -154,25 +155,37 @@ def line(records: Sequence[Record], first: float) -> Line | None:
     )
 
 
-def recent(records: Sequence[Record], since: float = 0) -> Sequence[Record]:
+def recent(records: Sequence[Record], since: float = 0, half: float = EARLY) -> Sequence[Record]:
     """Returns the probes to judge together: those of the first 50 steps, or the last four.
 
     Args:
         records: All probes.
         since: The step from which on steps are as long as they will be; those before do not count.
+        half: Half of the run. By then the early probes of a short one are complete.
     """
     if since:
         return [one for one in records if one["step"] >= since][-WINDOW:]
     if records[-1]["step"] < EARLY:
-        return records if records[-1]["step"] >= _ENOUGH else []
+        return records if records[-1]["step"] >= max(FEW, min(ENOUGH, half)) else []
     return [one for one in records if one["step"] >= EARLY][-WINDOW:]
 
 
 def at_peak(records: Sequence[Record]) -> Sequence[Record]:
-    """Returns the last probes, unless the rate is still warming up, or has decayed."""
-    last = [one for one in records if one["share"] >= _WARM][-WINDOW:]
-    is_rising = bool(last) and last[-1]["rate"] > 1.05 * last[0]["rate"]  # a warm-up by hand
-    return [] if is_rising else last
+    """Returns the last probes, unless the rate is still warming up, or has decayed.
+
+    Where too few are near the peak, as of a short cycle, those count whose rate is a tenth of it.
+    """
+    warm = [one for one in records if one["share"] >= _WARM]
+    enough = warm if len(warm) >= WINDOW else [one for one in records if one["share"] >= _TEPID]
+    last = enough[-WINDOW:]
+    peaks = [one["rate"] / one["share"] for one in last]
+    return [] if last and peaks[-1] > 1.05 * peaks[0] else last  # a warm-up by hand
+
+
+def shortfall(records: Sequence[Record]) -> float:
+    """Returns how many times as long their steps will be, or were, at the peak of the rate."""
+    least = min((one["share"] for one in records), default=1.0)
+    return 1.0 if least >= _WARM else 1 / least
 
 
 def repeats(records: Sequence[Record]) -> bool:
@@ -233,21 +246,20 @@ def blows_up(probe: Record, start: float, *, passing: bool = False) -> bool:
     return bool(far_off and max(now, shorter) < then and (probe["kept"] or 0.0) < _WARM)
 
 
-def climbs(losses: Sequence[float], start: float, *, may_leap: bool) -> bool:
-    """Whether losses went up by themselves to where the numbers end, and not for one odd batch.
+def is_high(losses: Sequence[float], start: float) -> bool:
+    """Whether the last losses are far above the first: on their way to where the numbers end."""
+    return bool(start and losses) and max(losses[-_LATEST:]) > _HILL * start
+
+
+def leap(losses: Sequence[float], start: float) -> bool:
+    """Whether it was one batch that took the loss so high: from step to step it would have risen.
 
     Args:
         losses: The last ones, in order.
         start: The largest loss that the untrained model can be expected to have; 0 if unknown.
-        may_leap: Whether a step was seen to throw them; else they rise from step to step.
     """
-    high = _HILL * start
-    if not (losses and high and max(losses[-_LATEST:]) > high):
-        return False
-    below = next((i for i in reversed(range(len(losses))) if losses[i] <= high), None)
-    if below is None or below == len(losses) - 1:
-        return True
-    return may_leap or losses[below + 1] <= _EXPLODED * max(losses[below], start)
+    below = max((i for i, one in enumerate(losses) if one <= _HILL * start), default=len(losses))
+    return any(one > _EXPLODED * max(losses[below], start) for one in losses[below + 1 :][:1])
 
 
 def overshoots(probe: Record) -> bool:
