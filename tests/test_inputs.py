@@ -131,6 +131,19 @@ def test_the_loss_tells_targets_that_no_name_tells() -> None:
     assert inputs.target == second
 
 
+@pytest.mark.parametrize(
+    ("batch", "calls"),
+    [
+        ((X[0], Y[0]), ()),
+        ({"image": X, "label": Y[0]}, ()),
+        (X[0], (against(Place()),)),
+    ],
+)
+def test_a_single_sample_is_no_batch(batch, calls) -> None:
+    """What comes without a batch has one answer, or is restored value by value."""
+    assert found(batch, *calls) is None
+
+
 def test_what_is_to_be_restored_is_an_input() -> None:
     """An autoencoder's target is its input; the labels beside it are neither."""
     assert found((X, Y), against(Place().item(0))).places == (Place().item(0),)

@@ -257,3 +257,66 @@ def workers() -> Program:
         DataLoader(val, batch_size=64),
         trainer={"max_epochs": 5},
     )
+
+
+@healthy
+def samples_without_a_batch() -> Program:
+    """Without automatic batching, an image and its label come alone, neither with a batch axis."""
+    train, val = split(*digits(600, image=True))
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(0), nn.Linear(288, 10))
+    return Program(
+        Single(net, lr=2e-3),
+        DataLoader(train, batch_size=None, shuffle=True),
+        DataLoader(val, batch_size=None),
+        trainer={"max_epochs": 3, "accumulate_grad_batches": 8},
+    )
+
+
+class Single(Learner):
+    """Classifies one sample at a time."""
+
+    def __init__(self, net: nn.Module, lr: float) -> None:
+        super().__init__(net, F.cross_entropy, lr)
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        self.log("val_loss", F.cross_entropy(logits, y), batch_size=1)
+        self.log("val_acc", (logits.argmax() == y).float(), batch_size=1)
+
+
+class Squeezed(Learner):
+    """Squeezes predictions and targets: in a batch of one sample, no dimension is left."""
+
+    def __init__(self, net: nn.Module, lr: float) -> None:
+        super().__init__(net, F.binary_cross_entropy_with_logits, lr)
+
+    def forward(self, x):
+        return self.net(x).squeeze()
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return super().training_step((x, y.squeeze()), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        super().validation_step((x, y.squeeze()), batch_idx)
+        self.log("val_acc", ((self(x) > 0) == y.squeeze().bool()).float().mean())
+
+
+@healthy
+def last_batch_of_one_sample() -> Program:
+    """The last batch of each epoch has one sample, whose score and label are squeezed to scalars."""
+    x, y = moons(801, noise=0.15)
+    train, val = split(x, y.float().unsqueeze(1), held_out=0.2)  # 641 and 160
+    net = mlp(2, 32, 32, 1)
+    return Program(Squeezed(net, lr=5e-3), **loaders(train, val), trainer={"max_epochs": 8})
+
+
+@healthy
+def one_sample_at_a_time() -> Program:
+    """All batches are of one sample, and nothing in the step has any dimension left."""
+    x, y = moons(800, noise=0.15)
+    train, val = split(x, y.float().unsqueeze(1))
+    data = loaders(train, val, batch_size=1)
+    return Program(Squeezed(mlp(2, 32, 32, 1), lr=1e-3), **data, trainer={"max_epochs": 1})

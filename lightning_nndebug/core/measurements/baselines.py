@@ -193,6 +193,8 @@ def _keep(moment: Moment, call: LossCall, memory: SimpleNamespace) -> None:
     sums = sums_of(call)
     if sums is None or call.target is None or call.function not in _FITTING:
         return
+    if not call.input.dim() or not call.target.dim():  # a batch of one, squeezed
+        return
     memory.function, memory.direct = call.function, _is_plain(call.input)
     memory.parts = [*memory.parts[-63:], (moment.step, sums)]
     single = call.target.numel() == len(call.input) and (call.classes or 0) <= _MOST_CLASSES

@@ -31,8 +31,8 @@ class Inputs(Measurement):
     """Where the inputs are in a batch, and along which dimension its samples are.
 
     Found when the first step has shown what its loss takes for targets. Not known of graphs, whose
-    first dimension is no sample, of samples that are laid end to end, and of batches of one value
-    that nothing is compared with.
+    first dimension is no sample, of samples that are laid end to end, of single ones that come
+    without a batch, and of batches of one value that nothing is compared with.
 
     Attributes:
         places: The tensors that go in, in the order of the batch.
@@ -185,7 +185,11 @@ def _described(
     if chosen is not None:
         inputs = [one for one in leaves if one[0] == chosen]
     aim = target or usual
-    count = _samples(inputs, None if aim is None else aim.read(batch))
+    answers = None if aim is None else aim.read(batch)
+    is_restored = answers is not None and [place for place, _ in inputs] == [aim]
+    if answers is not None and answers.dim() <= is_restored:
+        return None
+    count = _samples(inputs, answers)
     found = [(place, one, axis) for place, one in inputs if (axis := _axis(one, count)) is not None]
     telling = [one for one in found if one[1].numel() > count]
     if not telling and len(found) == len(inputs):

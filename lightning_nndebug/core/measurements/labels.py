@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -239,7 +240,8 @@ def _search(batch: Any, asked: Asked, calls: LossCalls) -> Target | None:
 
 def _is_label(call: LossCall, place: Place, calls: LossCalls, batch: Any) -> bool:
     """Tells labels from what is predicted of the inputs themselves: tokens, pixels, actions."""
-    dense = call.target is not None and call.target.numel() > call.shape[0]
+    # Scores of a single sample may have lost all of their dimensions to ``squeeze``.
+    dense = call.target is not None and call.target.numel() > math.prod(call.shape[:1])
     language = call.classes in calls.vocabularies and (dense or (call.classes or 0) >= _VOCABULARY)
     if place in calls.embedded or language:
         return False

@@ -316,7 +316,9 @@ class _Roll:
     def _labels(self, moment: Moment) -> Tensor | None:
         place = self.inputs.target
         labels = None if place is None else place.read(moment.batch)
-        if labels is None or labels.is_floating_point() or labels.numel() != len(labels):
+        if labels is None or labels.is_floating_point() or not labels.dim():
+            return None
+        if labels.numel() != len(labels):
             return None
         return labels.detach().flatten()
 

@@ -97,8 +97,9 @@ class Succession(Measurement):
 def _values(rows: Tensor, target: Tensor | None) -> _Batch:
     """Returns a copy of some values of each sample, and of its target if that is a single one."""
     values = sampled(rows, _VALUES).detach().to(torch.float32, copy=True)
-    is_single = target is not None and target.numel() == len(target) == len(rows)
-    return values, target.detach().flatten().clone() if target is not None and is_single else None
+    if target is None or not target.dim() or not target.numel() == len(target) == len(rows):
+        return values, None
+    return values, target.detach().flatten().clone()
 
 
 def _moments(waiting: list[_Batch]) -> list[tuple[_Kinds, Tensor]]:
