@@ -48,7 +48,7 @@ def pretrained_bert() -> Bert:
     ids, y = texts(1600, topics=8, seed=51)
     optimizer = torch.optim.Adam([*bert.parameters(), *head.parameters()], lr=1e-3)
     g = rng(52)
-    for _ in range(100):
+    for _ in range(80):
         at = torch.randint(1600, (32,), generator=g)
         optimizer.zero_grad()
         F.cross_entropy(head(bert(ids[at])), y[at]).backward()
@@ -83,7 +83,7 @@ def encoder_fine_tuned_at_a_twentieth(fixed: bool) -> Program:
     """A pretrained transformer is fine-tuned at 0.05: after some steps all sentences are the same to it."""
     ids, y = texts(1500, seed=53)
     module = FineTune(5e-4 if fixed else 5e-2)
-    return Program(module, **loaders(*cut(ids, y)), trainer={"max_epochs": 3})
+    return Program(module, **loaders(*cut(ids, y)), trainer={"max_epochs": 2})
 
 
 class Handwriting(Task):
