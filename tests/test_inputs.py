@@ -1439,4 +1439,8 @@ def test_a_mean_of_targets_that_holds_the_own_one(is_class: bool, own: bool) -> 
     # A world that has changed: all that is told may be told otherwise now.
     moved = replace(rows, validation=x[3000:3400] + 0.8)
     assert not [*_told_in_training(Leaks("batch[0]", rows=moved))]
+    order = y[3000:3400].argsort()  # one stretch of a series tells of no other
+    series = replace(rows, validation=x[3000:3400][order])
+    series = replace(series, validation_labels=y[3000:3400][order].double())
+    assert not [*_told_in_training(Leaks("batch[0]", rows=series))]
     assert not [*_told_in_training(Leaks("batch[0]", rows=replace(rows, validation_labels=None)))]

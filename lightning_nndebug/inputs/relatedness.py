@@ -129,6 +129,8 @@ def faded(rows: Rows) -> tuple[int, float, float] | None:
         return None
     if min(len(x), len(new_x)) < _BOTH or not _are_finite(x, y, new_x, new_y):
         return None
+    if _follow_on(new_y):  # the next is like the last: so few say little of all others
+        return None
     if len(torch.unique(y)) == 2 and rows.is_class:  # noqa: PLR2004
         (told, error), (new, new_error) = _ordering(x, y), _ordering(new_x, new_y)
     elif not rows.is_class:
@@ -175,6 +177,13 @@ def _distances(rows: Tensor, others: Tensor) -> Tensor:
     return (next(shares) - next(shares)).abs().amax(1)
 
 
+def _follow_on(values: Tensor) -> bool:
+    """Tells whether values that are next to each other are alike, as those of a series."""
+    y = _ranks_of(values.unsqueeze(1))[:, 0]
+    y = (y - y.mean()) / y.std().clamp_min(1e-12)
+    return float((y[1:] * y[:-1]).mean()) > _KNOWN / math.sqrt(len(y))
+
+
 def _ordering(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns by how many more pairs of yes and no a column orders, and the standard error."""
     yes = labels == labels.max()
@@ -183,7 +192,8 @@ def _ordering(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         nothing = torch.zeros(rows.shape[1]).double()
         return nothing, nothing + 1
     area = (_ranks_of(rows)[yes].mean(0) - (many + 1) / 2) / others
-    best = torch.maximum(area, 1 - area)  # Hanley, McNeil 1982
+    # Hanley, McNeil 1982; of a few that are all in order, not all are known to be.
+    best = torch.maximum(area, 1 - area).clamp(max=1 - 0.5 / min(many, others))
     first, second = best / (2 - best), 2 * best**2 / (1 + best)
     spread = best * (1 - best) + (many - 1) * (first - best**2) + (others - 1) * (second - best**2)
     return 2 * area - 1, 2 * (spread / (many * others)).clamp_min(1e-9).sqrt()
