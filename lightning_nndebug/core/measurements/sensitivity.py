@@ -209,9 +209,6 @@ def _target(pair: Pair, leaves: Sequence[tuple[Place, Tensor]]) -> tuple[Place |
     prediction, target = pair.prediction, pair.target
     if not target.dim() or not prediction.dim() or len(prediction) != len(target):
         return None
-    order = torch.arange(len(target), device=target.device)
-    if prediction.shape == (len(target),) * 2 and torch.equal(target, order):
-        return None, len(target)
     for place, one in leaves:
         if not one.dim() or not len(one) or len(target) % len(one) or one.device != target.device:
             continue
@@ -219,7 +216,9 @@ def _target(pair: Pair, leaves: Sequence[tuple[Place, Tensor]]) -> tuple[Place |
             one.reshape(-1).to(target.dtype), target.reshape(-1)
         ):
             return place, len(one)
-    return None
+    order = torch.arange(len(target), device=target.device)
+    are_told_apart = prediction.shape == (len(target),) * 2 and torch.equal(target, order)
+    return (None, len(target)) if are_told_apart else None
 
 
 def _scrambled(x: Tensor) -> Tensor:

@@ -312,7 +312,7 @@ def _link(call: _Call, given: dict[Any, _Call], uses: Counter[Any]) -> Link | No
             node = source.into
             continue
         name = node.name().rpartition("Backward")[0]
-        if name == "LeakyRelu" and node._saved_negative_slope == 1:
+        if name == "LeakyRelu" and getattr(node, "_saved_negative_slope", 0) == 1:
             between.append("a LeakyReLU of slope 1")
             node = node.next_functions[0][0]
             continue
