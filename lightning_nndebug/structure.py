@@ -206,7 +206,8 @@ class StructureDetector(Detector):
                 limit=0,
                 message=f"{size:,} trainable parameters: not called in {unused.steps} steps, "
                 "reached by no gradient, and named by no method but the one that makes it, or in "
-                "a branch that is not taken, or by a loop that makes nothing of it or ends before it",
+                "a branch that is not taken, or by a loop that ends before it, or makes nothing of "
+                "it",
             )
 
 

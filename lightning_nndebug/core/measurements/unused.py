@@ -148,7 +148,8 @@ def _cut_off(tree: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     Not if the longer list is a part of several such loops: another one may come to it.
     """
     for path, owner in tree.items():
-        names = _names(type(owner)) if is_users(type(owner)) else None
+        kind: type = type(owner)
+        names = _names(kind) if is_users(kind) else None
         zipped = names.zipped if names is not None else frozenset()
         for together in zipped:
             lists = {key: owner._modules.get(key) for key in together}
