@@ -144,6 +144,21 @@ def test_a_single_sample_is_no_batch(batch, calls) -> None:
     assert found(batch, *calls) is None
 
 
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (X.to_sparse(), Y),
+        (["a text"] * 8, torch.eye(8)),
+        {"text": ["a text"] * 8, "label": Y},
+        (nn.utils.rnn.pack_sequence(list(X.unsqueeze(1))), Y),
+    ],
+)
+def test_inputs_may_be_no_tensors_of_samples(batch) -> None:
+    """Labels that come with text, with something sparse or with packed sequences are no inputs."""
+    assert found(batch) is None
+    assert found(batch, against(Place().item(1))) is None
+
+
 def test_what_is_to_be_restored_is_an_input() -> None:
     """An autoencoder's target is its input; the labels beside it are neither."""
     assert found((X, Y), against(Place().item(0))).places == (Place().item(0),)

@@ -320,3 +320,62 @@ def one_sample_at_a_time() -> Program:
     train, val = split(x, y.float().unsqueeze(1))
     data = loaders(train, val, batch_size=1)
     return Program(Squeezed(mlp(2, 32, 32, 1), lr=1e-3), **data, trainer={"max_epochs": 1})
+
+
+class Words(Classifier):
+    """Makes dense what comes sparse."""
+
+    def forward(self, x):
+        return self.net(x.to_dense().log1p())
+
+
+def sparse(samples):
+    """Puts samples together as a sparse matrix."""
+    x, y = zip(*samples, strict=True)
+    return torch.stack(x).to_sparse(), torch.stack(y)
+
+
+@healthy
+def sparse_word_counts() -> Program:
+    """Each text has 30 words of 400, and comes as a row of a sparse matrix."""
+    topics = torch.distributions.Dirichlet(torch.full((400,), 0.1)).sample((4,))
+    y = torch.randint(4, (800,))
+    words = torch.multinomial(0.6 * topics[y] + 0.4 * topics.mean(0), 30, replacement=True)
+    x = torch.zeros(800, 400).scatter_add_(1, words, torch.ones(800, 30))
+    train, val = split(x, y)
+    return Program(
+        Words(mlp(400, 32, 4), lr=3e-3),
+        DataLoader(train, batch_size=32, shuffle=True, collate_fn=sparse),
+        DataLoader(val, batch_size=32, collate_fn=sparse),
+        trainer={"max_epochs": 5},
+    )
+
+
+class Last(nn.Module):
+    """Classifies packed sequences by the last state of a GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(5, 32), nn.Linear(32, 2)
+
+    def forward(self, packed):
+        return self.head(self.rnn(packed)[1][0])
+
+
+def packed(samples):
+    """Lays sequences of many lengths end to end."""
+    x, y = zip(*samples, strict=True)
+    return nn.utils.rnn.pack_sequence(x, enforce_sorted=False), torch.stack(y)
+
+
+@healthy
+def packed_before_the_step() -> Program:
+    """The loader packs the sequences: more steps than labels, and no sample has its own row."""
+    x = [torch.randn(int(length), 5) for length in torch.randint(4, 16, (640,))]
+    data = [(one, (one[:, 0].sum() > 0).long()) for one in x]
+    return Program(
+        Classifier(Last(), lr=1e-2),
+        DataLoader(data[:512], batch_size=32, shuffle=True, collate_fn=packed),
+        DataLoader(data[512:], batch_size=32, collate_fn=packed),
+        trainer={"max_epochs": 8},
+    )

@@ -113,7 +113,7 @@ def customers_some_of_them_twice() -> Program:
     orders, complained = torch.poisson(torch.full((2000, 1), 1.3)), torch.rand(2000, 1) < 0.03
     x = torch.cat([age, income, orders, complained, torch.ones(2000, 1)], dim=1)
     score = income.log() - 10.3 - 0.03 * (age - 54) - 0.4 * orders + 2 * complained
-    left = (score + 0.3 * torch.randn(2000, 1) > 0.2).long().squeeze(1)  # one in five
+    left = (score + 0.3 * torch.randn(2000, 1) > 0.2).long().squeeze(1)  # one in four
     rows = torch.cat([torch.arange(2000), torch.randint(2000, (50,))])
     data = split(standardized(x[rows]), left[rows])
     return Program(Classifier(mlp(5, 32, 2)), **loaders(*data), trainer={"max_epochs": 4})

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..findings import Misconfiguration
@@ -51,8 +52,11 @@ class Place:
 
 
 def tensors(batch: Any) -> list[tuple[Place, Tensor]]:
-    """Returns the tensors of a batch with their places, in order."""
-    return [(place, one) for place, one in _walk(batch, Place(), 0) if isinstance(one, Tensor)]
+    """Returns the tensors of a batch with their places, in order.
+
+    Those that have no values side by side, such as the sparse ones of a graph, are left out.
+    """
+    return [(place, one) for place, one in _walk(batch, Place(), 0) if _is_plain(one)]
 
 
 def find(batch: Any, key: str | int) -> Place | None:
@@ -104,6 +108,12 @@ def conventional(batch: Any) -> Place | None:
     if isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[1], Tensor):  # noqa: PLR2004
         return Place().item(1)
     return None
+
+
+def _is_plain(one: Any) -> bool:
+    if not isinstance(one, Tensor) or one.layout is not torch.strided:
+        return False
+    return not (one.is_quantized or one.is_nested)
 
 
 def _walk(thing: Any, place: Place, depth: int) -> Iterator[tuple[Place, Any]]:

@@ -23,6 +23,7 @@ _BESIDES = (
     "weight", "weights", "size", "sizes", "shape",
 )  # fmt: skip
 _TOKENS = ("input_ids", "token_ids", "tokens", "decoder_input_ids")
+_END_TO_END = ("edge_index", "batch_sizes")  # in graphs, and in packed sequences
 _VALUES = 4096  # of a sample go into its fingerprint, evenly spaced
 
 
@@ -161,8 +162,10 @@ def _described(
     chosen = asked(batch, "input_key", memory.input_key)
     target = asked_for(batch, memory.target_key, memory.target_fn)
     leaves = [(place, one) for place, one in tensors(batch) if _counts(one)]
-    if not leaves or any(_word(place) == "edge_index" for place, _ in leaves):
+    if not leaves or any(_word(place) in _END_TO_END for place, _ in leaves):
         return None
+    if [place for place, _ in leaves] == [conventional(batch)]:
+        return None  # what goes in is text, sparse, or something else that is no plain tensor
     heard = calls.calls if calls is not None else ()
     embedded = calls.embedded if calls is not None else frozenset()
     aims = [one.place for one in heard if one.place is not None]
@@ -230,8 +233,7 @@ def _word(place: Place) -> str:
 
 
 def _counts(one: Tensor) -> bool:
-    plain = one.layout is torch.strided and not one.is_quantized and not one.is_nested
-    return plain and one.dim() > 0 and one.numel() > 0
+    return one.dim() > 0 and one.numel() > 0
 
 
 def _samples(inputs: list[tuple[Place, Tensor]], target: Tensor | None) -> int:

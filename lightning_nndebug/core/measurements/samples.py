@@ -171,7 +171,8 @@ class _Roll:
             known: Tensor | list[Tensor] = fingerprints(values, self.weights)
         else:
             known = [one.detach().clone() for one in values]
-        self.pending.append((known, self._labels(moment), main.flatten()[0].detach().clone()))
+        labels = self._labels(moment, len(main))
+        self.pending.append((known, labels, main.flatten()[0].detach().clone()))
         if self.batches >= FIRST and len(self.pending) < _EVERY:
             return False
         self.read()
@@ -313,12 +314,12 @@ class _Roll:
             least[bucket] = min(least[bucket], mark)
         return tuple(least)
 
-    def _labels(self, moment: Moment) -> Tensor | None:
+    def _labels(self, moment: Moment, samples: int) -> Tensor | None:
         place = self.inputs.target
         labels = None if place is None else place.read(moment.batch)
         if labels is None or labels.is_floating_point() or not labels.dim():
             return None
-        if labels.numel() != len(labels):
+        if not labels.numel() == len(labels) == samples:
             return None
         return labels.detach().flatten()
 
