@@ -599,7 +599,15 @@ def _prospect(gradients: Gradients) -> float:
     return stride * clip * gradients.total / objective
 
 
+_STRAND = (
+    "``h[0]`` is the state of the first layer, and ``h[-1]`` that of one direction of the last: "
+    "take ``h[-1]`` of stacked layers, and ``h[-2:]`` of two directions"
+)
+
+
 def _told(cut: Cut) -> str:
+    if cut.is_discarded and cut.is_strand:
+        return f"computed in {cut.steps} steps, but the loss does not depend on this layer"
     if cut.is_discarded:
         return f"called, but no gradient in {cut.steps} steps: the loss does not depend on it"
     gradient = "a gradient of exactly 0" if cut.is_zero else "no gradient"
@@ -608,6 +616,8 @@ def _told(cut: Cut) -> str:
 
 
 def _causes(cut: Cut) -> tuple[str, ...]:
+    if cut.is_strand and cut.is_discarded:
+        return (_STRAND,)
     if cut.no_grad:
         return ("It runs under ``torch.no_grad()`` or ``torch.inference_mode()``",)
     if cut.is_discarded:

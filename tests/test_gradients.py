@@ -21,7 +21,7 @@ from lightning_nndebug.core.measurements.flow import GradientFlow, Layer, _Atten
 from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
 from lightning_nndebug.core.measurements.losses import Loss
 from lightning_nndebug.core.measurements.noise import GradientNoise
-from lightning_nndebug.core.measurements.reach import Cut, Reach, _Roll, topmost
+from lightning_nndebug.core.measurements.reach import Cut, Reach, _Roll, strands, topmost
 from lightning_nndebug.core.measurements.zeroing import Zeroed, Zeroing
 
 # -- hand-made measurements
@@ -320,6 +320,42 @@ def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() 
     net["a"][0].bias.requires_grad_(False)
     missing = ["a.0.weight", "a.1.weight", "a.1.bias", "b.bias"]
     assert {"a": missing[:3], "b.bias": ["b.bias"]} == topmost(net, missing)
+
+
+def test_a_layer_of_a_recurrent_module_is_missing_as_a_whole_or_not_at_all() -> None:
+    """Weights of the states alone have no gradient in sequences of one step; and none is too few."""
+    net = nn.ModuleDict({"rnn": nn.GRU(2, 2, num_layers=2), "head": nn.Linear(2, 2)})
+    upper = [f"rnn.{one}_l1" for one in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    assert {upper[0]: upper} == strands(net, [*upper, "rnn.weight_hh_l0", "head.bias"])
+    assert not strands(net, [name for name, _ in net.named_parameters()])
+
+
+@pytest.mark.parametrize("pick", [0, 1])
+@pytest.mark.parametrize("two_ways", [False, True])
+def test_the_layers_below_the_last_one_are_not_all(pick: int, two_ways: bool) -> None:
+    """Who takes the wrong state of a recurrent net leaves a layer or a direction without a use."""
+
+    class Last(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = 1 if two_ways else 2
+            self.rnn = nn.LSTM(3, 4, layers, batch_first=True, bidirectional=two_ways)
+            self.head = nn.Linear(4, 1)
+
+        def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+            _, (state, _) = self.rnn(batch[0])
+            return self.head(state[pick]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters())
+
+    detector = GradientDetector()
+    data = DataLoader(TensorDataset(torch.randn(240, 5, 3)), 4)
+    fit(Program(Last(), data, trainer={"max_epochs": 1}), detector)
+    found = [one.where for one in detector.findings if one.code == "GRD103"]
+    lost = "rnn.weight_ih_l0" if two_ways and pick else "rnn.weight_ih_l0_reverse"
+    lost = lost if two_ways else "rnn.weight_ih_l1"
+    assert found == ([lost] if two_ways or not pick else [])
 
 
 def test_the_steps_without_a_gradient_are_those_of_the_run() -> None:
