@@ -932,6 +932,20 @@ def test_a_teacher_in_train_mode_drifts_and_an_averaged_one_does_not():
     assert findings(Teacher(1e-3), max_epochs=3) == []
 
 
+@pytest.mark.parametrize(("momentum", "found"), [(0.9, True), (0.1, False)])
+def test_statistics_that_hold_no_more_than_the_last_batch_are_noise(momentum, found):
+    """In some frameworks, 0.9 is what 0.1 is here; in a large batch, that does no harm."""
+    seed()
+    detector = ModeDetector()
+    layers = [nn.Linear(64, 32), nn.BatchNorm1d(32, momentum=momentum), nn.ReLU()]
+    module = Validated(nn.Sequential(*layers, nn.Linear(32, 10)))
+    fit(Program(module, loader(batch_size=8), trainer={"max_epochs": 1}), detector)
+    assert [one.code for one in detector.findings] == ["MOD105"] * found
+    measured = both(wobble=0.19), both(wobble=0.21)
+    detector = ModeDetector()
+    assert [len(list(detector.train_eval_disagreement(one))) for one in measured] == [0, 1]
+
+
 class Roused(Validated):
     """A frozen body in eval mode, until somebody calls train() on the whole."""
 
