@@ -303,7 +303,7 @@ class GradientDetector(Detector):
         Why it matters:
             Clipping is a safety net for rare steps. If it shrinks all of them by a large factor, it
             is the learning rate, and may be too low a one for as many steps as are planned; if it
-            comes before the backward, there is no net.
+            comes before the backward or after the step, there is no net.
 
         Likely causes:
             - The limit has other units than the gradient: targets or inputs are not scaled
@@ -330,6 +330,15 @@ class GradientDetector(Detector):
                 "training_step has returned",
                 causes=("The loop was taken over from plain PyTorch",),
                 fixes=("Remove the call, and set ``Trainer(gradient_clip_val=...)``",),
+            )
+        if gradients.clipped_late:
+            yield Evidence(
+                where="training_step",
+                measured=gradients.clipped_late,
+                message=f"{gradients.clipped_late} clips nothing: the step was made before it, and "
+                "the gradients are zeroed before the next one",
+                causes=("Two lines are in the wrong order",),
+                fixes=("Clip between the backward and the step",),
             )
         if (squeeze := _squeeze(gradients)) is None:
             return

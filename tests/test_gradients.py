@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import Detector, GradientDetector, Severity, rule
 from lightning_nndebug.core.measurements.flow import GradientFlow, Layer, _Attention
-from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
+from lightning_nndebug.core.measurements.gradients import Gradient, Gradients, _early, _late
 from lightning_nndebug.core.measurements.losses import Loss
 from lightning_nndebug.core.measurements.noise import GradientNoise
 from lightning_nndebug.core.measurements.reach import Cut, Reach, _Roll, strands, topmost
@@ -602,6 +603,60 @@ class AsksForTheNorm(Net):
         loss = super().training_step(batch, batch_idx)
         torch.nn.utils.clip_grad_norm_(self.parameters(), float("inf"))
         return loss
+
+
+ZERO, BACK, CLIP, STEP = (
+    "o.zero_grad()",
+    "self.manual_backward(loss)",
+    "clip_grad_norm_(p, 1)",
+    "o.step()",
+)
+EVERY = "if i % 4 == 3:\n        "
+
+
+@pytest.mark.parametrize(
+    ("lines", "late"),
+    [
+        ([ZERO, BACK, STEP, CLIP], True),
+        ([BACK, STEP, ZERO, CLIP], True),
+        ([BACK, STEP, "self.clip_gradients(o, gradient_clip_val=1.0)", ZERO], True),
+        ([BACK, f"{EVERY}{STEP}\n        {CLIP}\n        {ZERO}"], True),
+        ([ZERO, BACK, CLIP, STEP, "schedule.step()"], False),
+        ([ZERO, BACK, STEP, "norm = clip_grad_norm_(p, math.inf)"], False),
+        ([BACK, STEP, CLIP], False),  # gradients add up, and what is left of them counts
+        ([f"{EVERY}{ZERO}", BACK, STEP, CLIP], False),
+        ([BACK, f"{EVERY}{STEP}\n        {ZERO}", CLIP], False),  # while they add up
+        ([ZERO, BACK, STEP, ZERO, BACK, CLIP, STEP], False),  # of two optimizers
+        ([ZERO, BACK, STEP, ZERO, BACK, CLIP], False),
+        ([ZERO, f"for _ in range(2):\n        {BACK}\n        {STEP}\n        {CLIP}"], False),
+    ],
+)
+def test_what_is_clipped_after_its_step_is_lost_if_it_is_zeroed(
+    lines: list[str], late: bool
+) -> None:
+    """Where nothing comes between, and nothing may happen at some batches alone."""
+    source = "\n    ".join(["def training_step(self, batch, i):", *lines, "return loss"])
+    assert (_late(ast.parse(source)) is not None) is late
+    assert _early(ast.parse(source)) is None
+
+
+class ClipsLate(Net):
+    """A loop by hand with two of its lines exchanged."""
+
+    def __init__(self) -> None:
+        super().__init__(manual=True)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.connect(self, batch[0]), batch[1]))
+        optimizer.step()
+        self.clip_gradients(optimizer, gradient_clip_val=1.0)
+
+
+def test_clipping_after_the_step_is_found() -> None:
+    """The gradients are those of a step that was made, and zeroed before the next one."""
+    assert found(ClipsLate()) == [("GRD105", "training_step")]
 
 
 def test_clipping_before_the_backward_is_found() -> None:
