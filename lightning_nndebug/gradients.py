@@ -303,7 +303,7 @@ class GradientDetector(Detector):
         Why it matters:
             Clipping is a safety net for rare steps. If it shrinks all of them by a large factor, it
             is the learning rate, and may be too low a one for as many steps as are planned; if it
-            comes before the backward, there is no net.
+            comes before the backward or after the step, there is no net.
 
         Likely causes:
             - The limit has other units than the gradient: targets or inputs are not scaled
@@ -330,6 +330,15 @@ class GradientDetector(Detector):
                 "training_step has returned",
                 causes=("The loop was taken over from plain PyTorch",),
                 fixes=("Remove the call, and set ``Trainer(gradient_clip_val=...)``",),
+            )
+        if gradients.clipped_late:
+            yield Evidence(
+                where="training_step",
+                measured=gradients.clipped_late,
+                message=f"{gradients.clipped_late} clips nothing: the step was made before it, and "
+                "the gradients are zeroed before the next one",
+                causes=("Two lines are in the wrong order",),
+                fixes=("Clip between the backward and the step",),
             )
         if (squeeze := _squeeze(gradients)) is None:
             return
@@ -599,7 +608,15 @@ def _prospect(gradients: Gradients) -> float:
     return stride * clip * gradients.total / objective
 
 
+_STRAND = (
+    "``h[0]`` is the state of the first layer, and ``h[-1]`` that of one direction of the last: "
+    "take ``h[-1]`` of stacked layers, and ``h[-2:]`` of two directions"
+)
+
+
 def _told(cut: Cut) -> str:
+    if cut.is_discarded and cut.is_strand:
+        return f"computed in {cut.steps} steps, but the loss does not depend on this layer"
     if cut.is_discarded:
         return f"called, but no gradient in {cut.steps} steps: the loss does not depend on it"
     gradient = "a gradient of exactly 0" if cut.is_zero else "no gradient"
@@ -608,6 +625,8 @@ def _told(cut: Cut) -> str:
 
 
 def _causes(cut: Cut) -> tuple[str, ...]:
+    if cut.is_strand and cut.is_discarded:
+        return (_STRAND,)
     if cut.no_grad:
         return ("It runs under ``torch.no_grad()`` or ``torch.inference_mode()``",)
     if cut.is_discarded:

@@ -37,8 +37,8 @@ class ModeDetector(Detector):
     and classes whose code asks for ``self.training``. Parts that are frozen may be in any mode.
 
     Args:
-        norm_drift: How far running statistics may move in a frozen part of the net, in standard
-            deviations.
+        norm_drift: How far running statistics may move in a frozen part of the net, or from batch
+            to batch in any, in standard deviations.
         share_lost: The share of all that was learned that may be lost by switching norms and
             dropouts to eval mode, on one and the same batch. 1 is a net that knows nothing.
 
@@ -148,6 +148,7 @@ class ModeDetector(Detector):
         Likely causes:
             - requires_grad_(False), or an optimizer without these parameters, freezes weights but
               not the running statistics of batch norm
+            - it was put into eval mode, and train() on the whole takes it out again
             - train() is overridden to keep it in eval mode, and nobody calls it: since Lightning
               2.2, fit leaves every module in the mode it is in
 
@@ -156,20 +157,23 @@ class ModeDetector(Detector):
             - or leave the parameters of its norms trainable
 
         When it is fine:
-            When the statistics are meant to adapt to new data while the weights stay.
+            When the statistics are meant to adapt to new data while the weights stay. They may move
+            a little, unless the part was in eval mode when the run began.
 
         References:
             - Lightning-AI/pytorch-lightning#18951
             - arXiv:1603.04779
         """
         for part in drift.parts:
-            if part.shift > self.norm_drift:
+            limit = 0.0 if part.is_roused else self.norm_drift
+            if part.shift > limit:
                 yield Evidence(
                     part.name or "the whole module",
                     part.shift,
-                    self.norm_drift,
+                    limit,
                     message=f"the statistics of {part.norms} norms have moved by {part.shift:.2g} "
-                    f"standard deviations, the limit is {self.norm_drift:g}",
+                    f"standard deviations, the limit is {limit:g}",
+                    causes=(_ROUSED,) if part.is_roused else (),
                 )
 
     @rule("MOD104", severity=Severity.ERROR)
@@ -227,6 +231,7 @@ class ModeDetector(Detector):
 
         Likely causes:
             - the momentum of batch norm is too small for this run: running statistics lag behind
+            - or it is near 1: they are those of the last batch alone
             - batches of one domain each, or of very few samples
             - dropout by hand that does not divide by 1 - p
 
@@ -252,6 +257,16 @@ class ModeDetector(Detector):
                 f"not scale the rest: what follows gets {1 / kept:.2g} times as much in eval mode",
                 causes=(_UNSCALED,),
                 fixes=("divide by 1 - p in training, or use torch.nn.Dropout",),
+            )
+            return
+        if both.wobble > self.norm_drift:
+            yield Evidence(
+                ", ".join(both.norms),
+                both.wobble,
+                self.norm_drift,
+                message=f"running means are off by {both.wobble:.2g} standard deviations, by "
+                f"chance; the limit is {self.norm_drift:g}",
+                causes=(_FORGETFUL,),
             )
             return
         share, limit = share_lost(both), self.share_lost
@@ -327,6 +342,8 @@ _WHY_IN_TRAIN = "it is in a plain list or attribute, which eval() on the module 
 _ONCE = "dropout was switched on, as for Monte Carlo samples, and not off again"
 _BLANK = "norms are kept in eval mode, as in a pretrained net, and this one starts from scratch"
 _THAWED = ("leave norms in train mode until they have statistics, or use GroupNorm",)
+_ROUSED = "it was in eval mode when the run began, and a call of train() has taken it out"
+_FORGETFUL = "the momentum is near 1, and batches are small: the last one is all that they hold"
 _UNSCALED = "dropout by hand that does not divide by 1 - p"
 _UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
 

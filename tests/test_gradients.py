@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,10 +19,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nndebug import Detector, GradientDetector, Severity, rule
 from lightning_nndebug.core.measurements.flow import GradientFlow, Layer, _Attention
-from lightning_nndebug.core.measurements.gradients import Gradient, Gradients
+from lightning_nndebug.core.measurements.gradients import Gradient, Gradients, _early, _late
 from lightning_nndebug.core.measurements.losses import Loss
 from lightning_nndebug.core.measurements.noise import GradientNoise
-from lightning_nndebug.core.measurements.reach import Cut, Reach, _Roll, topmost
+from lightning_nndebug.core.measurements.reach import Cut, Reach, _Roll, strands, topmost
 from lightning_nndebug.core.measurements.zeroing import Zeroed, Zeroing
 
 # -- hand-made measurements
@@ -322,6 +323,42 @@ def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() 
     assert {"a": missing[:3], "b.bias": ["b.bias"]} == topmost(net, missing)
 
 
+def test_a_layer_of_a_recurrent_module_is_missing_as_a_whole_or_not_at_all() -> None:
+    """Weights of the states alone have no gradient in sequences of one step; and none is too few."""
+    net = nn.ModuleDict({"rnn": nn.GRU(2, 2, num_layers=2), "head": nn.Linear(2, 2)})
+    upper = [f"rnn.{one}_l1" for one in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    assert {upper[0]: upper} == strands(net, [*upper, "rnn.weight_hh_l0", "head.bias"])
+    assert not strands(net, [name for name, _ in net.named_parameters()])
+
+
+@pytest.mark.parametrize("pick", [0, 1])
+@pytest.mark.parametrize("two_ways", [False, True])
+def test_the_layers_below_the_last_one_are_not_all(pick: int, two_ways: bool) -> None:
+    """Who takes the wrong state of a recurrent net leaves a layer or a direction without a use."""
+
+    class Last(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = 1 if two_ways else 2
+            self.rnn = nn.LSTM(3, 4, layers, batch_first=True, bidirectional=two_ways)
+            self.head = nn.Linear(4, 1)
+
+        def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+            _, (state, _) = self.rnn(batch[0])
+            return self.head(state[pick]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters())
+
+    detector = GradientDetector()
+    data = DataLoader(TensorDataset(torch.randn(240, 5, 3)), 4)
+    fit(Program(Last(), data, trainer={"max_epochs": 1}), detector)
+    found = [one.where for one in detector.findings if one.code == "GRD103"]
+    lost = "rnn.weight_ih_l0" if two_ways and pick else "rnn.weight_ih_l0_reverse"
+    lost = lost if two_ways else "rnn.weight_ih_l1"
+    assert found == ([lost] if two_ways or not pick else [])
+
+
 def test_the_steps_without_a_gradient_are_those_of_the_run() -> None:
     """Whether or not all of them are seen."""
     net, trainer = nn.Linear(2, 2), SimpleNamespace(strategy=None)
@@ -566,6 +603,60 @@ class AsksForTheNorm(Net):
         loss = super().training_step(batch, batch_idx)
         torch.nn.utils.clip_grad_norm_(self.parameters(), float("inf"))
         return loss
+
+
+ZERO, BACK, CLIP, STEP = (
+    "o.zero_grad()",
+    "self.manual_backward(loss)",
+    "clip_grad_norm_(p, 1)",
+    "o.step()",
+)
+EVERY = "if i % 4 == 3:\n        "
+
+
+@pytest.mark.parametrize(
+    ("lines", "late"),
+    [
+        ([ZERO, BACK, STEP, CLIP], True),
+        ([BACK, STEP, ZERO, CLIP], True),
+        ([BACK, STEP, "self.clip_gradients(o, gradient_clip_val=1.0)", ZERO], True),
+        ([BACK, f"{EVERY}{STEP}\n        {CLIP}\n        {ZERO}"], True),
+        ([ZERO, BACK, CLIP, STEP, "schedule.step()"], False),
+        ([ZERO, BACK, STEP, "norm = clip_grad_norm_(p, math.inf)"], False),
+        ([BACK, STEP, CLIP], False),  # gradients add up, and what is left of them counts
+        ([f"{EVERY}{ZERO}", BACK, STEP, CLIP], False),
+        ([BACK, f"{EVERY}{STEP}\n        {ZERO}", CLIP], False),  # while they add up
+        ([ZERO, BACK, STEP, ZERO, BACK, CLIP, STEP], False),  # of two optimizers
+        ([ZERO, BACK, STEP, ZERO, BACK, CLIP], False),
+        ([ZERO, f"for _ in range(2):\n        {BACK}\n        {STEP}\n        {CLIP}"], False),
+    ],
+)
+def test_what_is_clipped_after_its_step_is_lost_if_it_is_zeroed(
+    lines: list[str], late: bool
+) -> None:
+    """Where nothing comes between, and nothing may happen at some batches alone."""
+    source = "\n    ".join(["def training_step(self, batch, i):", *lines, "return loss"])
+    assert (_late(ast.parse(source)) is not None) is late
+    assert _early(ast.parse(source)) is None
+
+
+class ClipsLate(Net):
+    """A loop by hand with two of its lines exchanged."""
+
+    def __init__(self) -> None:
+        super().__init__(manual=True)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.connect(self, batch[0]), batch[1]))
+        optimizer.step()
+        self.clip_gradients(optimizer, gradient_clip_val=1.0)
+
+
+def test_clipping_after_the_step_is_found() -> None:
+    """The gradients are those of a step that was made, and zeroed before the next one."""
+    assert found(ClipsLate()) == [("GRD105", "training_step")]
 
 
 def test_clipping_before_the_backward_is_found() -> None:

@@ -145,6 +145,12 @@ def test_running_statistics_may_wobble_but_not_drift():
     assert found(ModeDetector().drifting_frozen_norm, NormDrift(parts)) == ["backbone"]
 
 
+def test_running_statistics_that_were_to_rest_may_not_even_wobble():
+    """Somebody has put these norms into eval mode, and somebody else took them out of it."""
+    parts = (Drift("stem", 1, 0.0, is_roused=True), Drift("backbone", 20, 0.05, is_roused=True))
+    assert found(ModeDetector().drifting_frozen_norm, NormDrift(parts)) == ["backbone"]
+
+
 @pytest.mark.parametrize(
     ("lost", "expected"),
     [
@@ -924,6 +930,52 @@ def test_a_teacher_in_train_mode_drifts_and_an_averaged_one_does_not():
 
     assert findings(Teacher(0.0), max_epochs=3) == [("MOD103", "teacher")]
     assert findings(Teacher(1e-3), max_epochs=3) == []
+
+
+@pytest.mark.parametrize(("momentum", "found"), [(0.9, True), (0.1, False)])
+def test_statistics_that_hold_no_more_than_the_last_batch_are_noise(momentum, found):
+    """In some frameworks, 0.9 is what 0.1 is here; in a large batch, that does no harm."""
+    seed()
+    detector = ModeDetector()
+    layers = [nn.Linear(64, 32), nn.BatchNorm1d(32, momentum=momentum), nn.ReLU()]
+    module = Validated(nn.Sequential(*layers, nn.Linear(32, 10)))
+    fit(Program(module, loader(batch_size=8), trainer={"max_epochs": 1}), detector)
+    assert [one.code for one in detector.findings] == ["MOD105"] * found
+    measured = both(wobble=0.19), both(wobble=0.21)
+    detector = ModeDetector()
+    assert [len(list(detector.train_eval_disagreement(one))) for one in measured] == [0, 1]
+
+
+class Roused(Validated):
+    """A frozen body in eval mode, until somebody calls train() on the whole."""
+
+    def __init__(self, *, calls: bool, keeps: bool = False, rests: bool = True):
+        body = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU())
+        for _ in range(50):
+            body(digits()[0])  # the very data that it will see again
+        super().__init__(nn.Sequential(body.requires_grad_(False), nn.Linear(32, 10)))
+        self.calls, self.keeps = calls, keeps
+        body.train(not rests)
+
+    def on_train_epoch_start(self):
+        if self.calls:
+            self.train()
+        if self.keeps:
+            self.net[0].eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"calls": True}, [("MOD103", "net.0")]),
+        ({"calls": True, "keeps": True}, []),
+        ({"calls": False}, []),
+        ({"calls": True, "rests": False}, []),
+    ],
+)
+def test_train_on_the_whole_rouses_what_was_put_into_eval_mode(options, expected):
+    """Its statistics move then, if only a little; and they were not to."""
+    assert findings(Roused(**options), max_epochs=3) == expected
 
 
 def test_a_frozen_norm_behind_a_trained_layer_may_follow_it():

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..listening import hookable
 from ..mode_effects import FRAMEWORKS, effect
@@ -61,6 +62,8 @@ class BothModes(Measurement):
             if that is not known. Below 1, much of what they were at the beginning is in them still.
         unscaled: Dropouts of the user's own that leave what they keep as it is, in both modes: the
             share that they keep, by name.
+        wobble: By how many standard deviations the running mean of a norm, of those that forget
+            fastest, is off by chance: it is a mean of few values.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_start", "on_train_batch_end")
@@ -77,6 +80,7 @@ class BothModes(Measurement):
     batches: int
     settling: float = math.inf
     unscaled: Mapping[str, float] = field(default_factory=dict)
+    wobble: float = 0.0
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> BothModes | None:
@@ -140,7 +144,11 @@ def _look(
     first = torch.stack(memory.initial)
     initial, spread = torch.stack([first.mean(), first.std()]).tolist()
     try:
-        with _Shares(moment.module) as shares, Sandbox(moment.trainer, moment.module) as sandbox:
+        with (
+            _Shares(moment.module) as shares,
+            _Wobbles(norms) as wobbles,
+            Sandbox(moment.trainer, moment.module) as sandbox,
+        ):
 
             def losses(changed: list[nn.Module], runs: int = 1) -> list[float]:
                 sandbox.rewind()
@@ -174,7 +182,33 @@ def _look(
         batches=batches,
         settling=planned * quickest,
         unscaled=shares.unscaled(),
+        wobble=max(wobbles.found, default=0.0),
     )
+
+
+class _Wobbles(ExitStack):
+    """Sees of how many values norms make their running statistics.
+
+    The running mean averages batches with weights that fall by 1 - momentum from each to the one
+    before. Positions of one sample are much alike, and count half.
+    """
+
+    def __init__(self, norms: list[nn.Module]) -> None:
+        super().__init__()
+        self.found: list[float] = []
+        for one in norms:
+            # The values of other positions, or processes, are not counted here.
+            if isinstance(one, _NormBase) and not isinstance(
+                one, (_InstanceNorm, nn.SyncBatchNorm)
+            ):
+                self.callback(one.register_forward_pre_hook(self._see).remove)
+
+    def _see(self, norm: nn.Module, given: Any) -> None:
+        x = given[0] if given else None
+        if isinstance(x, Tensor) and x.dim() > 1 and x.numel() and norm.training:
+            values = len(x) * (1 + (x[0, 0].numel() - 1) / 2)
+            momentum = _momentum(norm)
+            self.found.append(math.sqrt(momentum / (2 - momentum) / values))
 
 
 class _Shares(ExitStack):

@@ -71,6 +71,7 @@ class Gradients(Measurement):
         stride: How far all planned steps go together, by gradients of norm 1 that agree; None if
             that is not known, or if the optimizer does not take the gradient as it is.
         clipped_early: Where ``training_step`` clips although the backward comes later; or nothing.
+        clipped_late: Where it clips what its own step has used already; or nothing.
         is_first: Whether the optimizer is the first, or only, one.
     """
 
@@ -87,6 +88,7 @@ class Gradients(Measurement):
     entries: int = 1
     stride: float | None = None
     clipped_early: str = ""
+    clipped_late: str = ""
     is_first: bool = True
 
     @property
@@ -131,7 +133,7 @@ class Gradients(Measurement):
             clip = math.hypot(*(min(size, clip * one.numel() ** 0.5) for size, one in each))
         tables = _tables(moment.module)
         if not hasattr(memory, "clipped_early"):
-            memory.clipped_early = _clipped_early(trainer, moment.module)
+            memory.clipped_early, memory.clipped_late = _misplaced(trainer, moment.module)
         value = cls(
             optimizer=optimizer_name(trainer, optimizer),
             parameters=tuple(
@@ -151,6 +153,7 @@ class Gradients(Measurement):
             entries=sum(one.numel() for one in present),
             stride=_stride(trainer, optimizer),
             clipped_early=memory.clipped_early,
+            clipped_late=memory.clipped_late,
             is_first=optimizer is trainer.optimizers[0],
         )
         _look_deeper(value, moment, memory)
@@ -248,23 +251,72 @@ def _stride(trainer: Any, optimizer: Any) -> float | None:
     return steps * max(paces)
 
 
-def _clipped_early(trainer: Any, module: Any) -> str:
-    """Finds a call in the source that clips in ``training_step`` although Lightning calls backward.
+def _misplaced(trainer: Any, module: Any) -> tuple[str, str]:
+    """Finds a call in the source of ``training_step`` that clips too early, and one too late.
 
-    Clipping to infinity is a way to ask for the norm; clipping while gradients accumulate has some
-    effect; and where ``training_step`` calls backward itself, nothing can be said.
+    Clipping to infinity is a way to ask for the norm; and clipping while gradients accumulate has
+    some effect.
     """
-    if not module.automatic_optimization or accumulation(trainer) > 1:
-        return ""
     try:
         lines, first = inspect.getsourcelines(type(module).training_step)
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):
-        return ""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    names = {node: ast.unparse(node.func).rpartition(".")[2] for node in calls}
-    if any("backward" in name for name in names.values()):
-        return ""
+        return "", ""
+    early = module.automatic_optimization and accumulation(trainer) == 1
+    found = (_early(tree) if early else None), _late(tree)
+    return tuple(  # type: ignore[return-value]
+        f"{_name(one)} in line {first + one.lineno - 1}" if one is not None else "" for one in found
+    )
+
+
+def _early(tree: ast.AST) -> ast.Call | None:
+    """Finds what clips although Lightning calls backward; that it might be called here as well."""
+    calls = _calls(tree)
+    if any("backward" in _name(one) for one in calls):
+        return None
+    return next((one for one in calls if _clips(one)), None)
+
+
+def _late(tree: ast.AST) -> ast.Call | None:
+    """Finds what clips after backward and step, in a row, of gradients that will be zeroed."""
+    calls = _calls(tree)
+    steps = [one.lineno for one in calls if _steps(one)]
+    backward = [one.lineno for one in calls if "backward" in _name(one)]
+    loops = any(isinstance(node, (ast.For, ast.While)) for node in ast.walk(tree))
+    if not (steps and backward and max(backward) < min(steps)) or loops:
+        return None
+    start = [one for one in _block(tree) if one.lineno < min(backward)]
+    for node in ast.walk(tree):
+        block = _block(node)
+        if not any(map(_steps, block)):
+            continue
+        rest = [one for one in block if one.lineno > max(steps)]
+        if any(_name(one) == "zero_grad" for one in (*start, *rest)):
+            return next((one for one in rest if _clips(one)), None)
+    return None
+
+
+def _calls(tree: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def _block(node: ast.AST) -> list[ast.Call]:
+    """Lists the calls that are made one after the other in a block of code, come what may."""
+    body = node.body if isinstance(node, (ast.FunctionDef, ast.If, ast.With, ast.Module)) else []
+    if isinstance(node, ast.Module):
+        return _block(body[0])
+    plain = [one for one in body if isinstance(one, (ast.Expr, ast.Assign))]
+    return [one.value for one in plain if isinstance(one.value, ast.Call)]
+
+
+def _name(call: ast.Call) -> str:
+    return ast.unparse(call.func).rpartition(".")[2]
+
+
+def _clips(call: ast.Call) -> bool:
     clips = ("clip_grad_norm_", "clip_grad_value_", "clip_gradients")
-    found = [node for node in calls if names[node] in clips and "inf" not in ast.unparse(node)]
-    return f"{names[found[0]]} in line {first + found[0].lineno - 1}" if found else ""
+    return _name(call) in clips and "inf" not in ast.unparse(call)
+
+
+def _steps(call: ast.Call) -> bool:
+    return _name(call) == "step" and "sched" not in ast.unparse(call.func)

@@ -34,11 +34,35 @@ class Drift:
         shift: How far they have moved since the beginning: by how many standard deviations the
             mean, plus by how much the logarithm of the standard deviation; the root mean square of
             both over the channels, in the median over the norms.
+        is_roused: Whether all of them were in eval mode when the run began, and not by default.
     """
 
     name: str
     norms: int
     shift: float
+    is_roused: bool = False
+
+
+@dataclass(frozen=True)
+class RestingNorms(Measurement):
+    """The norms in eval mode at the start of the run, while the module around them is training.
+
+    Attributes:
+        names: Their names.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_start",)
+    lasting: ClassVar[bool] = True
+
+    names: frozenset[str]
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> RestingNorms:
+        """Looks before anybody calls ``train()`` on an epoch."""
+        if not moment.module.training:
+            return cls(frozenset())  # somebody has evaluated the whole, or loaded it as it is
+        modules = moment.module.named_modules()
+        return cls(frozenset(name for name, one in modules if is_norm(one) and not one.training))
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,7 @@ class NormDrift(Measurement):
 
     prepares: ClassVar[str | None] = "on_train_batch_start"
     hooks: ClassVar[tuple[str, ...]] = ("on_train_batch_end",)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (RestingNorms,)
     cadence: ClassVar[Cadence] = Cadence(every=10, budget=0.05)
 
     parts: tuple[Drift, ...]
@@ -77,14 +102,22 @@ class NormDrift(Measurement):
         norms = [one for one in memory.norms if one.is_fed and not one.is_learned]
         if not norms:
             return cls(())
+        resting = moment.take(RestingNorms)
+        rested = resting.names if resting is not None else frozenset()
         shifts: dict[str, list[float]] = defaultdict(list)
+        roused: dict[str, bool] = {}
         looks = [one.shift() for one in norms]
         looks = torch.stack([one.to(looks[0].device) for one in looks]).tolist()
         for one, (shift, was_fresh, is_averaged) in zip(norms, looks, strict=True):
             if shift > 0 and not was_fresh and not is_averaged:
                 shifts[one.part].append(shift)
+                roused[one.part] = roused.get(one.part, True) and one.name in rested
         median = statistics.median
-        return cls(tuple(Drift(part, len(all_), median(all_)) for part, all_ in shifts.items()))
+        return cls(
+            tuple(
+                Drift(part, len(all_), median(all_), roused[part]) for part, all_ in shifts.items()
+            )
+        )
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -99,12 +132,14 @@ class _Norm:
 
     Args:
         norm: The module.
+        name: Its name.
         part: Name of the frozen part that it is in.
         witness: The frozen parameter before it.
         learning: The parameters that an optimizer holds, by id.
     """
 
     norm: Any
+    name: str
     part: str
     witness: Tensor
     learning: frozenset[int] = frozenset()
@@ -162,7 +197,7 @@ def _frozen_norms(module: nn.Module, optimizers: Any) -> list[_Norm]:
         before = _before(name, tree)
         if before is not None and id(before) not in learning:
             part = next(place for place in [*reversed(_around(name)), name] if place not in alive)
-            found.append(_Norm(norm, plain_name(part), before, frozenset(learning)))
+            found.append(_Norm(norm, name, plain_name(part), before, frozenset(learning)))
     return found
 
 

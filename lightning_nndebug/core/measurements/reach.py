@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ _STEPS = 20  # without any gradient, before anybody asks why
 _GROUPS = 8  # are tried out, at most
 _ENTRIES = 2**24  # of a group are moved, at most: the sandbox keeps a copy
 _SAMPLE = 256  # entries tell whether somebody writes to a parameter
+# How torch names the parameters of one layer and one direction of a recurrent module.
+_STRAND = re.compile(r"(?:weight|bias)_(?:ih|hh|hr)(_l\d+(?:_reverse)?)")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Cut:
         change: By how much the loss changed when the parameters were moved, relatively.
         no_grad: Whether the module ran with gradients switched off.
         is_discarded: Whether it is called in training, and the loss does not depend on the result.
+        is_strand: Whether it is a layer, or a direction, of a recurrent module.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Cut:
     change: float = math.inf
     no_grad: bool = False
     is_discarded: bool = False
+    is_strand: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,11 @@ class _Trial:
         self._is_fresh = True
         self.plain = self._watch(suspects)
         self.missing = {one.name: one for one in suspects if one.name not in self._arrived}
-        self.groups = topmost(moment.module, self.missing)
+        self._strands = strands(moment.module, self.missing)
+        self.groups = self._strands | topmost(
+            moment.module,
+            set(self.missing) - {one for group in self._strands.values() for one in group},
+        )
 
     def run(
         self, moved: Sequence[nn.Parameter] = (), *, grad: bool = False
@@ -211,6 +220,7 @@ class _Trial:
             is_zero=all(one.is_zero for one in group),
             change=_difference(self.plain or (), self.run([one.parameter for one in group])),
             no_grad=no_grad,
+            is_strand=name in self._strands,
         )
 
     def is_vain(self, cut: Cut) -> bool:
@@ -219,7 +229,12 @@ class _Trial:
         What it returns is an offer that this task may ignore, as many do a pooler's. One of several
         modules that are alike, such as the head of another task, may have its turn later; but not
         if one of these takes what another gives: then they are stages, and no heads.
+
+        A layer or direction of a recurrent module is computed each time with the others. Nothing
+        is to come of it unless there is more that is idle, such as a term of weight 0.
         """
+        if cut.is_strand:
+            return self.groups.keys() == self._strands.keys()
         modules = self._modules()
         holder = cut.name.rpartition(".")[0]
         while isinstance(modules.get(holder), (nn.ModuleList, nn.ModuleDict)):
@@ -319,6 +334,21 @@ def topmost(module: nn.Module, missing: Iterable[str]) -> dict[str, list[str]]:
         place = next((one for one in _places(name) if lost[one] == total[one]), name)
         groups.setdefault(place, []).append(name)
     return groups
+
+
+def strands(module: nn.Module, missing: Iterable[str]) -> dict[str, list[str]]:
+    """Groups parameters by the layers and directions of recurrent modules that are missing."""
+    missing = set(missing)
+    found: dict[str, list[str]] = {}
+    for path, one in module.named_modules():
+        own: dict[str, list[str]] = {}
+        for name, p in one.named_parameters(recurse=False):
+            is_part = isinstance(one, nn.RNNBase) and p.requires_grad and _STRAND.fullmatch(name)
+            if is_part:
+                own.setdefault(is_part[1], []).append(plain_name(f"{path}.{name}".lstrip(".")))
+        lost = [names for names in own.values() if missing.issuperset(names)]
+        found |= {names[0]: names for names in lost if len(lost) < len(own)}
+    return found
 
 
 def _places(name: str) -> list[str]:
