@@ -12,6 +12,7 @@ _SIZE = re.compile(r"tried to allocate ([\d.]+)\s*(bytes|[KMGT]iB)", re.IGNORECA
 _SENTENCE = re.compile(r"(?<=[a-z)\]`])\. (?=[A-Z])")
 _WRITTEN = re.compile(r"\[torch\.\S+ (\[.*?\])\], which is output (\d+) of (\w+),"
                       r" is at version (\d+); expected version (\d+)")  # fmt: skip
+_REFUSED = re.compile(r"`self\.log\((\S+), .*\)` was called, but ([^.]*)", re.DOTALL)
 _UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 # What a module takes along its last dimension, and what along its second.
 _FEATURES = ("in_features", "input_size", "embed_dim")
@@ -175,13 +176,34 @@ def samples(crash: Crash) -> Reading:
 def arguments(crash: Crash) -> Reading:
     """Tells what a layer was given in place of a tensor."""
     said, what = first_line(crash.text), crash.text.split("not ")[-1].strip()
+    if crash.kind == "KeyError":
+        said = f"there is no {said}"
     seen = f"`{crash.line.text}`: {said}" if crash.line is not None else said
+    if what.startswith("str") and "must be Tensor" in said:
+        causes = ("a dictionary was unpacked, which gives its keys",)
+        return Reading(seen, causes, ('take the values: x, y = batch["x"], batch["y"]',))
+    if what.startswith("NoneType") and "must be Tensor" in said:
+        causes = ("a function has returned nothing: a forward without return",)
+        return Reading(seen, causes, ("return its output",))
+    if crash.holders:
+        return Reading(
+            f"{seen}; {'; '.join(crash.holders)}",
+            ("the batch, or the output, is not made up as this line takes it",),
+            ("take it apart as the dataset, or the forward, has put it together",),
+        )
     if what.startswith("tuple"):
         causes = ("the output of a recurrent layer or of attention is a tuple: (output, state)",)
         return Reading(seen, causes, ("take the first: output, state = rnn(x)",))
     if what.startswith("dict"):
         return Reading(seen, ("the whole batch was given",), ("take what is meant: batch['x']",))
     return Reading(seen)
+
+
+def logged(crash: Crash) -> Reading:
+    """Names the line and the refusal, without the value, which may be long."""
+    found = _REFUSED.search(crash.text)
+    said = f"self.log({found[1]}, ...): {found[2]}" if found else first_line(crash.text)
+    return Reading(f"{_code(crash)}: {said}" if crash.line is not None else said)
 
 
 def first_line(text: str) -> str:
