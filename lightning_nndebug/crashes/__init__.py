@@ -552,7 +552,7 @@ def _setup(crash: Crash) -> Reading:
         return reading
     return Reading(
         reading.seen,
-        ("the name is misspelt, or __init__ does not make it",),
+        ("the name is misspelt, __init__ does not make it, or a property of this name fails",),
         ("make it in __init__, by this name",),
     )
 

@@ -256,7 +256,15 @@ _SHAPES: Mapping[str, _Entry] = {
         "a sequence is empty",
         "leave empty sequences out, or lengths.clamp(min=1)",
     ),
-    r"input_lengths|target_lengths": (
+    r"[Ee]xpected hidden|hx|hidden0|hidden\[0\]": (
+        "a state is (layers, samples, hidden_size), with batch_first too",
+        "make it from the batch: x.new_zeros(layers, len(x), hidden_size)",
+    ),
+    r"([Ee]xpected|only|supports|Expecting).* \dD.* (input|tensor|got)|expected \dD": (
+        "the input has more or fewer dimensions than this takes",
+        "x.unsqueeze(1) for a lacking axis, x.flatten(1), or the layer of another kind: 1d, 2d",
+    ),
+    r"input_lengths|target_lengths|ctc_loss": (
         "lengths count steps of the output, and of each target",
         "the output of ctc_loss is (steps, samples, classes), and no length exceeds its steps",
     ),

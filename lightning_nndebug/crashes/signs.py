@@ -47,8 +47,8 @@ _SIGNS = {
     + r"|Detected the following values in `(target|preds)`",
     "dtype_clash": r"scalar type|same dtype|[Dd]type|not implemented for '|can't be cast to"
     r"|Input type \([\w: ]+\) and (bias|weight) type|Input type \(torch\.\w+Tensor\)|be same type"
-    r"|floating[ -]point type for target|Integral inputs|to be an? (float|int)\w* tensor|"
-    + anyof("dtype_clash"),
+    r"|input must have the type|floating[ -]point type for target|Integral inputs"
+    r"|to be an? (float|int)\w* tensor|" + anyof("dtype_clash"),
     "shape_mismatch": r"shapes? .*cannot be multiplied|must match|mat1|mat2|size mismatch"
     r"|expected input.*channels|shape '.*' is invalid for input|[Tt]arget size|batch_size"
     r"|[Ss]izes of tensors|(should contain|[Ee]xpected) .*(elements?|input|dim|size)|Kernel size"
@@ -78,8 +78,9 @@ _OF_TORCH = {
 }  # fmt: skip
 # What Python says of the user's own line, where a batch or an output is something else.
 _OF_PYTHON = re.compile(
-    r"values to unpack|cannot unpack non-iterable|object is not (subscriptable|callable|iterable)"
-    r"|indices must be integers|'(tuple|list|dict|Tensor)' object has no attribute"
+    r"values to unpack|cannot unpack non-iterable|object is not (subscriptable|iterable)"
+    r"|'(tuple|list|dict|Tensor|NoneType)' object is not callable|indices must be integers"
+    r"|'(tuple|list|dict|Tensor)' object has no attribute"
 )
 _ATTRIBUTE = re.compile(
     r"'(tuple|list|dict|NoneType|int|float|bool|str|Dataset|DataFrame|Series|Image|BatchEncoding"

@@ -24,6 +24,7 @@ from .batches import tensors
 _NAMES = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _WORKER = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)')
 _FILE = re.compile(r'^\s*File "([^"]+)", line \d+', re.MULTILINE)
+_RAISE = re.compile(r"(^|[:;])\s*(raise|assert)\b")
 _LONGEST = 4000  # characters of a message
 _SHOWN = 6  # operands
 _READ = 2**24  # entries of an integer tensor that are searched
@@ -221,8 +222,7 @@ def _hook(frames: list[tuple[FrameType, int, int]]) -> str:
 
 def _raises(frame: FrameType, number: int, instruction: int) -> bool:
     del instruction
-    line = linecache.getline(frame.f_code.co_filename, number).strip()
-    return line.startswith(("raise ", "assert "))
+    return bool(_RAISE.search(linecache.getline(frame.f_code.co_filename, number)))
 
 
 def _line_of_worker(text: str) -> Line | None:
