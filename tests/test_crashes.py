@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_nndebug import CrashDetector, Finding, NNDebug
 from lightning_nndebug.core.measurements.crash import Crash, Usage
 from lightning_nndebug.core.record import read
-from lightning_nndebug.crashes.advice import ADVICE, advice
+from lightning_nndebug.crashes.advice import ADVICE, advice, last_words
 from lightning_nndebug.crashes.reading import memory
 from lightning_nndebug.crashes.signs import sign
 
@@ -201,6 +201,33 @@ def test_an_error_in_a_worker_is_traced_to_the_line_of_the_dataset() -> None:
     ((code, evidence),) = explained(worker)
     assert code == "ERR102"
     assert evidence.where == "data.py:12"
+
+
+class Own(Dataset):
+    """Raises what its user has written."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        raise ValueError("batch_size must match the dimension of the tensor")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_user_raises_in_a_dataset_needs_no_explanation(workers: int) -> None:
+    """In a worker as in the main process."""
+    assert not explained(lambda: list(DataLoader(Own(), 2, num_workers=workers)))
+
+
+def test_the_traceback_of_a_worker_is_no_part_of_its_message() -> None:
+    """A line of source may hold any word."""
+    text = (
+        "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call"
+        ' last):\n  File "/home/me/data.py", line 3, in __getitem__\n    return batch_size[dtype]\n'
+        "    ~~~~~~^^^\nTypeError: 'int' object is odd\n"
+    )
+    assert last_words(text) == "TypeError: 'int' object is odd"
+    assert sign(Crash("TypeError", text)) is None
 
 
 @pytest.mark.parametrize(

@@ -388,3 +388,11 @@ def advice(name: str, text: str) -> _Entry | None:
     """Returns cause and remedy of the first message in the table of a rule that fits."""
     table = ADVICE.get(name, {})
     return next((one for key, one in table.items() if re.search(key, text, re.DOTALL)), None)
+
+
+def last_words(text: str) -> str:
+    """Returns what was said in the end: the message of a worker begins with its traceback."""
+    if not text.startswith("Caught "):
+        return text
+    *_, last = re.split(r"^\s+.*\n", text, flags=re.MULTILINE)
+    return last.strip() or text

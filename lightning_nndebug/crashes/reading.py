@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from ..core.measurements.crash import Crash, Operand
+from .advice import last_words
 
 _SIZE = re.compile(r"tried to allocate ([\d.]+)\s*(bytes|[KMGT]iB)", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[a-z)\]`])\. (?=[A-Z])")
@@ -226,9 +227,7 @@ def logged(crash: Crash) -> Reading:
 
 def first_line(text: str) -> str:
     """Returns the first line of a message that says something."""
-    lines = [one.strip() for one in text.splitlines() if one.strip()]
-    if lines and lines[0].startswith("Caught ") and "worker" in lines[0]:
-        return lines[-1]
+    lines = [one.strip() for one in last_words(text).splitlines() if one.strip()]
     return _SENTENCE.split(lines[0])[0].rstrip(".") if lines else ""
 
 

@@ -7,11 +7,12 @@ import re
 from torch import Tensor
 
 from ..core.measurements.crash import Crash
-from .advice import anyof
+from .advice import anyof, last_words
 
 # The first that fits. What is raised in a worker of a DataLoader keeps its message.
 _SIGNS = {
-    "out_of_memory": r"out of memory|can't allocate memory|MemoryError|Unable to allocate",
+    "out_of_memory": r"out of memory|can't allocate memory|MemoryError|Unable to allocate"
+    r"|STATUS_ALLOC_FAILED",
     "dead_worker": r"DataLoader worker \(pid.*\) (exited|is killed)|unable to (open|write to|mmap)"
     r".*(shared memory|/torch_|file <)|Bus error|shared memory \(shm\)|received 0 items of ancdata",
     "unpicklable": r"[Cc]an't pickle|[Cc]annot pickle|Can't get local object",
@@ -21,7 +22,7 @@ _SIGNS = {
     "wrong_setup": anyof("wrong_setup"),
     "uneven_samples": r"stack expects each tensor to be equal size|each element in list of batch"
     r"|default_collate: batch must contain|Trying to resize storage that is not resizable"
-    r"|expected sequence of length",
+    r"|expected sequence of length|Unable to create tensor, you should probably activate",
     "batch_of_one": r"Expected more than 1 (value|spatial element)",
     "no_gradient": r"does not require grad and does not have a grad_fn|" + anyof("no_gradient"),
     "graph_used_twice": r"backward through the graph a second time",
@@ -117,7 +118,7 @@ def _by_message(crash: Crash) -> str | None:
         crash.kind == "KeyError" and (of_lightning or crash.source.startswith("torch.optim"))
     ):
         return None
-    text = f"{crash.kind}: {crash.text}"
+    text = f"{crash.kind}: {last_words(crash.text)}"
     found = next((name for name, one in _COMPILED.items() if one.search(text)), None)
     if "tuple index" in text and crash.line is not None and _SHAPE.search(crash.line.text):
         return "shape_mismatch"

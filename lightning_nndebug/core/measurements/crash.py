@@ -153,7 +153,7 @@ class Crash(Measurement):
         return cls(
             kind=type(error).__name__,
             text=text,
-            line=_line_of_worker(text) or line,
+            line=(worker := _line_of_worker(text)) or line,
             part=_part(frames, moment.module),
             # Not those around the user's line: a container says nothing of what is in it.
             **_torchs(frames[frames.index(users[-1]) + 1 :] if users else frames),
@@ -161,7 +161,9 @@ class Crash(Measurement):
             batch=_batch(frames),
             usage=_usage(moment.trainer, moment.module),
             loading=any(_module(one).startswith("torch.utils.data") for one, *_ in frames),
-            raised_by_user=bool(users) and users[-1] is frames[-1] and _raises(*users[-1]),
+            raised_by_user=_RAISE.search(worker.text) is not None
+            if worker is not None
+            else bool(users) and users[-1] is frames[-1] and _raises(*users[-1]),
             collating=_collating(frames, text),
             missing=_missing(frames),
             is_of_user=bool(users) and users[-1] is frames[-1],
