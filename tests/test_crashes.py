@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_nndebug import CrashDetector, Finding, NNDebug
 from lightning_nndebug.core.measurements.crash import Crash, Usage
 from lightning_nndebug.core.record import read
+from lightning_nndebug.crashes.advice import ADVICE, advice, last_words
 from lightning_nndebug.crashes.reading import memory
 from lightning_nndebug.crashes.signs import sign
 
@@ -202,6 +203,33 @@ def test_an_error_in_a_worker_is_traced_to_the_line_of_the_dataset() -> None:
     assert evidence.where == "data.py:12"
 
 
+class Own(Dataset):
+    """Raises what its user has written."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        raise ValueError("batch_size must match the dimension of the tensor")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_user_raises_in_a_dataset_needs_no_explanation(workers: int) -> None:
+    """In a worker as in the main process."""
+    assert not explained(lambda: list(DataLoader(Own(), 2, num_workers=workers)))
+
+
+def test_the_traceback_of_a_worker_is_no_part_of_its_message() -> None:
+    """A line of source may hold any word."""
+    text = (
+        "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call"
+        ' last):\n  File "/home/me/data.py", line 3, in __getitem__\n    return batch_size[dtype]\n'
+        "    ~~~~~~^^^\nTypeError: 'int' object is odd\n"
+    )
+    assert last_words(text) == "TypeError: 'int' object is odd"
+    assert sign(Crash("TypeError", text)) is None
+
+
 @pytest.mark.parametrize(
     "error",
     [KeyboardInterrupt(), SystemExit(1), GeneratorExit()],
@@ -331,13 +359,266 @@ def _operand(rows: int):
         ("RuntimeError", "Calculated padded input size per channel: (2 x 2).", "shape_mismatch"),
         ("RuntimeError", "a leaf Variable that requires grad is being used", "modified_in_place"),
         ("MisconfigurationException", "could not find the monitored key", "metric_not_there"),
+        # dtypes
+        ("RuntimeError", "Input type (unsigned char) and bias type (float) should", "dtype_clash"),
+        ("RuntimeError", "Input type (long int) and bias type (float) should be", "dtype_clash"),
+        ("RuntimeError", "Input type (c10::Half) and bias type (float) should", "dtype_clash"),
+        ("RuntimeError", "mat1 and mat2 must have the same dtype, but got Byte", "dtype_clash"),
+        ("ValueError", "input must have the type torch.float32, got type", "dtype_clash"),
+        ("RuntimeError", "one_hot is only applicable to index tensor", "dtype_clash"),
+        ("IndexError", "tensors used as indices must be long, int, byte or", "dtype_clash"),
+        ("TypeError", "can't convert np.ndarray of type numpy.object_.", "dtype_clash"),
+        ("RuntimeError", "Negation, the `-` operator, on a bool tensor is not", "dtype_clash"),
+        # shapes
+        ("RuntimeError", "Given input size: (3x1x1). Output size is too small", "shape_mismatch"),
+        ("RuntimeError", "stack expects a non-empty TensorList", "shape_mismatch"),
+        ("ValueError", "torch.cat(): expected a non-empty list of Tensors", "shape_mismatch"),
+        ("IndexError", "The shape of the mask [5] at index 0 does not match", "shape_mismatch"),
+        (
+            "RuntimeError",
+            "a Tensor with 3 elements cannot be converted to Scalar",
+            "shape_mismatch",
+        ),
+        ("RuntimeError", "Boolean value of Tensor with several is ambiguous", "shape_mismatch"),
+        ("RuntimeError", "batch1 must be a 3D tensor", "shape_mismatch"),
+        ("RuntimeError", "input has inconsistent input_size: got 5 expected 3", "shape_mismatch"),
+        ("RuntimeError", "For batched 3-D input, hx should also be 3-D but got", "shape_mismatch"),
+        ("RuntimeError", "`lengths` array must be sorted in decreasing order", "shape_mismatch"),
+        ("AssertionError", "was expecting embedding dimension of 4, but got 6", "shape_mismatch"),
+        ("RuntimeError", "The shape of the 2D attn_mask is torch.Size([3, 3])", "shape_mismatch"),
+        ("RuntimeError", "weight tensor should be defined either for all 3", "shape_mismatch"),
+        # values
+        (
+            "RuntimeError",
+            "probability tensor contains either `inf`, `nan` or",
+            "index_out_of_range",
+        ),
+        ("ValueError", "of distribution Normal() to satisfy the constraint", "index_out_of_range"),
+        ("RuntimeError", "target out of range", "index_out_of_range"),
+        # gradients, and what the step returns
+        ("RuntimeError", "Can't call numpy() on Tensor that requires grad.", "no_gradient"),
+        ("RuntimeError", "Inference tensors cannot be saved for backward.", "no_gradient"),
+        ("RuntimeError", "support the deepcopy protocol at the moment.", "no_gradient"),
+        ("MisconfigurationException", "the 'loss' key needs to be present", "loss_not_scalar"),
+        # files and devices
+        ("UnpicklingError", "Weights only load failed. This file can", "state_dict_mismatch"),
+        ("FileNotFoundError", "Checkpoint file not found: a.ckpt", "state_dict_mismatch"),
+        ("AssertionError", "Torch not compiled with CUDA enabled", "device_clash"),
+        # set-ups
+        ("MisconfigurationException", "Unknown configuration for model optimizers", "wrong_setup"),
+        (
+            "MisconfigurationException",
+            "The lr scheduler dict must include a monitor when a",
+            "wrong_setup",
+        ),
+        ("ValueError", "optimizer got an empty parameter list", "wrong_setup"),
+        ("ValueError", "Invalid learning rate: -1", "wrong_setup"),
+        ("ValueError", "Tried to step 4 times. The specified number of total", "wrong_setup"),
+        ("ValueError", "sampler option is mutually exclusive with shuffle", "wrong_setup"),
+        ("ValueError", "num_samples should be a positive integer value", "wrong_setup"),
+        ("ValueError", "DataLoader with IterableDataset: expected unspecified", "wrong_setup"),
+        ("ValueError", "batch_size should be a positive integer value", "wrong_setup"),
+        ("NotImplementedError", '[Net] is missing the required "forward" function', "wrong_setup"),
+        ("AttributeError", "cannot assign module before Module.__init__() call", "wrong_setup"),
+        ("TypeError", "Linear.forward() takes 2 positional arguments but 3", "wrong_setup"),
+        ("TypeError", "list is not a Module subclass", "wrong_setup"),
+        ("TypeError", "An invalid dataloader was passed to `Trainer.fit(", "wrong_setup"),
+        # self.log
+        (
+            "ValueError",
+            "`self.log(a, [1])` was called, but `list` values cannot be logged",
+            "log_refused",
+        ),
+        (
+            "MisconfigurationException",
+            "You called `self.log(a, ...)` twice in `training_step` with different arguments.",
+            "log_refused",
+        ),
+        ("MisconfigurationException", "You can't `self.log()` inside `setup`.", "log_refused"),
         ("FileNotFoundError", "No such file or directory: 'shapes must match'", None),
+        ("KeyError", "'optimizer'", None),
+        ("AssertionError", "", None),
         ("RuntimeError", "something else entirely", None),
     ],
 )
 def test_messages_are_told_apart(kind: str, text: str, name: str | None) -> None:
     """Those of a GPU, and of other versions of torch, too."""
     assert sign(Crash(kind, text)) == name
+
+
+def test_the_advice_of_every_message_stands_in_a_table_of_a_rule() -> None:
+    """Each pattern compiles, and none hides what another rule of the catalogue reads."""
+    rules = {one.method.__name__ for one in CrashDetector().rules}
+    assert set(ADVICE) <= rules
+    assert advice("wrong_setup", "optimizer got an empty parameter list") is not None
+    assert advice("wrong_setup", "the batch is odd") is None
+    assert all(len(entry) == 2 for table in ADVICE.values() for entry in table.values())
+
+
+BATCH = [torch.zeros(4, 3), torch.zeros(4).long()]
+LABELLED = {"image": torch.zeros(4, 3), "label": torch.zeros(4).long()}
+
+
+def three_of_two():
+    batch = BATCH
+    x, y, mask = batch
+    return x, y, mask
+
+
+def a_key_of_a_list():
+    batch = BATCH
+    return batch["image"]
+
+
+def another_key():
+    batch = LABELLED
+    return batch["images"]
+
+
+def a_list_as_a_tensor():
+    batch = BATCH
+    return batch.view(4, -1)
+
+
+def an_axis_too_few():
+    x = torch.zeros(4, 3)
+    rows, channels, height, width = x.shape
+    return rows, channels, height, width
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "words"),
+    [
+        (three_of_two, "ERR116", "batch is a list of 2: float32[4, 3], int64[4]"),
+        (a_key_of_a_list, "ERR116", "batch is a list of 2: float32[4, 3], int64[4]"),
+        (another_key, "ERR116", "batch is a dict with the keys 'image', 'label'"),
+        (a_list_as_a_tensor, "ERR116", "batch is a list of 2"),
+        (an_axis_too_few, "ERR101", "x float32[4, 3]"),
+    ],
+)
+def test_a_batch_that_is_taken_apart_as_what_it_is_not(step, code: str, words: str) -> None:
+    """The finding says what it is made of."""
+    ((found, evidence),) = explained(step)
+    assert found == code
+    assert words in evidence.message
+
+
+def a_key_of_no_batch():
+    x, options = torch.zeros(4, 3), {"weight": 1.0}
+    return x * options["weights"]
+
+
+def text_in_two():
+    x, first = torch.zeros(4, 3), "a-b-c"
+    one, other = first.split("-")
+    return x, one, other
+
+
+def a_name_of_ones_own():
+    x, own = torch.zeros(4, 3), SimpleNamespace()
+    return x * own.weight
+
+
+def raised_by_oneself():
+    if BATCH:
+        raise ValueError("optimizer got an empty parameter list")
+
+
+def asserted():
+    assert len(BATCH) == 3, "size mismatch"
+
+
+@pytest.mark.parametrize(
+    "step", [a_key_of_no_batch, text_in_two, a_name_of_ones_own, raised_by_oneself, asserted]
+)
+def test_a_slip_in_the_logic_of_the_user_is_left_alone(step) -> None:
+    """Python has said it all, and a tensor that stands nearby has no part in it."""
+    assert not explained(step)
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "words", "fix"),
+    [
+        (nn.GRU(3, 2), (torch.zeros(4, 5, 3), torch.zeros(1, 4, 2)), "and hx", "new_zeros(layers"),
+        (nn.BatchNorm2d(3), (torch.zeros(4, 3),), "got input float32[4, 3]: expected 4D", "x.unsqueeze(1)"),
+        (nn.Conv2d(3, 2, 3), (torch.zeros(8, 8),), "got input float32[8, 8]", "x.unsqueeze(1)"),
+        (nn.LSTM(3, 2), (torch.zeros(4, 5, 6),), "takes input_size=3", "set input_size=6"),
+        (nn.LSTM(3, 2), (torch.zeros(4, 3, 6),), "takes input_size=3", "x.movedim(1, -1)"),
+        (nn.LayerNorm(3), (torch.zeros(4, 5),), "layer_norm in part, LayerNorm(", ""),
+        (nn.CrossEntropyLoss(), (torch.zeros(4, 7, 3), torch.zeros(4, 7).long()), "got input",
+         "x.movedim(-1, 1)"),
+        (nn.CrossEntropyLoss(), (torch.zeros(4, 3), torch.zeros(4, 1).long()), "got input",
+         "squeeze(1)"),
+    ],
+)  # fmt: skip
+def test_what_fits_is_not_blamed(net, inputs, words: str, fix: str) -> None:
+    """A layer whose width is right was given something else that is wrong."""
+    holder = nn.ModuleDict({"part": net})
+    ((code, evidence),) = explained(lambda: holder["part"](*inputs), holder)
+    assert code == "ERR101"
+    assert words in evidence.message
+    assert fix in "; ".join(evidence.fixes)
+
+
+@pytest.mark.parametrize(
+    ("step", "cause"),
+    [
+        (lambda: torch.optim.SGD(nn.Linear(1, 1), lr=0.1), ""),
+        (lambda: torch.optim.SGD([{"weights": []}], lr=0.1), "an optimizer takes parameters"),
+        (lambda: torch.optim.SGD([torch.zeros(1)], lr="0.1"), ""),
+        (lambda: nn.ModuleList([nn.ReLU()])(torch.zeros(1)), "a container is called"),
+        (lambda: nn.Linear(1, 1).head, "the name is misspelt"),
+        (lambda: nn.Linear(1, 1)(torch.zeros(1), torch.zeros(1)), "with other arguments"),
+        (lambda: DataLoader([], shuffle=True), "the dataset is empty"),
+    ],
+)
+def test_what_torch_refuses_to_make_is_a_wrong_set_up(step, cause: str) -> None:
+    """Whatever words Python has for it."""
+    ((code, evidence),) = explained(step)
+    assert code == "ERR118"
+    assert cause in "; ".join(evidence.causes)
+
+
+class Configured(Classifier):
+    """Returns from configure_optimizers, or from its step, what it was given."""
+
+    def __init__(self, made, *, step=None) -> None:
+        super().__init__()
+        self.made, self.step = made, step
+
+    def configure_optimizers(self):
+        return self.made(self)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss if self.step is None else self.step(self, loss)
+
+
+def adam(module):
+    return torch.optim.Adam(module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "where"),
+    [
+        (Configured(lambda one: one.parameters()), "ERR118", "configure_optimizers"),
+        (Configured(lambda one: {"optim": adam(one)}), "ERR118", "configure_optimizers"),
+        (Configured(lambda one: ([adam(one)], [len])), "ERR118", "configure_optimizers"),
+        (Configured(adam, step=lambda one, loss: {"total": loss}), "ERR115", "training_step"),
+        (Configured(adam, step=lambda one, loss: loss.item()), "ERR115", "training_step"),
+        (Configured(adam, step=lambda one, loss: {"loss": 1.0}), "ERR115", "training_step"),
+        (Configured(adam, step=lambda one, loss: one.log_dict(loss)), "ERR119", "test_crashes"),
+        (Configured(adam, step=lambda one, loss: one.log("a", "b")), "ERR119", "test_crashes"),
+    ],
+)
+def test_what_a_hook_returns_or_logs_is_found_in_that_hook(module, code: str, where: str) -> None:
+    """It is Lightning that stumbles, and the user who has to look."""
+    detector = CrashDetector()
+    with pytest.raises(Exception):  # noqa: B017, PT011 -- Lightning's
+        fit(Program(module, loader()), detector)
+    (found,) = detector.findings
+    assert found.code == code
+    assert found.where.startswith(where)
 
 
 def test_findings_of_a_crash_survive_json() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from ..core.detector import Detector, rule
 from ..core.findings import Evidence, Severity
 from ..core.measurements.crash import Crash
+from .advice import advice
 from .reading import (
     Reading,
     arguments,
@@ -15,6 +16,7 @@ from .reading import (
     first_line,
     indices,
     kinds,
+    logged,
     memory,
     overwritten,
     samples,
@@ -393,9 +395,10 @@ class CrashDetector(Detector):
         Likely causes:
             - reduction="none", or a weighted loss without its mean
             - a loss for each sample or task, not yet added up
+            - a number, a tuple or a dictionary without "loss" was returned
 
         How to fix:
-            - return loss.mean()
+            - return loss.mean(), or {"loss": loss, ...}
 
         When it is fine:
             Never: the run has ended.
@@ -407,7 +410,7 @@ class CrashDetector(Detector):
 
     @rule("ERR116", severity=Severity.ERROR)
     def not_a_tensor(self, crash: Crash) -> Iterator[Evidence]:
-        """A layer was given something that is no tensor.
+        """Something is no tensor where one is needed, or a batch is taken apart as what it is not.
 
         Why it matters:
             Batches are tuples or dictionaries, and so are the outputs of some layers.
@@ -416,10 +419,11 @@ class CrashDetector(Detector):
             - the whole batch was given to the net: it is (x, y)
             - the output of a recurrent layer is (output, state), that of many nets an object with
               .logits
-            - None was returned for an optional input
+            - None was returned: a forward without return, an optional input
+            - the dataset gives more, fewer or other things than the step takes
 
         How to fix:
-            - unpack the batch: x, y = batch
+            - unpack the batch as the dataset has made it: x, y = batch, or batch["x"]
             - take the tensor out of the output
 
         When it is fine:
@@ -454,11 +458,69 @@ class CrashDetector(Detector):
         """
         yield from _explained("metric_not_there", crash, _plain)
 
+    @rule("ERR118", severity=Severity.ERROR)
+    def wrong_setup(self, crash: Crash) -> Iterator[Evidence]:
+        """Something is not set up, or not called, as torch or Lightning need it.
+
+        Why it matters:
+            Optimizers, schedulers, loaders, modules and hooks have an interface, which is checked
+            when they are made or first used.
+
+        Likely causes:
+            - configure_optimizers returns something else than Lightning knows
+            - an optimizer has no parameters, or a scheduler no monitor
+            - a DataLoader has options that exclude each other, or an empty dataset
+            - a module has no forward, or an attribute that it never set
+            - a hook takes other arguments than Lightning gives
+
+        How to fix:
+            - return the optimizer, or {"optimizer": ..., "lr_scheduler": {"scheduler": ...}}
+            - begin __init__ with super().__init__(), and make all layers in it
+            - compare the call with the definition
+
+        When it is fine:
+            Never: the run has ended.
+
+        References:
+            - https://lightning.ai/docs/pytorch/stable/common/lightning_module.html
+        """
+        yield from _explained("wrong_setup", crash, _setup)
+
+    @rule("ERR119", severity=Severity.ERROR)
+    def log_refused(self, crash: Crash) -> Iterator[Evidence]:
+        """self.log cannot take this value, these options, or this place.
+
+        Why it matters:
+            What is logged is reduced over batches and processes, so it must be one number under
+            one name.
+
+        Likely causes:
+            - a tensor of several numbers, text, a list or None
+            - one name with other options in a second call
+            - a hook outside of the epoch
+
+        How to fix:
+            - log value.mean(), and each value under a name of its own
+            - log in the steps, or at the ends of epochs
+            - self.logger.experiment for text and pictures
+
+        When it is fine:
+            Never: the run has ended.
+
+        References:
+            - https://lightning.ai/docs/pytorch/stable/extensions/logging.html
+        """
+        yield from _explained("log_refused", crash, logged)
+
 
 def _explained(name: str, crash: Crash, read: Callable[[Crash], Reading]) -> Iterator[Evidence]:
     if sign(crash) != name:
         return
     reading = read(crash)
+    known = advice(name, f"{crash.kind}: {crash.text}")
+    causes, fixes = reading.causes, reading.fixes
+    if known is not None and not fixes:
+        causes, fixes = (known[0],), (known[1],)
     stage = {"train": "", "sanity_check": " (in the sanity check of validation)"}.get(
         crash.stage, f" (while it was in {crash.stage})"
     )
@@ -468,8 +530,8 @@ def _explained(name: str, crash: Crash, read: Callable[[Crash], Reading]) -> Ite
         "code": crash.line.text if crash.line is not None else "",
     }
     message = f"{reading.seen}{stage}"
-    yield Evidence(crash.place, first_line(crash.text), None, message, reading.causes,
-                   reading.fixes, details)  # fmt: skip
+    yield Evidence(crash.place, first_line(crash.text), None, message, causes, fixes,
+                   details)  # fmt: skip
 
 
 def _plain(crash: Crash) -> Reading:
@@ -479,6 +541,20 @@ def _plain(crash: Crash) -> Reading:
         return Reading(said)
     among = ", ".join(map(str, crash.operands))
     return Reading(f"`{crash.line.text}`{f' with {among}' if among else ''}: {said}")
+
+
+def _setup(crash: Crash) -> Reading:
+    """Names what a module lacks."""
+    reading = _plain(crash)
+    if crash.kind != "AttributeError" or crash.source != "torch.nn.modules.module":
+        return reading
+    if advice("wrong_setup", crash.text) is not None:
+        return reading
+    return Reading(
+        reading.seen,
+        ("the name is misspelt, __init__ does not make it, or a property of this name fails",),
+        ("make it in __init__, by this name",),
+    )
 
 
 def _state(crash: Crash) -> Reading:

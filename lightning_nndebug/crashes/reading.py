@@ -7,15 +7,21 @@ import re
 from dataclasses import dataclass
 
 from ..core.measurements.crash import Crash, Operand
+from .advice import last_words
 
 _SIZE = re.compile(r"tried to allocate ([\d.]+)\s*(bytes|[KMGT]iB)", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[a-z)\]`])\. (?=[A-Z])")
 _WRITTEN = re.compile(r"\[torch\.\S+ (\[.*?\])\], which is output (\d+) of (\w+),"
                       r" is at version (\d+); expected version (\d+)")  # fmt: skip
+_REFUSED = re.compile(r"`self\.log\((\S+), .*\)` was called, but ([^.]*)", re.DOTALL)
+_AXES = re.compile(r"\dD .*input|to be \dD")  # the input has more axes than wanted, or fewer
 _UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 # What a module takes along its last dimension, and what along its second.
 _FEATURES = ("in_features", "input_size", "embed_dim")
 _OUTPUTS = ("num_classes", "num_labels", "num_outputs")  # of a metric
+_CLASSIFYING = ("cross_entropy", "nll_loss")
+_WEIGHTS = ("weight", "bias", "running_mean", "running_var")
+_GIVEN = 4  # tensors shown: what follows are weights
 _CHANNELS = ("in_channels", "num_features", "num_channels")
 
 
@@ -33,16 +39,24 @@ def shapes(crash: Crash) -> Reading:
     part, got = crash.part, crash.given[:1]
     if part is not None and got and (expected := _expected(crash)) is not None:
         size, axis, name = expected
-        seen = f"{part.name}, {part.code}, takes {name}={size} and got {_shown(got)}"
-        return Reading(seen, *_advice(got[0].shape, size, axis, name))
+        has_axes = axis < 0 or not _AXES.search(crash.text)
+        if has_axes and got[0].shape[axis:][:1] != (size,):
+            seen = f"{part.name}, {part.code}, takes {name}={size} and got {_shown(got)}"
+            return Reading(seen, *_advice(got[0].shape, size, axis, name))
+        seen = f"{part.name}, {part.code}, got {_shown(crash.given[:_GIVEN])}"
+        return Reading(f"{seen}: {first_line(crash.text)}")
     if crash.given:
         if crash.operation[:1].isupper():  # a class, thus a metric
             own = part if part is not None and part.kind == crash.operation else None
             name = f"{own.name}, {own.code}," if own is not None else crash.operation
             advice = _of_metric(crash.given, crash.operation, own.sizes if own is not None else {})
             return Reading(f"{name} got {_shown(crash.given)}", *advice)
-        where = crash.operation or (part.name if part is not None else "the module")
-        return Reading(f"{where} got {_shown(crash.given)}", *_between(crash.given))
+        where = f"{part.name}, {part.code}," if part is not None else "the module"
+        if crash.operation:
+            where = crash.operation + (f" in {where}" if part is not None else "")
+        compare = _of_classes if crash.operation in _CLASSIFYING else _between
+        inputs = tuple(one for one in crash.given if one.name not in _WEIGHTS)
+        return Reading(f"{where} got {_shown(crash.given[:_GIVEN])}", *compare(inputs))
     if crash.operands:
         return Reading(f"{_code(crash)} has {_shown(crash.operands)}", *_between(crash.operands))
     return Reading(f"{_code(crash)}: {first_line(crash.text)}")
@@ -51,6 +65,12 @@ def shapes(crash: Crash) -> Reading:
 def indices(crash: Crash) -> Reading:
     """Tells which value is out of which range."""
     known = {one.name: one for one in crash.given}
+    if "elements of target should" in crash.text:
+        return Reading(
+            f"{_code(crash)} takes targets from 0 to 1: {first_line(crash.text)}",
+            ("class numbers, or pixels of 0 to 255, where a probability belongs",),
+            ("divide pixels by 255; cross_entropy takes class numbers",),
+        )
     if "between 0 and 1" in crash.text:
         return Reading(
             f"{_code(crash)} takes probabilities: {first_line(crash.text)}",
@@ -175,7 +195,21 @@ def samples(crash: Crash) -> Reading:
 def arguments(crash: Crash) -> Reading:
     """Tells what a layer was given in place of a tensor."""
     said, what = first_line(crash.text), crash.text.split("not ")[-1].strip()
+    if crash.kind == "KeyError":
+        said = f"there is no {said}"
     seen = f"`{crash.line.text}`: {said}" if crash.line is not None else said
+    if what.startswith("str") and "must be Tensor" in said:
+        causes = ("a dictionary was unpacked, which gives its keys",)
+        return Reading(seen, causes, ('take the values: x, y = batch["x"], batch["y"]',))
+    if what.startswith("NoneType") and "must be Tensor" in said:
+        causes = ("a function has returned nothing: a forward without return",)
+        return Reading(seen, causes, ("return its output",))
+    if crash.holders:
+        return Reading(
+            f"{seen}; {'; '.join(crash.holders)}",
+            ("the batch, or the output, is not made up as this line takes it",),
+            ("take it apart as the dataset, or the forward, has put it together",),
+        )
     if what.startswith("tuple"):
         causes = ("the output of a recurrent layer or of attention is a tuple: (output, state)",)
         return Reading(seen, causes, ("take the first: output, state = rnn(x)",))
@@ -184,11 +218,16 @@ def arguments(crash: Crash) -> Reading:
     return Reading(seen)
 
 
+def logged(crash: Crash) -> Reading:
+    """Names the line and the refusal, without the value, which may be long."""
+    found = _REFUSED.search(crash.text)
+    said = f"self.log({found[1]}, ...): {found[2]}" if found else first_line(crash.text)
+    return Reading(f"{_code(crash)}: {said}" if crash.line is not None else said)
+
+
 def first_line(text: str) -> str:
     """Returns the first line of a message that says something."""
-    lines = [one.strip() for one in text.splitlines() if one.strip()]
-    if lines and lines[0].startswith("Caught ") and "worker" in lines[0]:
-        return lines[-1]
+    lines = [one.strip() for one in last_words(text).splitlines() if one.strip()]
     return _SENTENCE.split(lines[0])[0].rstrip(".") if lines else ""
 
 
@@ -210,15 +249,7 @@ def _advice(
     shape: tuple[int, ...], size: int, axis: int, name: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if axis == -1:
-        flat = math.prod(shape[1:])
-        if flat == size and len(shape) > 2:  # noqa: PLR2004
-            return ("the input was not flattened",), ("flatten the input first: x.flatten(1)",)
-        if shape and shape[0] == size and len(shape) == 2:  # noqa: PLR2004
-            return ("the input is transposed",), ("give it the batch first: x.T",)
-        right = f"set {name}={shape[-1]}" if shape else "give it more than a single number"
-        if len(shape) > 2:  # noqa: PLR2004
-            right = f"flatten the input, and set {name}={flat}"
-        return (f"the input has {shape[-1:] and shape[-1]} features",), (right,)
+        return _of_features(shape, size, name)
     if size in shape[2:]:
         where = shape.index(size, 1)
         order = [0, where, *(one for one in range(1, len(shape)) if one != where)]
@@ -227,6 +258,24 @@ def _advice(
         return ("the channel dimension is missing",), ("add it: x.unsqueeze(1)",)
     channels = shape[1] if len(shape) > 1 else 0
     return (f"the input has {channels} channels",), (f"set {name}={channels}",)
+
+
+def _of_features(
+    shape: tuple[int, ...], size: int, name: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if not shape:
+        return ("the input is a single number",), ("give it a batch, and the features last",)
+    flat, width = math.prod(shape[1:]), f"set {name}={shape[-1]}"
+    if flat == size and len(shape) > 2:  # noqa: PLR2004
+        return ("the input was not flattened",), ("flatten the input first: x.flatten(1)",)
+    if shape[0] == size and len(shape) == 2:  # noqa: PLR2004
+        return ("the input is transposed",), ("give it the batch first: x.T",)
+    if size in shape[1:-1]:
+        where = shape.index(size, 1)
+        return ("features do not come last",), (f"move them: x.movedim({where}, -1)",)
+    if len(shape) > 2 and name == "in_features":  # noqa: PLR2004
+        width = f"flatten the input, and set {name}={flat}"
+    return (f"the input has {shape[-1]} features",), (width,)
 
 
 def _between(given: tuple[Operand, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -243,6 +292,18 @@ def _between(given: tuple[Operand, ...]) -> tuple[tuple[str, ...], tuple[str, ..
     if one.shape and other.shape and one.shape[0] != other.shape[0]:
         return (f"{one.name} and {other.name} do not hold equally many samples",), ()
     return (), ()
+
+
+def _of_classes(given: tuple[Operand, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Compares scores with classes: (N, C, ...) and (N, ...)."""
+    one, other = (given[0].shape, given[1].shape) if len(given) > 1 else ((), ())
+    if len(one) > 2 and one[:-1] == other:  # noqa: PLR2004
+        cause = f"classes come second in {given[0].name}, and here they are last"
+        return (cause,), ("flatten both: x.flatten(0, -2) and y.flatten(), or x.movedim(-1, 1)",)
+    if len(one) > 1 and other == (one[0], 1, *one[2:]):
+        cause = f"{given[1].name} has a dimension of 1 where {given[0].name} has its classes"
+        return (cause,), (f"squeeze it: {given[1].name}.squeeze(1)",)
+    return _between(given)
 
 
 def _of_metric(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import FrameType, SimpleNamespace, TracebackType
+from types import CodeType, FrameType, SimpleNamespace, TracebackType
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from .batches import tensors
 _NAMES = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _WORKER = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)')
 _FILE = re.compile(r'^\s*File "([^"]+)", line \d+', re.MULTILINE)
+_RAISE = re.compile(r"(^|[:;])\s*(raise|assert)\b")
 _LONGEST = 4000  # characters of a message
 _SHOWN = 6  # operands
 _READ = 2**24  # entries of an integer tensor that are searched
@@ -111,6 +113,10 @@ class Crash(Measurement):
         raised_by_user: Whether a ``raise`` of the user's own code was the source of it.
         collating: Whether the default collate function of torch stumbled over the samples.
         missing: Which sample of the batch is None, or has a None, where this can be told.
+        is_of_user: Whether Python itself stumbled, in the user's own line.
+        holders: What else the user's line names: lists and dictionaries that hold tensors.
+        source: The Python module that it came from.
+        hook: What Lightning was at, where there is no line of the user's.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_exception",)
@@ -129,6 +135,10 @@ class Crash(Measurement):
     raised_by_user: bool = False
     collating: bool = False
     missing: str = ""
+    is_of_user: bool = False
+    holders: tuple[str, ...] = ()
+    source: str = ""
+    hook: str = "training_step"
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Crash | None:
@@ -138,12 +148,12 @@ class Crash(Measurement):
             return None
         text = str(error)[:_LONGEST]
         frames = list(_frames(error.__traceback__))
-        users = [one for one in frames if owner_of(one[0].f_code.co_filename) == "user"]
-        line = _line(*users[-1]) if users else None
+        users = [one for one in frames if _is_of_user(one[0].f_code)]
+        line = _line(*users[-1], whole="to unpack" in text) if users else None
         return cls(
             kind=type(error).__name__,
             text=text,
-            line=_line_of_worker(text) or line,
+            line=(worker := _line_of_worker(text)) or line,
             part=_part(frames, moment.module),
             # Not those around the user's line: a container says nothing of what is in it.
             **_torchs(frames[frames.index(users[-1]) + 1 :] if users else frames),
@@ -151,9 +161,15 @@ class Crash(Measurement):
             batch=_batch(frames),
             usage=_usage(moment.trainer, moment.module),
             loading=any(_module(one).startswith("torch.utils.data") for one, *_ in frames),
-            raised_by_user=bool(users) and users[-1] is frames[-1] and _raises(*users[-1]),
+            raised_by_user=_RAISE.search(worker.text) is not None
+            if worker is not None
+            else bool(users) and users[-1] is frames[-1] and _raises(*users[-1]),
             collating=_collating(frames, text),
             missing=_missing(frames),
+            is_of_user=bool(users) and users[-1] is frames[-1],
+            holders=_holders(*users[-1][:2], error) if users else (),
+            hook=_hook(frames),
+            source=_module(frames[-1][0]) if frames else "",
             stage=str(getattr(getattr(moment.trainer.state, "stage", None), "value", "train")),
         )
 
@@ -163,14 +179,15 @@ class Crash(Measurement):
         parts = [self.part.name] if self.part is not None and self.part.name else []
         if self.line is not None:
             parts.append(f"{self.line.file.rpartition('/')[2]}:{self.line.number}")
-        return " · ".join(parts) or "training_step"
+        return " · ".join(parts) or self.hook
 
 
 def _origin(error: BaseException | None) -> BaseException | None:
     """Returns what went wrong first, where Lightning then stumbles over its own clearing up."""
     while error is not None and error.__context__ is not None and not error.__suppress_context__:
         *_, (last, *_) = _frames(error.__traceback__)
-        if owner_of(last.f_code.co_filename) != "lightning":
+        is_meant = isinstance(error, (TypeError, ValueError))  # it says what is wrong, and better
+        if owner_of(last.f_code.co_filename) != "lightning" or is_meant:
             break
         error = error.__context__
     return error
@@ -182,9 +199,15 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int, i
         traceback = traceback.tb_next
 
 
-def _line(frame: FrameType, number: int, instruction: int) -> Line:
+def _is_of_user(code: CodeType) -> bool:
+    is_generated = code.co_filename == "<string>" and code.co_name.startswith("__")  # dataclasses
+    return not is_generated and owner_of(code.co_filename) == "user"
+
+
+def _line(frame: FrameType, number: int, instruction: int, *, whole: bool) -> Line:
     code = frame.f_code
-    text = expression(code, instruction) or linecache.getline(code.co_filename, number).strip()
+    text = "" if whole else expression(code, instruction)  # of an unpacking, its left side
+    text = text or linecache.getline(code.co_filename, number).strip()
     return Line(code.co_filename, number, code.co_name, text)
 
 
@@ -192,10 +215,16 @@ def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
+def _hook(frames: list[tuple[FrameType, int, int]]) -> str:
+    names = {frame.f_code.co_name for frame, *_ in frames}
+    return (
+        "configure_optimizers" if "_init_optimizers_and_lr_schedulers" in names else "training_step"
+    )
+
+
 def _raises(frame: FrameType, number: int, instruction: int) -> bool:
     del instruction
-    line = linecache.getline(frame.f_code.co_filename, number).strip()
-    return line.startswith(("raise ", "assert "))
+    return bool(_RAISE.search(linecache.getline(frame.f_code.co_filename, number)))
 
 
 def _line_of_worker(text: str) -> Line | None:
@@ -293,6 +322,39 @@ def _named(frame: FrameType, text: str) -> tuple[Operand, ...]:
                 break
             value = _member(value, key)
     return tuple(found.values())[:_SHOWN]
+
+
+def _holders(frame: FrameType, number: int, error: Exception) -> tuple[str, ...]:
+    """Describes the lists and dictionaries of tensors that the statement names."""
+    found: dict[str, str] = {}
+    for name in _NAMES.findall(linecache.getline(frame.f_code.co_filename, number)):
+        first, *path = name.split(".")
+        value = frame.f_locals.get(first)
+        if first == "self" and path:
+            first, value = f"self.{path[0]}", _member(value, path[0])
+        if told := _told(value, error):
+            found.setdefault(first, f"{first} is {told}")
+    return tuple(found.values())[:_SHOWN]
+
+
+def _told(value: Any, error: Exception) -> str:
+    """Describes a container of tensors; of a missing key, the dictionary that has others alone."""
+    kind, is_key = type(value).__name__, isinstance(error, KeyError)
+    if isinstance(value, Mapping):
+        if is_key and error.args and error.args[0] in value:
+            return ""
+        holds = any(isinstance(one, Tensor) for one in value.values())
+        listed = ", ".join(map(repr, itertools.islice(value, _SHOWN)))
+        return f"a {kind} with the keys {listed}" if holds else ""
+    if not is_key and isinstance(value, (tuple, list)):
+        holds = any(isinstance(one, Tensor) for one in value)
+        listed = ", ".join(_brief(one) for one in value[:_SHOWN])
+        return f"a {kind} of {len(value)}: {listed}" if holds else ""
+    return ""
+
+
+def _brief(one: Any) -> str:
+    return str(_operand("", one)) if isinstance(one, Tensor) else type(one).__name__
 
 
 def _member(owner: Any, name: str) -> Any:
