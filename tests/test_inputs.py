@@ -28,7 +28,7 @@ from torch.utils.data import (
 )
 
 from lightning_nndebug import InputDetector, NNDebug
-from lightning_nndebug.core.findings import Misconfiguration
+from lightning_nndebug.core.findings import Misconfiguration, Severity
 from lightning_nndebug.core.measurements import Moment
 from lightning_nndebug.core.measurements.axes import Axes
 from lightning_nndebug.core.measurements.batches import Place
@@ -1451,6 +1451,7 @@ def test_a_mean_of_targets_that_holds_the_own_one(is_class: bool, own: bool) -> 
     )  # fmt: skip
     found = [*_told_in_training(Leaks("batch[0]", rows=rows))]
     assert [one.where for one in found] == ["batch[0] column 4"] * own
+    assert all(one.severity is Severity.WARNING for one in found)  # no copy: not a fact
     # A world that has changed: all that is told may be told otherwise now.
     moved = replace(rows, validation=x[3000:3400] + 0.8)
     assert not [*_told_in_training(Leaks("batch[0]", rows=moved))]
