@@ -22,7 +22,7 @@ class Careful(Classifier):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
-def program(**options: str) -> Program:
+def careful(**options: str) -> Program:
     train, val = split()
     return Program(
         Careful(**options), loader(*train), loader(*val, shuffle=False), {"max_epochs": 1}
@@ -30,8 +30,8 @@ def program(**options: str) -> Program:
 
 
 def sick() -> Program:
-    return program()
+    return careful()
 
 
 def healthy() -> Program:
-    return program(monitor="val_loss")
+    return careful(monitor="val_loss")
