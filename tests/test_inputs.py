@@ -846,6 +846,14 @@ def test_what_oscillates_in_time_is_cut_rightly() -> None:
     assert not [*askew(first(replace(made, cut=tuple(_cut(x, made).tolist()))))]
 
 
+def test_a_beat_is_in_all_rows() -> None:
+    """Where a row ends is as near to the beat as where any other one begins."""
+    since = (torch.arange(128) + torch.randint(32, (32, 1, 1))) % 32
+    x = (torch.exp(-since / 3) * torch_rand(32, 32, 1) + 0.3 * torch_rand(32, 32, 128))[:, None]
+    made = layer(x.flatten(1), kind="Conv2d", shape=tuple(x.shape))
+    assert not [*askew(first(replace(made, cut=tuple(_cut(x, made).tolist()))))]
+
+
 def pooled(images: Tensor, labels: Tensor) -> Rows:
     """What is kept of an epoch of one batch."""
     first, second = Place().item(0), Place().item(1)
