@@ -846,6 +846,14 @@ def test_what_oscillates_in_time_is_cut_rightly() -> None:
     assert not [*askew(first(replace(made, cut=tuple(_cut(x, made).tolist()))))]
 
 
+def test_a_beat_is_in_all_rows() -> None:
+    """Where a row ends is as near to the beat as where any other one begins."""
+    since = (torch.arange(128) + torch.randint(32, (32, 1, 1))) % 32
+    x = (torch.exp(-since / 3) * torch_rand(32, 32, 1) + 0.3 * torch_rand(32, 32, 128))[:, None]
+    made = layer(x.flatten(1), kind="Conv2d", shape=tuple(x.shape))
+    assert not [*askew(first(replace(made, cut=tuple(_cut(x, made).tolist()))))]
+
+
 def pooled(images: Tensor, labels: Tensor) -> Rows:
     """What is kept of an epoch of one batch."""
     first, second = Place().item(0), Place().item(1)
@@ -1460,3 +1468,22 @@ def test_a_mean_of_targets_that_holds_the_own_one(is_class: bool, own: bool) -> 
     series = replace(series, validation_labels=y[3000:3400][order].double())
     assert not [*_told_in_training(Leaks("batch[0]", rows=series))]
     assert not [*_told_in_training(Leaks("batch[0]", rows=replace(rows, validation_labels=None)))]
+
+
+@pytest.mark.parametrize("sick", [True, False])
+def test_labels_that_are_noisier_in_validation(sick: bool) -> None:
+    """They weaken all columns alike, which a strong one shows and weak ones cannot."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 4, generator=draws)
+    y = 2 * x[:, 0] + 0.5 * x[:, 1] - 0.4 * x[:, 2] + 0.3 * torch.randn(1000, generator=draws)
+    x[512:, 0] = torch.randn(488, generator=draws) if sick else x[512:, 0]
+    y[512:] += 0 if sick else 2 * torch.randn(488, generator=draws)
+    rows = Rows(
+        "batch[0]", "batch[1]", x[:512], y[:512].double(),
+        validation=x[512:], validation_labels=y[512:].double(),
+    )  # fmt: skip
+    assert bool([*_told_in_training(Leaks("batch[0]", rows=rows))]) == sick
+    flag = torch.cat([(x[:, :1] > 0).float(), x[:, 1:]], dim=1)
+    rows = replace(rows, train=flag[:512], validation=flag[512:])
+    # Of two values, such as the sex of a few patients, none is a mean.
+    assert not [*_told_in_training(Leaks("batch[0]", rows=rows))]

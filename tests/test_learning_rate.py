@@ -793,6 +793,15 @@ def test_what_is_to_come_is_held_against_what_was(factor: float, found: list[str
     assert [one.code for one in detector.findings] == found
 
 
+@pytest.mark.parametrize(("middle", "told"), [(1e-3, False), (1e-6, True)])
+def test_a_rate_that_is_low_where_an_epoch_ends(middle: float, told: bool) -> None:
+    """A cycle by hand that begins anew with each epoch was high in the middle of it."""
+    detector = LearningRateDetector()
+    detector.rates = {"Adam": [[0, 1e-3], [150, middle], [199, 1e-9]]}
+    after = run(done=200, epoch=2, to_come={"Adam": 5e-4})
+    assert bool([*detector.misused_schedule(after)]) == told
+
+
 def test_a_plateau_of_what_is_learned_is_one() -> None:
     """Of a task so easy that an epoch is enough for it, hardly any of the loss is left."""
     early = run(done=200, epoch=2)

@@ -137,14 +137,20 @@ def faded(rows: Rows) -> tuple[int, float, float] | None:
         (told, error), (new, new_error) = _rank_correlation(x, y), _rank_correlation(new_x, new_y)
     else:
         return None
-    drop = told.abs() - new * told.sign()
+    kept = new * told.sign()
+    drop = told.abs() - kept
     z = drop / (error**2 + new_error**2).sqrt()
-    is_faded = (drop > _FADED) & (z > _BEYOND_DOUBT)
-    keeps = (told.abs() > _KNOWN * error) & (z.abs() < _AS_BEFORE)
+    # What has two values is no mean of targets; and of few groups, it may go with one by chance.
+    is_mean = torch.tensor([len(column.unique()) > 2 for column in x.T])  # noqa: PLR2004
+    is_faded = (drop > _FADED) & (z > _BEYOND_DOUBT) & is_mean
+    worst = int(torch.where(is_faded, drop, 0.0).argmax())
+    # As much as before, and more than if all had faded alike, as under noise in the labels.
+    share = float(kept[worst] / told[worst].abs().clamp_min(1e-12))
+    more = (kept - share * told.abs()) / ((share * error) ** 2 + new_error**2).sqrt()
+    keeps = (told.abs() > _KNOWN * error) & (z.abs() < _AS_BEFORE) & (more > _AS_BEFORE)
     has_moved = _distances(x, new_x) > torch.where(is_faded, 2 * _MOVED, _MOVED)
     if not is_faded.any() or has_moved.any() or keeps.sum() < (z.abs() > _KNOWN).sum():
         return None
-    worst = int(torch.where(is_faded, drop, 0.0).argmax())
     return worst, float(told[worst]), float(new[worst])
 
 

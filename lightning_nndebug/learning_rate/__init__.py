@@ -51,6 +51,7 @@ _DEAD = 0.5  # if more of the parameters get no gradient at all, no rate is to b
 _STRIDE, _WAY = 1e-3, 3.0  # of the weights, in a step and in the whole run: usual in good ones
 _ALIVE = 0.03  # the share of the loss that a step promises, for each share of the weights it moves
 _KEPT_PROBES = 9
+_NOTED, _LOW = 64, 0.1  # learning rates that are remembered; of the highest one
 _SHOWN = 5  # losses that a message tells
 _FEW, _TRIAL, _LONG = 20, 300, 1000  # steps
 _SOON, _EARLY, _MARK, _HALF = 0.1, 0.3, 0.4, 0.5  # of a run
@@ -103,6 +104,7 @@ class LearningRateDetector(Detector):
     blamed: str = state(str)
     thrown: bool = state(bool)
     promised: float = state(float)
+    rates: dict[str, list[list[float]]] = state(dict)
     histories: dict[str, dict[str, Any]] = state(dict)
 
     @rule(
@@ -302,6 +304,7 @@ class LearningRateDetector(Detector):
         References:
             bengio2012practical
         """
+        self._note(rates)
         if not _has_begun(run, rates.step):
             return
         for group in rates.groups:
@@ -348,7 +351,8 @@ class LearningRateDetector(Detector):
             for one in run.schedules
             if (found := misuse(one, run, learned))
         ]
-        for where, found in (*told, *misuse_by_hand(run, learned)):
+        by_hand = [one for one in misuse_by_hand(run, learned) if not self._cycles(one[0], run)]
+        for where, found in (*told, *by_hand):
             yield Evidence(where=where, measured=found.seen, message=found.seen, fixes=(found.fix,))
 
     @rule(
@@ -418,6 +422,20 @@ class LearningRateDetector(Detector):
         """The multiple of the step at which the loss of the next batch is least."""
         finite = {k: loss for k, loss in probe.curve.items() if math.isfinite(loss)}
         return min(finite, key=finite.__getitem__, default=0.0)
+
+    def _note(self, rates: LearningRates) -> None:
+        """Remembers the learning rates of each optimizer, more of late than of long ago."""
+        for group in rates.groups:
+            name = group.name.partition(".param_groups")[0]
+            seen = [*self.rates.get(name, []), [rates.step, group.rate]]
+            self.rates[name] = seen if len(seen) <= _NOTED else seen[::2]
+
+    def _cycles(self, optimizer: str, run: Schedules) -> bool:
+        """Whether the rate is low only now: it was not in the second half of the epoch."""
+        seen = self.rates.get(optimizer, [])
+        since = run.done * (1 - 0.5 / max(1, run.epoch))
+        lately = max((rate for step, rate in seen if step >= since), default=0.0)
+        return lately > _LOW * max((rate for _, rate in seen), default=0.0)
 
     def _diverged(self, end: Divergence) -> Iterator[Evidence]:
         """Tells of a loss that climbed until it overflowed, between the steps that are probed."""

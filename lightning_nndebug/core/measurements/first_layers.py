@@ -28,6 +28,7 @@ _FEW, _PIXELS = 2**12, 2**18  # of so many values of which rows are compared
 _PAIRS = 3  # of places that are not neighbours, for a comparison
 _ORDER, _CUT = 4, 5  # numbers
 _SIDE, _ASIDE = 6, 3  # pixels of the shorter side of an image, at least, and of a shift
+_RATHER = 0.1  # of the likeness within rows: so much more alike is what is next to each other
 _EPS = 1e-5  # of the variance, as norms have it
 _SAMPLES = 256  # samples of a batch are looked at,
 _POSITIONS = 64  # and positions along each dimension of an image or a sequence
@@ -402,10 +403,11 @@ def _cut(images: Tensor, layer: FirstLayer) -> Tensor:
         alike(flat[:, k:], flat[:, :-k])
         for k in (width, height, height // 2, height - _ASIDE, height + _ASIDE)
     )
-    seam = alike(rows[:, :-1, -1], rows[:, 1:, 0])
-    return torch.stack(
-        [own, other, torch.stack(about).amax(), seam, alike(rows[..., 1:], rows[..., :-1])]
-    )
+    within = alike(rows[..., 1:], rows[..., :-1])
+    seam, further = (alike(rows[:, :-k, -1], rows[:, k:, 0]) for k in (1, 2))
+    # What all rows have in common, such as a beat, is at the beginning of any of them.
+    seam = seam * (seam > further + _RATHER * within)
+    return torch.stack([own, other, torch.stack(about).amax(), seam, within])
 
 
 def _along(module: Any, x: Tensor) -> int:
