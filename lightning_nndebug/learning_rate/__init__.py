@@ -25,6 +25,7 @@ from .line_search import (
     bearable,
     blows_up,
     culprit,
+    is_clear,
     is_high,
     is_hill,
     leap,
@@ -45,6 +46,7 @@ _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 _NEW = 0.7  # the loss of a net that knows nothing, as a share of that with its weights scrambled
 _SLOW = 0.5  # a run that will get no farther than this deserves a word
 _FAR = 10.0  # times the multiple that makes a rate too low: evidence of another kind
+_MOVED = 3.0  # times the way that weights do not make at too low a rate: they do get somewhere
 _THROWN = 0.1  # if so much shorter a first step would have been best, the weights are far off
 _RATHER = 0.6  # of the best multiple: a good rate more often than the best itself
 _DEAD = 0.5  # if more of the parameters get no gradient at all, no rate is to blame
@@ -254,6 +256,10 @@ class LearningRateDetector(Detector):
         if way is not None:  # what is as fast as ever may still get there
             is_late = is_late and not (way.is_steady and way.most >= self.reach)
             is_late |= way.most < self.reach and is_harmless and scale == 1
+        # Where little of the loss can be had at all, the weights arrive, and chance decides.
+        has_moved = steps * pool.stride >= _MOVED * self.travel
+        better = pool.best if can_grow else longer
+        is_late = is_late and (not has_moved or is_clear(last, better))
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return

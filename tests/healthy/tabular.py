@@ -526,3 +526,16 @@ def ordinal_regression() -> Program:
     )
     train = DataLoader(TensorDataset(x, grade), batch_size=32, shuffle=True)
     return Program(OrdinalRegression(), train, trainer={"max_epochs": 6})
+
+
+@healthy
+def returns_that_hardly_anything_tells() -> Program:
+    """Nine tenths of the variance are noise: no learning rate takes much off the loss."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 6, generator=draws)
+    y = 0.3 * x[:, 0] + torch.randn(3000, generator=draws)
+    return Program(
+        Learner(mlp(6, 16, 1), lr=1e-3),
+        **loaders(*split(x, y[:, None]), batch_size=64),
+        trainer={"max_epochs": 8},
+    )
