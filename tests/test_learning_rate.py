@@ -175,20 +175,16 @@ def test_slow_steps_are_an_alarm_when_half_of_the_run_is_lost(
     assert ("250 steps have left 95% of it" in evidence.message) is (severity is None)
 
 
-@pytest.mark.parametrize("slopes", [(3e-3, 1e-3), (9e-3, -5e-3)])
-@pytest.mark.parametrize("stride", [1e-5, 1.2e-3])
-def test_where_weights_get_about_a_longer_step_must_be_better_beyond_doubt(
-    slopes: tuple[float, float], stride: float
+@pytest.mark.parametrize(("stride", "severity"), [(1e-5, None), (1.2e-3, Severity.INFO)])
+def test_where_weights_get_about_a_loss_that_stays_may_be_noise(
+    stride: float, severity: Severity | None
 ) -> None:
-    """Of noise, little can be learned: its loss stays, and longer steps may do good by chance."""
+    """Then a longer step does good by chance, and no run is lost."""
     detector = LearningRateDetector()
-    for i, step in enumerate((0, 60, 80, 100, 250)):
-        curve = probe(step, slopes[i % 2], 5e-6).curve
+    for step in (0, 60, 80, 100, 250):
         one = probe(step, 1e-3, 5e-6, own=(1.001, 1.0), losses=(0.95 if step else 1.0,))
-        one = replace(one, curve=curve, stride=stride)
-        found = list(detector.learning_rate_too_low(one, RUN))
-    is_doubtful = stride > 1e-3 and min(slopes) < 0
-    assert [one.severity for one in found] == [Severity.INFO if is_doubtful else None]
+        found = list(detector.learning_rate_too_low(replace(one, stride=stride), RUN))
+    assert [evidence.severity for evidence in found] == [severity]
 
 
 def test_what_the_steps_left_will_do_is_not_lost() -> None:

@@ -25,7 +25,6 @@ from .line_search import (
     bearable,
     blows_up,
     culprit,
-    is_clear,
     is_high,
     is_hill,
     leap,
@@ -256,10 +255,8 @@ class LearningRateDetector(Detector):
         if way is not None:  # what is as fast as ever may still get there
             is_late = is_late and not (way.is_steady and way.most >= self.reach)
             is_late |= way.most < self.reach and is_harmless and scale == 1
-        # Where little of the loss can be had at all, the weights arrive, and chance decides.
-        has_moved = steps * pool.stride >= _MOVED * self.travel
-        better = pool.best if can_grow else longer
-        is_late = is_late and (not has_moved or is_clear(last, better))
+        # Where most of the loss is noise, it stays, and the weights get to where they belong.
+        is_late = is_late and steps * pool.stride < _MOVED * self.travel
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return

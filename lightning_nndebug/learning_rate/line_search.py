@@ -188,12 +188,6 @@ def shortfall(records: Sequence[Record]) -> float:
     return 1.0 if least >= _WARM else 1 / least
 
 
-def is_clear(records: Sequence[Record], multiple: float) -> bool:
-    """Whether such steps lower the loss of the next batch beyond doubt, and not by chance."""
-    gain, error = average([one["curve"][0.0] - _value(one["curve"], multiple) for one in records])
-    return gain > _SURE * error
-
-
 def repeats(records: Sequence[Record]) -> bool:
     """Whether the next batch is always the same one: it says nothing of any other."""
     return all(one["loss"] == one["curve"][0.0] for one in records)
