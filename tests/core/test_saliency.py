@@ -82,7 +82,7 @@ def test_nothing_is_left_behind(automatic: bool, tmp_path) -> None:
 
 def test_other_measurements_of_the_same_step_do_not_take_it_for_theirs(tmp_path) -> None:
     """A frozen norm behind the images learns nothing, though it gets what has a gradient."""
-    norm = _Norm(nn.BatchNorm2d(3), "net", torch.zeros(1))
+    norm = _Norm(nn.BatchNorm2d(3), "net", "", torch.zeros(1))
 
     class Frozen(Weighing):
         def __init__(self) -> None:
