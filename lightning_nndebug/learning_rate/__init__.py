@@ -45,7 +45,6 @@ _SLIGHT = 1e-4  # steps that promise less than this share of the loss do no harm
 _NEW = 0.7  # the loss of a net that knows nothing, as a share of that with its weights scrambled
 _SLOW = 0.5  # a run that will get no farther than this deserves a word
 _FAR = 10.0  # times the multiple that makes a rate too low: evidence of another kind
-_MOVED = 3.0  # times the way that weights do not make at too low a rate: they do get somewhere
 _THROWN = 0.1  # if so much shorter a first step would have been best, the weights are far off
 _RATHER = 0.6  # of the best multiple: a good rate more often than the best itself
 _DEAD = 0.5  # if more of the parameters get no gradient at all, no rate is to blame
@@ -68,12 +67,13 @@ class LearningRateDetector(Detector):
     Args:
         longer: The learning rate is too low if a step this many times as long is better,
         gain: and lowers the loss of the next batch by at least this share,
-        reach: and all planned steps together promise less than this share of the loss (or half of
-            them have taken off less),
+        reach: and all planned steps together promise less than this share of the loss,
         travel: and, one after the other, would move the weights by less than this share of theirs.
             Steps so short that not even a thousand of them would do either need only be harmless
             when they are longer, and are told from the first epoch on. So need others be, once
             half of the run is over and the losses so far foretell less than ``reach`` in the end.
+            From then on it is enough as well that one longer step gains more than the losses
+            foretell of all that are left.
         settled: None of this is said once training has taken off more than this share of the loss.
         progress: It is too high if training has taken off less than this share of the loss,
         kept: a shorter step is better (by ``gain``, too), and steps keep less than this share of
@@ -246,17 +246,12 @@ class LearningRateDetector(Detector):
         is_harmless = is_harmless and pool.pace >= _ALIVE * pool.stride
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
-        # Later, the losses themselves tell where the run is going. As far as a longer step would
-        # go, the steps that are left will go as well.
-        half = last[-1]["step"] >= _HALF * steps
-        is_late = half and pool.progress < self.reach and pool.best > steps - probe.step
-        is_late = is_late and is_sure and can_grow
+        # Later, the losses themselves tell where the run is going: not even as far as one longer
+        # step. Where most of the loss is noise, neither gets far, and the weights get about.
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
-        if way is not None:  # what is as fast as ever may still get there
-            is_late = is_late and not (way.is_steady and way.most >= self.reach)
-            is_late |= way.most < self.reach and is_harmless and scale == 1
-        # Where most of the loss is noise, it stays, and the weights get to where they belong.
-        is_late = is_late and steps * pool.stride < _MOVED * self.travel
+        is_late = way is not None and is_sure and can_grow and pool.gain > way.ahead
+        if way is not None and scale == 1 and steps * pool.stride < self.travel:
+            is_late |= is_harmless and way.most < self.reach
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return

@@ -23,7 +23,6 @@ _LATEST = 3  # losses, of which one may be lower than those that lead to infinit
 _FAR_OFF = 50.0
 _MOST = 0.8
 _HUGE = 1e30  # stands for NaN and infinity in a sum
-_STEADY = 0.6  # of the speed it had: a loss that nears its floor exponentially is half-way at 0.75
 _SURE = 2.0  # standard errors
 _RISE, _SHORT = 1.05, 0.3  # times the loss before the step, and the step
 _OVERSHOT, _HILL = 1.5, 5.0  # times the loss before the step, and the one before all steps
@@ -73,15 +72,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Trend:
-    """Where the training losses themselves are going, as shares of the one that they began with.
+    """Where the training losses themselves are going at their present speed, and two errors more.
 
     Attributes:
-        most: What it will have taken off in the end at its present speed, and two errors more.
-        is_steady: Whether it is about as fast as ever: what nears its floor slows down.
+        most: What the whole run will have taken off in the end, as a share of the first loss.
+        ahead: What the steps that are left will take off, as a share of the present loss.
     """
 
     most: float
-    is_steady: bool
+    ahead: float
 
 
 def trend(first: Sequence[float], mark: Record, last: Record, steps: float) -> Trend | None:
@@ -95,15 +94,14 @@ def trend(first: Sequence[float], mark: Record, last: Record, steps: float) -> T
     """
     (start, doubt), (then, before), (now, after) = average(first), mark["mean"], last["mean"]
     lately, is_finite = last["step"] - mark["step"], math.isfinite(doubt + before + after)
-    if not (start > 0 and lately > 0 and is_finite):
+    if not (min(start, now) > 0 and lately > 0 and is_finite):
         return None
-    speed, was = (then - now) / lately, (start - then) / (mark["step"] - FEW)
-    ahead = (steps - last["step"]) / lately
-    error = math.hypot((1 + ahead) * after, ahead * before, doubt)
-    end = start - now + max(speed, 0.0) * (steps - last["step"])
+    left = (steps - last["step"]) / lately
+    gain = max(then - now, 0.0) * left
+    error = math.hypot((1 + left) * after, left * before, doubt)
     return Trend(
-        most=(end + _SURE * error) / start,
-        is_steady=speed >= _STEADY * was,
+        most=(start - now + gain + _SURE * error) / start,
+        ahead=(gain + _SURE * error) / now,
     )
 
 
