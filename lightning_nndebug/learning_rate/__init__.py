@@ -72,8 +72,8 @@ class LearningRateDetector(Detector):
             Steps so short that not even a thousand of them would do either need only be harmless
             when they are longer, and are told from the first epoch on. So need others be, once
             half of the run is over and the losses so far foretell less than ``reach`` in the end.
-            From then on it is enough as well that one longer step gains more than the losses
-            foretell of all that are left.
+            Then it is enough as well that one longer step gains more than they foretell of all
+            that are left.
         settled: None of this is said once training has taken off more than this share of the loss.
         progress: It is too high if training has taken off less than this share of the loss,
         kept: a shorter step is better (by ``gain``, too), and steps keep less than this share of
@@ -246,12 +246,13 @@ class LearningRateDetector(Detector):
         is_harmless = is_harmless and pool.pace >= _ALIVE * pool.stride
         is_frozen = is_harmless and pool.falls_short(far_more, *limits)
         is_frozen = is_frozen and _has_begun(run, probe.step)
-        # Later, the losses themselves tell where the run is going: not even as far as one longer
-        # step. Where most of the loss is noise, neither gets far, and the weights get about.
+        # Later, the losses themselves tell where the run is going: nowhere, and not even as far as
+        # one longer step. Where most of the loss is noise, neither gets far.
         way = self._way(run) if last[-1] is self.probes[-1] and not repeats(last) else None
-        is_late = way is not None and is_sure and can_grow and pool.gain > way.ahead
-        if way is not None and scale == 1 and steps * pool.stride < self.travel:
-            is_late |= is_harmless and way.most < self.reach
+        gains_more = is_sure and can_grow and way is not None and pool.gain > way.ahead
+        is_still = is_harmless and steps * pool.stride < self.travel
+        is_lost = way is not None and scale == 1 and way.most < self.reach
+        is_late = is_lost and (gains_more or is_still)
         is_slow = is_sure and can_grow and ahead * max(pool.pace, pool.stride) < _SLOW
         if not (is_short or is_frozen or is_late or is_slow):
             return
