@@ -212,8 +212,7 @@ class LearningRateDetector(Detector):
         When it is fine:
             The run is the first stage of a longer one, or warms up by hand and has not begun to.
             Warm-ups, decays and nets that were trained before are recognised and never reported;
-            a run that gets somewhere, but not half of the way, is told so without a warning while
-            less than half of it is over.
+            a run that gets somewhere, but not half of the way, is told so without a warning.
 
         References:
             bengio2012practical, schneider2021cockpit
