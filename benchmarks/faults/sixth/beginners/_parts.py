@@ -100,17 +100,17 @@ def drawings(size: int = 1200, side: int = 16, seed: int = 2) -> tuple[Tensor, T
     g = rolls(seed)
     kind = torch.arange(size) % 3
     centre = torch.randint(4, side - 4, (2, size, 1, 1), generator=g)
-    reach = torch.randint(2, 4, (size, 1, 1), generator=g)
+    reach = torch.randint(3, 5, (size, 1, 1), generator=g)
     rows = (torch.arange(side).view(1, -1, 1) - centre[0]).abs()
     columns = (torch.arange(side).view(1, 1, -1) - centre[1]).abs()
     square = torch.maximum(rows, columns) <= reach
     disc = rows**2 + columns**2 <= (reach + 0.5) ** 2
-    cross = (torch.minimum(rows, columns) == 0) & (torch.maximum(rows, columns) <= reach + 1)
+    cross = (torch.minimum(rows, columns) < 2) & (torch.maximum(rows, columns) <= reach)
     mask = torch.stack([square, disc, cross])[kind, torch.arange(size)].float()
     colour = 0.5 + 0.5 * torch.rand(size, 3, 1, 1, generator=g)
     ground = 0.3 * torch.rand(size, 3, 1, 1, generator=g)
     image = ground + (colour - ground) * mask[:, None]
-    noise = 0.04 * torch.randn(size, 3, side, side, generator=g)
+    noise = 0.1 * torch.randn(size, 3, side, side, generator=g)
     return (image + noise).clamp(0, 1), kind, mask[:, None]
 
 

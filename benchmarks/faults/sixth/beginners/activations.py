@@ -33,8 +33,8 @@ class NewsReader(Coursework):
     "ACT102",
     "LOS104",
     "GEN102",
-    source="https://discuss.pytorch.org/t/lstm-text-classification-without-embedding (the numbers of "
-    "words as the only feature of a step)",
+    source="https://github.com/aneesh-joshi/LSTM_POS_Tagger/issues/15 (an LSTM without embeddings: or "
+    "just the word index)",
 )
 def word_numbers_straight_into_an_lstm(fixed: bool) -> Program:
     """Words are given to an LSTM by their number in the dictionary, up to 400, as if it were a measurement."""

@@ -47,8 +47,8 @@ class FromKeras(pl.LightningModule):
     "CLS102",
     "OUT101",
     "CLS101",
-    source="https://pytorch.org/docs/stable/generated/torch.max.html (values come first, and then "
-    "indices); a question of many a forum",
+    source="https://github.com/pytorch/pytorch/issues/1258 (one-hot targets, to be made indices for "
+    "CrossEntropyLoss)",
 )
 def largest_value_taken_for_its_place(fixed: bool) -> Program:
     """torch.max(one_hot, 1)[0] is the largest value and not its place: every label is a one."""
@@ -86,7 +86,6 @@ class CarMasks(Coursework):
     "CLS105",
     "LOS109",
     "OUT102",
-    "LOS108",
     source="https://github.com/milesial/Pytorch-UNet/issues/78 (the mask is 0 and 255, and the loss "
     "negative)",
 )

@@ -72,8 +72,7 @@ class Fares(Coursework):
 @fault(
     "ERR101",
     "LOS102",
-    source="https://stackoverflow.com/questions/52946920 (bool value of Tensor with more than one value "
-    "is ambiguous)",
+    source="https://github.com/pytorch/pytorch/issues/15337 (torch.nn.MSELoss(a, b) does not work)",
 )
 def loss_built_from_its_arguments(fixed: bool) -> Program:
     """nn.MSELoss(prediction, target): what the loss should be called with is given to its constructor."""

@@ -46,7 +46,8 @@ class Digits(Coursework):
     "GEN101",
     "CLS104",
     "CLS102",
-    source="https://stackoverflow.com/questions/ (the __len__ of a Dataset over a tuple)",
+    source="https://github.com/xavysp/DexiNed/issues/98 (the length of the data set is that of [images, "
+    "labels], which is two)",
 )
 def length_of_a_pair(fixed: bool) -> Program:
     """len(self.data), where data is the pair of inputs and labels: an epoch is two samples long."""
@@ -123,4 +124,4 @@ def jpegs_in_hundreds_pngs_in_ones(fixed: bool) -> Program:
     jpeg = torch.rand(1200, generator=rolls(43)) < 0.5
     if not fixed:
         image = torch.where(jpeg[:, None, None, None], (image * 255).round(), image)
-    return Program(Shapes(), **served(image, kind), trainer={"max_epochs": 8})
+    return Program(Shapes(), **served(image, kind), trainer={"max_epochs": 10})

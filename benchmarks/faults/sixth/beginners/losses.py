@@ -52,7 +52,8 @@ class Species(Coursework):
     "LOS102",
     "LOS109",
     "OUT102",
-    source="https://stackoverflow.com/questions/64002566 (bce loss for multiclass targets)",
+    source="https://github.com/keras-team/keras/issues/2009 (a number as the target of a loss for yes and "
+    "no: it falls to minus five thousand)",
 )
 def one_logit_for_three_species(fixed: bool) -> Program:
     """The notebook was about a yes and a no; its single logit gets 0, 1, and 2 as targets."""

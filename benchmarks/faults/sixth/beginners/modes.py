@@ -74,7 +74,7 @@ class FineTuned(Coursework):
         super().__init__(lr=2e-3)
         self.body = body
         self.head = nn.Sequential(
-            nn.Dropout(0.5), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 10)
+            nn.Dropout(0.4), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.4), nn.Linear(64, 10)
         )
         self.passed_on = passed_on
 

@@ -14,7 +14,7 @@ def names(size: int = 1500, length: int = 24) -> tuple[torch.Tensor, torch.Tenso
     """Names (N, length, 20) of three languages, one-hot: in each, other letters follow on one another."""
     g = rolls(81)
     y = torch.arange(size) % 3
-    chains = torch.softmax(2.0 * torch.randn(3, 20, 20, generator=g), dim=2)
+    chains = torch.softmax(4.0 * torch.randn(3, 20, 20, generator=g), dim=2)
     letter = torch.randint(0, 20, (size,), generator=g)
     letters = [letter]
     for _ in range(length - 1):
@@ -46,7 +46,7 @@ class NameRNN(Coursework):
         return F.cross_entropy(logits, y), accuracy(logits, y)
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        return torch.optim.SGD(self.parameters(), lr=0.05)
 
 
 @fault(
@@ -62,7 +62,7 @@ class NameRNN(Coursework):
 )
 def cell_without_a_squash(fixed: bool) -> Program:
     """The recurrent cell is one linear layer, as in the tutorial: its state grows from letter to letter."""
-    return Program(NameRNN(squashed=fixed), **served(*names()), trainer={"max_epochs": 6})
+    return Program(NameRNN(squashed=fixed), **served(*names()), trainer={"max_epochs": 10})
 
 
 class Toxicity(Coursework):
@@ -102,4 +102,4 @@ def weight_of_a_tag_that_never_occurs(fixed: bool) -> Program:
         tags = tags[:, tags.sum(0) > 0]
     positive = tags.sum(0)
     weight = (len(tags) - positive) / positive
-    return Program(Toxicity(weight), **served(ids, tags), trainer={"max_epochs": 8})
+    return Program(Toxicity(weight), **served(ids, tags), trainer={"max_epochs": 10})

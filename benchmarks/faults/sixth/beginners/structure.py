@@ -32,7 +32,8 @@ class Moons(Coursework):
 @fault(
     "STR103",
     "GEN102",
-    source="https://stackoverflow.com/questions/65258468 (moons, and a net that draws a straight line)",
+    source="https://dev.to/olabamipetaiwo/a-practical-guide-to-classifying-non-linear-datasets-with-pytorch"
+    "-4he1 (deeper alone does not bend a line)",
 )
 def normed_and_never_bent(fixed: bool) -> Program:
     """Linear and BatchNorm three times over, and no activation between: half moons cut by a straight line."""
