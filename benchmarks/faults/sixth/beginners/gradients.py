@@ -47,7 +47,7 @@ class ByHand(pl.LightningModule):
     "GRD106",
     "LRN101",
     "LOS108",
-    source="https://stackoverflow.com/questions/48001598 (why zero_grad has to be called, and when)",
+    source="https://flisks.com/python-why-do-we-need-to-call-zero-grad-in-pytorch (Stack Overflow)",
 )
 def zeroed_with_the_first_batch_only(fixed: bool) -> Program:
     """zero_grad stands where an epoch begins: every step is taken along the sum of all before it."""

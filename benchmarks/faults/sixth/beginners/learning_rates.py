@@ -30,6 +30,8 @@ class Shapes(Coursework):
 @fault(
     "LRN101",
     "LOS108",
+    "NAN102",
+    "NAN103",
     "ACT101",
     "OUT101",
     "LOS104",

@@ -35,7 +35,7 @@ class DropsAlways(Coursework):
 @fault(
     "MOD106",
     "MOD102",
-    source="https://stackoverflow.com/questions/53419474 (nn.Dropout and F.dropout)",
+    source="https://newbe.dev/using-dropout-in-pytorch-nn-dropout-vs-f-dropout (Stack Overflow)",
 )
 def dropout_built_where_it_is_used(fixed: bool) -> Program:
     """nn.Dropout(0.5)(x) in forward: a new layer with every call, and a new layer trains."""

@@ -73,9 +73,9 @@ class Attentive(Coursework):
 def softmax_without_a_dimension(fixed: bool) -> Program:
     """nn.Softmax() chooses a dimension by itself; of three it takes the first, and that is the batch."""
     g = rolls(92)
-    y = torch.arange(1200) % 4
-    x = 0.7 * torch.randn(1200, 24, 3, generator=g)
-    start = torch.randint(0, 16, (1200, 1), generator=g)
+    y = torch.arange(1000) % 4
+    x = 0.7 * torch.randn(1000, 24, 3, generator=g)
+    start = torch.randint(0, 16, (1000, 1), generator=g)
     step = torch.arange(24) - start
     during = ((step >= 0) & (step < 8)).float()
     speed = torch.tensor([0.4, 0.8, 1.2, 1.6])[y][:, None]
