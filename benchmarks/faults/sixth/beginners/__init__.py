@@ -1,0 +1,1 @@
+"""What beginners get wrong in coursework, in notebooks, and in their first projects."""
