@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -142,6 +143,6 @@ def vectors(size: int = 1600, features: int = 12, seed: int = 0) -> tuple[Tensor
 def mlp(*sizes: int) -> nn.Sequential:
     """Linear layers with ReLUs in between."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

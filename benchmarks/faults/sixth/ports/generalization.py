@@ -40,7 +40,7 @@ class Augmented(Task):
     "GEN104",
     "INP202",
     "GEN102",
-    source="https://github.com/aleju/imgaug/issues/135 and https://imgaug.readthedocs.io/en/latest/source/overview/arithmetic.html#additivegaussiannoise (scale is in units of 0..255)",
+    source="https://imgaug.readthedocs.io/en/latest/source/overview/arithmetic.html#additivegaussiannoise (scale is in units of 0..255)",
 )
 def noise_in_units_of_grey_levels(fixed: bool) -> Program:
     """Images are now scaled to 0..1, the noise of the augmentation still counts in 255 levels."""
@@ -125,7 +125,7 @@ class Slow(Task):
 @fault(
     "GEN103",
     "LRN102",
-    source="https://lightning.ai/docs/pytorch/stable/common/trainer.html#max-steps and https://github.com/Lightning-AI/pytorch-lightning/issues/11480 (steps per epoch and the number of devices)",
+    source="https://lightning.ai/docs/pytorch/stable/common/trainer.html#max-steps (steps of the optimizer, whatever the number of devices)",
 )
 def steps_for_eight_devices(fixed: bool) -> Program:
     """max_steps divides by the eight devices of the cluster, and the run is on one."""
