@@ -73,10 +73,7 @@ class Recommender(Task):
         value = self.critic(visitor).squeeze(1)
         advantage = gain - value.detach()
         actor_loss = -(policy.log_prob(offer) * advantage).mean()
-        if self.fixed:
-            critic_loss = F.mse_loss(value, gain)
-        else:
-            critic_loss = advantage.square().mean()
+        critic_loss = F.mse_loss(value, gain) if self.fixed else advantage.square().mean()
         loss = actor_loss + 0.5 * critic_loss - 0.01 * policy.entropy().mean()
         self.log_dict({"loss": loss, "critic_loss": critic_loss, "gain": gain.mean()})
         return loss

@@ -14,7 +14,7 @@ class Replica(Task):
     """One replica's step of a strategy that sums over the others."""
 
     def __init__(self, reduction: str) -> None:
-        super().__init__(lr=0.1)
+        super().__init__(lr=0.03)
         self.net = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
             nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10),
@@ -34,7 +34,7 @@ class Replica(Task):
         self.log("val/acc", right(logits, digit), prog_bar=True)
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.lr)
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.5)
 
 
 @fault(
@@ -46,7 +46,7 @@ class Replica(Task):
 )
 def summed_as_the_strategy_wanted(fixed: bool) -> Program:
     """Under tf.distribute losses are summed and divided by the global batch; here they are only summed."""
-    data = handwriting(image=True, batch_size=64)
+    data = handwriting(image=True, batch_size=32)
     return Program(Replica("mean" if fixed else "sum"), **data, trainer={"max_epochs": 8})
 
 

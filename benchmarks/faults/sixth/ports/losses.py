@@ -43,7 +43,7 @@ def sample_weights_in_a_column(fixed: bool) -> Program:
     g = fresh(7)
     cheap = torch.rand(2000, generator=g) < 0.5
     cheap[1600:] = False
-    wrong = cheap * (1.5 * torch.randn(2000, generator=g) + 1.5)
+    wrong = cheap * (1.5 * torch.randn(2000, generator=g) + 1)
     weight = torch.where(cheap, 0.05, 1.95)[:, None]
     rows = list(zip(x, y + wrong, weight, strict=True))
     return Program(
@@ -147,7 +147,7 @@ def first_of_the_outputs(fixed: bool) -> Program:
     size, length = 1600, 14
     y = torch.arange(size) % 4
     ids = torch.randint(1, 60, (size, length), generator=g)
-    topical = torch.rand(size, length, generator=g) < 0.3
+    topical = torch.rand(size, length, generator=g) < 0.45
     ids = torch.where(topical, 1 + y[:, None] * 8 + ids % 8, ids)
     long = torch.randint(9, length + 1, (size, 1), generator=g)
     mask = (torch.arange(length) < long).long()
