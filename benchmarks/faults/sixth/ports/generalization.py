@@ -20,11 +20,11 @@ class Augmented(Task):
         self.sigma = sigma
         self.net = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
-            nn.ReLU(),
+            nn.GELU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(256, 64),
-            nn.ReLU(),
+            nn.GELU(),
             nn.Linear(64, 10),
         )
 

@@ -16,8 +16,8 @@ class Replica(Task):
     def __init__(self, reduction: str) -> None:
         super().__init__(lr=0.03)
         self.net = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10),
+            nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(256, 64), nn.GELU(), nn.Linear(64, 10),
         )  # fmt: skip
         self.loss = nn.CrossEntropyLoss(reduction=reduction)
 
@@ -56,8 +56,8 @@ class Poly(Task):
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(lr=0.05)
         self.net = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
-            nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(3, 16, 3, padding=1), nn.GELU(), nn.Conv2d(16, 16, 3, padding=1), nn.GELU(),
+            nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
             nn.Flatten(), nn.Linear(512, 5),
         )  # fmt: skip
         self.fixed = fixed

@@ -95,9 +95,9 @@ class Topic(Task):
 def heads_where_torch_has_positions(fixed: bool) -> Program:
     """JAX's attention takes (batch, length, heads, width), torch's the heads first: tokens never meet."""
     g = fresh(15)
-    topic = torch.arange(1600) % 5
-    ids = torch.randint(1, 81, (1600, 16), generator=g)
-    topical = torch.rand(1600, 16, generator=g) < 0.4
+    topic = torch.arange(2400) % 5
+    ids = torch.randint(1, 81, (2400, 16), generator=g)
+    topical = torch.rand(2400, 16, generator=g) < 0.5
     ids = torch.where(topical, 1 + topic[:, None] * 16 + ids % 16, ids)
     ids[:, 0] = 0
-    return Program(Topic(fixed=fixed), **loaders(ids, topic), trainer={"max_epochs": 6})
+    return Program(Topic(fixed=fixed), **loaders(ids, topic), trainer={"max_epochs": 4})

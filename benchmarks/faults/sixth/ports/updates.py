@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,7 +31,7 @@ class Reuters(Task):
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(lr=1e-3)
         widths = (400, 64, 256, 6)
-        layers = [Dense(a, b, fixed=fixed) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [Dense(a, b, fixed=fixed) for a, b in itertools.pairwise(widths)]
         self.net = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
     def step(self, batch):
@@ -48,8 +50,8 @@ class Reuters(Task):
 def fan_of_the_other_side(fixed: bool) -> Program:
     """Kernels are (inputs, outputs) as in Keras, and kaiming_normal_ counts the outputs as the fan."""
     g = fresh(16)
-    topic = torch.arange(1800) % 6
-    chance = 0.06 * (0.5 * torch.randn(6, 400, generator=g)).exp()
+    topic = torch.arange(3000) % 6
+    chance = 0.06 * (0.9 * torch.randn(6, 400, generator=g)).exp()
     words = torch.bernoulli(chance[topic].clamp(max=0.9), generator=g)
     words = (words - words.mean()) / words.std()
     return Program(Reuters(fixed=fixed), **loaders(words, topic), trainer={"max_epochs": 4})
@@ -78,8 +80,8 @@ class Fitted(Task):
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(lr=2e-3)
         self.net = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10),
+            nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(256, 64), nn.GELU(), nn.Linear(64, 10),
         )  # fmt: skip
         self.fixed = fixed
 
