@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ... import fault
-from ._parts import Program, Task, digits, handwriting, loaders, mlp, right
+from ._parts import Program, Task, digits, handwriting, loaders, mlp, pictograms, right
 
 
 class FunctionalNet(nn.Module):
@@ -97,3 +97,61 @@ def train_overridden_without_its_parent(fixed: bool) -> Program:
     return Program(
         Transfer(stem, fixed=fixed), **loaders(x[480:], y[480:]), trainer={"max_epochs": 8}
     )
+
+
+class Microscope(Task):
+    """A frozen net, and a small head on top of it for another microscope."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(lr=3e-3)
+        self.backbone = backbone.requires_grad_(False)
+        self.head = nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 5))
+
+    def step(self, batch):
+        image, kind = batch
+        logits = self.head(self.backbone(image))
+        return F.cross_entropy(logits, kind), {"acc": right(logits, kind)}
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.head.parameters(), lr=self.lr)
+
+
+class MicroscopeOfLightning1(Microscope):
+    """Keeps the norms as they are, in each epoch."""
+
+    def on_epoch_start(self):
+        self.backbone.eval()
+
+
+class MicroscopeOfLightning2(Microscope):
+    """Keeps the norms as they are, in each epoch."""
+
+    def on_train_epoch_start(self):
+        self.backbone.eval()
+
+
+@fault(
+    "MOD103",
+    "MOD105",
+    source="https://github.com/Lightning-AI/pytorch-lightning/pull/11578 and https://github.com/weecology/DeepForest/issues/345 (on_epoch_start, deprecated in 1.6, unknown to 2.0)",
+)
+def hook_of_an_older_lightning(fixed: bool) -> Program:
+    """on_epoch_start put the frozen net in eval; since 2.0 nobody calls it, and the net's statistics wander."""
+    torch.manual_seed(17)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    teacher = nn.Sequential(backbone, nn.Linear(32, 5))
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=5e-3)
+    image, kind = pictograms(1280, seed=18)
+    for i in range(120):
+        rows = torch.arange(32) + 32 * (i % 40)
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(image[rows]), kind[rows]).backward()
+        optimizer.step()
+    image, kind = pictograms(800, seed=19)
+    data = loaders(0.7 * image - 0.2, kind, batch_size=8)
+    kept = MicroscopeOfLightning2 if fixed else MicroscopeOfLightning1
+    return Program(kept(backbone), **data, trainer={"max_epochs": 4})
