@@ -69,7 +69,7 @@ def weights_that_fit_was_given(fixed: bool) -> Program:
         Churn(fixed=fixed),
         DataLoader(rows[:3200], batch_size=64, shuffle=True),
         DataLoader(rows[3200:], batch_size=200),
-        {"max_epochs": 6},
+        {"max_epochs": 4},
     )
 
 

@@ -49,7 +49,7 @@ class Forecaster(Task):
     """Convolutions over the last day."""
 
     def __init__(self) -> None:
-        super().__init__(lr=2e-3)
+        super().__init__(lr=1e-3)
         self.net = nn.Sequential(
             nn.Conv1d(1, 24, 5, padding=2), nn.ReLU(), nn.Conv1d(24, 24, 5, padding=2), nn.ReLU(),
             nn.Flatten(), nn.Linear(24 * 24, 1),

@@ -150,4 +150,4 @@ class Wrapped(Task):
 )
 def names_with_the_prefix_of_the_wrapper(fixed: bool) -> Program:
     """Groups are found by name; in the LightningModule names begin with model., and the backbone is in none."""
-    return Program(Wrapped(fixed=fixed), **loaders(*pictograms()), trainer={"max_epochs": 5})
+    return Program(Wrapped(fixed=fixed), **loaders(*pictograms()), trainer={"max_epochs": 7})
