@@ -1,13 +1,13 @@
 """How often we are right, and how often we cry wolf: the fault zoo, its fixed twins, the healthy zoo.
 
     python benchmarks/accuracy.py --jobs 2              # everything, under 40 minutes on two cores
-    python benchmarks/accuracy.py --split develop       # the half that may be used to choose limits
+    python benchmarks/accuracy.py --split develop       # those that may be used to choose limits
     python benchmarks/accuracy.py --fast                # a few of each family, under two minutes
     python benchmarks/accuracy.py nan_in_table --show   # by name (or family), with what was said
 
 Each program runs with `NNDebug()` from its own seed, in a fresh copy of everything. Results go to
 benchmarks/results/accuracy.jsonl line by line; a run that was interrupted goes on where it was,
-and `--again` starts anew. Which half a program is in follows from a hash of its name.
+and `--again` starts anew. Held out are the last round of faults, and half of the mutants.
 """
 
 from __future__ import annotations

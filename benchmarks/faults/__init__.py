@@ -3,8 +3,8 @@
 A fault is a function of `fixed` that returns a `Program`: sick when False, and what a sensible
 practitioner would call healthy when True. `expected` are the codes that may lead the findings,
 the best one first. The programs are written without a look at the rules: they judge them. Those
-in the folders `first` to `fifth` were written after the limits were chosen, too, in five rounds;
-half of the last one has not been looked at since.
+in the folders `first` to `sixth` were written after the limits were chosen, too, in six rounds;
+nobody has looked at the last one since.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def fault(*expected: str, source: str) -> Callable[[Callable[[bool], Program]], 
         if name in FAULTS:
             raise ValueError(f"There are two faults of the name {name!r}.")
         folder, _, family = make.__module__.rpartition(".")
-        held_out = ".fifth." in folder and _is_left_out(name)
+        held_out = ".sixth." in folder
         FAULTS[name] = Fault(name, family, expected, source, held_out, make)
         return make
 
