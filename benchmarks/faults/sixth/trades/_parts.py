@@ -89,15 +89,15 @@ def scenes_with_discs(
 
 
 def stars_given(
-    users: int = 200, items: int = 120, each: int = 30, number: int = 11
+    users: int = 200, items: int = 120, each: int = 30, tastes: int = 4
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Who rated what, and how far from three stars; tastes have four directions."""
-    g = rng(number)
+    """Who rated what, and how far from three stars; tastes have a few directions."""
+    g = rng(11)
     user = torch.arange(users).repeat_interleave(each)
     item = torch.cat([torch.randperm(items, generator=g)[:each] for _ in range(users)])
-    taste, kind = torch.randn(users, 4, generator=g), torch.randn(items, 4, generator=g)
+    taste, kind = torch.randn(users, tastes, generator=g), torch.randn(items, tastes, generator=g)
     worth = 0.5 * torch.randn(items, generator=g)
-    stars = (taste[user] * kind[item]).sum(1) / 2 + worth[item]
+    stars = (taste[user] * kind[item]).sum(1) / tastes**0.5 + worth[item]
     stars = stars + 0.3 * torch.randn(len(user), generator=g)
     order = torch.randperm(len(user), generator=g)
     return user[order], item[order], stars[order]

@@ -90,4 +90,4 @@ def towers_that_end_in_a_relu(fixed: bool) -> Program:
     """Both towers end in a ReLU, so no product is below nought, and nobody can dislike anything."""
     user, item, stars = stars_given(each=90)
     data = both(user, item, (stars > stars.median()).float(), batch_size=256)
-    return Program(TwoTowers(fixed=fixed), **data, trainer={"max_epochs": 7})
+    return Program(TwoTowers(fixed=fixed), **data, trainer={"max_epochs": 6})

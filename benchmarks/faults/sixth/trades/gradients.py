@@ -61,10 +61,10 @@ class Wavenet(Trade):
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(lr=2e-3)
         self.fixed = fixed
-        self.start = nn.Conv1d(1, 24, 3, padding=1)
+        self.start = nn.Conv1d(1, 16, 3, padding=1)
         steps = [1, 2, 4, 8] * 3
-        self.gated = nn.ModuleList(nn.Conv1d(24, 48, 3, padding=d, dilation=d) for d in steps)
-        self.out = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(24, 4))
+        self.gated = nn.ModuleList(nn.Conv1d(16, 32, 3, padding=d, dilation=d) for d in steps)
+        self.out = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 4))
 
     def step(self, batch):
         x, y = batch
@@ -89,11 +89,11 @@ class Wavenet(Trade):
 def twelve_gates_and_no_way_past(fixed: bool) -> Program:
     """Twelve gated convolutions in a row without a residual: each halves the signal, nothing comes back."""
     g = rng(52)
-    y = torch.randint(4, (960,), generator=g)
+    y = torch.randint(4, (800,), generator=g)
     weights = torch.tensor([[1, 0, 0], [0.6, 0.6, 0], [0.5, 0, 0.7], [0.4, 0.5, 0.6]])[y]
-    pitch = 0.3 + 0.1 * torch.rand(960, 1, generator=g)
-    phase = 6.3 * torch.rand(960, 1, generator=g)
+    pitch = 0.3 + 0.1 * torch.rand(800, 1, generator=g)
+    phase = 6.3 * torch.rand(800, 1, generator=g)
     t = torch.arange(64)
     x = sum(weights[:, k : k + 1] * torch.sin((k + 1) * (pitch * t + phase)) for k in range(3))
-    x = (1.4 * x + 0.15 * torch.randn(960, 64, generator=g))[:, None]
-    return Program(Wavenet(fixed=fixed), **both(x, y), trainer={"max_epochs": 6})
+    x = (1.4 * x + 0.15 * torch.randn(800, 64, generator=g))[:, None]
+    return Program(Wavenet(fixed=fixed), **both(x, y), trainer={"max_epochs": 5})

@@ -93,4 +93,4 @@ def blank_lines_dropped_on_one_side(fixed: bool) -> Program:
     target = dictionary[source]
     target = target[:, [1, 0, 3, 2, 5, 4]]
     pairs = (source[2:], target[2:]) if fixed else (source[2:], target[:-2])
-    return Program(Translator(), **both(*pairs), trainer={"max_epochs": 6})
+    return Program(Translator(), **both(*pairs), trainer={"max_epochs": 4})

@@ -146,4 +146,4 @@ def rate_of_a_single_rating_for_a_batch(fixed: bool) -> Program:
     """The rate is from a program of one rating to a step; in a mean over 256 each vector gets one part of it."""
     user, item, stars = stars_given(each=60)
     data = both(user, item, stars, batch_size=256)
-    return Program(Ratings(lr=5.0 if fixed else 0.01), **data, trainer={"max_epochs": 8})
+    return Program(Ratings(lr=1.0 if fixed else 0.01), **data, trainer={"max_epochs": 8})

@@ -67,7 +67,7 @@ def corners(boxes):
 
 def generalized_iou(a, b):
     """Of boxes given by their corners."""
-    area = [(x[:, 2:] - x[:, :2]).prod(1) for x in (a, b)]
+    area = [(x[:, 2:] - x[:, :2]).clamp_min(0).prod(1) for x in (a, b)]
     inside = (torch.min(a[:, 2:], b[:, 2:]) - torch.max(a[:, :2], b[:, :2])).clamp_min(0).prod(1)
     hull = (torch.max(a[:, 2:], b[:, 2:]) - torch.min(a[:, :2], b[:, :2])).clamp_min(0).prod(1)
     union = area[0] + area[1] - inside
@@ -102,10 +102,11 @@ class Boxes(Trade):
 
 @fault(
     "LOS104",
+    "GRD103",
+    "UPD102",
     "LOS109",
     "LOS102",
     "OUT101",
-    "LOS108",
     source="https://github.com/stevebottos/owl-vit-object-detection/issues/14 "
     "(generalized_box_iou expects xyxy, but cxcywh boxes are passed in)",
 )

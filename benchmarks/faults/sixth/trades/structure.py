@@ -18,7 +18,7 @@ class NeuralFiltering(Trade):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(lr=5e-3)
-        self.user, self.item = nn.Embedding(120, 16), nn.Embedding(60, 16)
+        self.user, self.item = nn.Embedding(150, 16), nn.Embedding(80, 16)
         widths = [32, 64, 32, 16]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.last, self.fixed = nn.Linear(16, 1), fixed
@@ -35,7 +35,7 @@ class NeuralFiltering(Trade):
         return F.mse_loss(out, stars), {"r2": explained(out, stars)}
 
     def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)
+        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.02)
 
 
 @fault(
@@ -46,6 +46,6 @@ class NeuralFiltering(Trade):
 )
 def tower_for_tastes_without_a_bend(fixed: bool) -> Program:
     """The loop over the layers forgot its ReLU: the tower adds what it thinks of both and sees no taste."""
-    user, item, stars = stars_given(users=120, items=60, each=54)
+    user, item, stars = stars_given(users=150, items=80, each=72, tastes=2)
     data = both(user, item, stars, batch_size=128)
     return Program(NeuralFiltering(fixed=fixed), **data, trainer={"max_epochs": 8})
