@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..._parts import digits
+
 
 class Trade(pl.LightningModule):
     """`step` gives the loss and what else is to be logged, in training and in validation."""
@@ -62,8 +64,6 @@ def dense(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 def digits_at_random(*, image: bool = False) -> tuple[Tensor, Tensor]:
     """All handwritten digits, in a random order."""
-    from program import digits
-
     x, y = digits(1797, image=image)
     order = torch.randperm(len(x), generator=rng(3))
     return x[order], y[order]

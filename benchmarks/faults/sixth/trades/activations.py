@@ -84,7 +84,7 @@ class TwoTowers(Trade):
     "OUT102",
     "ACT101",
     "LOS102",
-    source="https://github.com/tensorflow/recommenders/issues/246 (deep retrieval models: no ReLU in the last layer)",
+    source="https://www.tensorflow.org/recommenders/examples/deep_retrieval (no activation for the last layer)",
 )
 def towers_that_end_in_a_relu(fixed: bool) -> Program:
     """Both towers end in a ReLU, so no product is below nought, and nobody can dislike anything."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -12,6 +13,30 @@ from torch.utils.data import DataLoader, TensorDataset
 from ... import fault
 from ..._parts import Program
 from ._parts import Trade, both, dense, digits_at_random, hit, rng
+
+
+class Season(pl.LightningDataModule):
+    """Parcels of land, with or without their codes put in order."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.fixed = fixed
+
+    def setup(self, stage):
+        g = rng(31)
+        kind = torch.randint(5, (1000,), generator=g)
+        month = torch.arange(12) / 12 * 2 * math.pi
+        season = torch.stack([torch.sin(month + 1.2 * k) * (1 + k / 4) for k in range(5)])
+        x = season[kind][:, None] * torch.tensor([1.0, -0.5, 0.8, 0.3])[:, None]
+        x = x + 0.5 * torch.randn(1000, 4, 12, generator=g)
+        code = torch.tensor([10, 20, 30, 40, 50])[kind]
+        self.loaders = both(x, kind if self.fixed else code)
+
+    def train_dataloader(self):
+        return self.loaders["train"]
+
+    def val_dataloader(self):
+        return self.loaders["val"]
 
 
 class Parcels(Trade):
@@ -43,14 +68,7 @@ class Parcels(Trade):
 )
 def codes_of_the_map_as_classes(fixed: bool) -> Program:
     """The labels are the codes of the land cover map, 10 to 50, for a net of five classes."""
-    g = rng(31)
-    kind = torch.randint(5, (1000,), generator=g)
-    month = torch.arange(12) / 12 * 2 * math.pi
-    season = torch.stack([torch.sin(month + 1.2 * k) * (1 + k / 4) for k in range(5)])
-    x = season[kind][:, None] * torch.tensor([1.0, -0.5, 0.8, 0.3])[:, None]
-    x = x + 0.5 * torch.randn(1000, 4, 12, generator=g)
-    code = torch.tensor([10, 20, 30, 40, 50])[kind]
-    return Program(Parcels(), **both(x, kind if fixed else code), trainer={"max_epochs": 10})
+    return Program(Parcels(), Season(fixed=fixed), trainer={"max_epochs": 10})
 
 
 class Diffuser(Trade):

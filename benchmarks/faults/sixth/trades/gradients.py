@@ -17,6 +17,7 @@ class ProximalPolicy(Trade):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(lr=3e-3)
+        self.automatic_optimization = False
         self.actor, self.critic = dense(8, 48, 48, 4), dense(8, 48, 1)
         self.fixed = fixed
 
@@ -33,8 +34,24 @@ class ProximalPolicy(Trade):
         gain = (gain - gain.mean()) / (gain.std() + 1e-6)
         ratio = (Categorical(logits=self.actor(state)).log_prob(action) - old).exp()
         surrogate = torch.min(ratio * gain, ratio.clamp(0.8, 1.2) * gain).mean()
-        loss = F.mse_loss(value, reward) - surrogate
-        return loss, {"reward": reward.mean()}
+        return F.mse_loss(value, reward), -surrogate, reward.mean()
+
+    def training_step(self, batch, batch_idx):
+        error, loss, reward = self.step(batch)
+        for optimizer, part in zip(self.optimizers(), (loss, error), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(part)
+            optimizer.step()
+        self.log_dict({"policy_loss": loss, "value_loss": error, "reward": reward})
+
+    def validation_step(self, batch, batch_idx):
+        state, worth = batch
+        reward = worth.gather(1, self.actor(state).argmax(1, keepdim=True))
+        self.log("val_reward", reward.mean())
+
+    def configure_optimizers(self):
+        actor = torch.optim.Adam(self.actor.parameters(), lr=self.lr)
+        return actor, torch.optim.Adam(self.critic.parameters(), lr=self.lr)
 
 
 @fault(
@@ -96,4 +113,4 @@ def twelve_gates_and_no_way_past(fixed: bool) -> Program:
     t = torch.arange(64)
     x = sum(weights[:, k : k + 1] * torch.sin((k + 1) * (pitch * t + phase)) for k in range(3))
     x = (1.4 * x + 0.15 * torch.randn(800, 64, generator=g))[:, None]
-    return Program(Wavenet(fixed=fixed), **both(x, y), trainer={"max_epochs": 5})
+    return Program(Wavenet(fixed=fixed), **both(x, y), trainer={"max_epochs": 6})

@@ -77,6 +77,11 @@ class Translator(Trade):
         right = (logits.argmax(1) == target).float().mean()
         return F.cross_entropy(logits, target), {"words": right}
 
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
+        warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 30))
+        return [optimizer], [{"scheduler": warm_up, "interval": "step"}]
+
 
 @fault(
     "INP204",
@@ -93,4 +98,6 @@ def blank_lines_dropped_on_one_side(fixed: bool) -> Program:
     target = dictionary[source]
     target = target[:, [1, 0, 3, 2, 5, 4]]
     pairs = (source[2:], target[2:]) if fixed else (source[2:], target[:-2])
-    return Program(Translator(), **both(*pairs), trainer={"max_epochs": 4})
+    return Program(
+        Translator(), **both(*pairs), trainer={"max_epochs": 3, "gradient_clip_val": 1.0}
+    )

@@ -54,7 +54,10 @@ class Averaged(Trade):
         self.log_dict({"val_loss": F.cross_entropy(logits, y), "val_acc": hit(logits, y)})
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.net.parameters(), lr=self.lr)
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=self.lr)
+        steps = self.trainer.estimated_stepping_batches
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return [optimizer], [{"scheduler": falling, "interval": "step"}]
 
 
 @fault(
@@ -66,7 +69,7 @@ class Averaged(Trade):
 def average_keeps_the_statistics_of_its_birth(fixed: bool) -> Program:
     """Only parameters are averaged, not the buffers: the net that validates norms by a mean of 0 and a variance of 1."""
     x, y = digits_at_random(image=True)
-    return Program(Averaged(fixed=fixed), **both(x, y), trainer={"max_epochs": 6})
+    return Program(Averaged(fixed=fixed), **both(x, y), trainer={"max_epochs": 5})
 
 
 class LockedDropout(nn.Module):
@@ -114,4 +117,6 @@ def locked_dropout_that_never_lets_go(fixed: bool) -> Program:
             ids[:, t - 1],
             torch.multinomial(torch.tensor([0.7, 0.2, 0.1]).repeat(1500, 1), 1, generator=g)[:, 0],
         ]
-    return Program(LanguageModel(fixed=fixed), **both(ids), trainer={"max_epochs": 6})
+    return Program(
+        LanguageModel(fixed=fixed), **both(ids), trainer={"max_epochs": 6, "gradient_clip_val": 1.0}
+    )

@@ -95,4 +95,6 @@ class Velocity(Trade):
 def weighed_by_a_signal_of_nought(fixed: bool) -> Program:
     """The last level has no signal at all since the schedule was rescaled, and the weight divides by it."""
     data = both(*digits_at_random(), batch_size=32)
-    return Program(Velocity(fixed=fixed), **data, trainer={"max_epochs": 6})
+    return Program(
+        Velocity(fixed=fixed), **data, trainer={"max_epochs": 8, "accumulate_grad_batches": 2}
+    )

@@ -36,8 +36,7 @@ class Denoising(Trade):
     "OUT102",
     "LOS102",
     "LOS109",
-    source="https://github.com/Julian-Wyatt/AnoDDPM/issues/39 (which activation ends the U-Net of a diffusion model), "
-    "https://github.com/openai/improved-diffusion/pull/55",
+    source="https://github.com/Julian-Wyatt/AnoDDPM/issues/39 (which activation ends the U-Net of a diffusion model)",
 )
 def noise_out_of_a_sigmoid(fixed: bool) -> Program:
     """The net of a diffusion model still ends as the autoencoder did: no noise below nought can be predicted."""

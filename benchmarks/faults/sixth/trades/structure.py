@@ -48,4 +48,4 @@ def tower_for_tastes_without_a_bend(fixed: bool) -> Program:
     """The loop over the layers forgot its ReLU: the tower adds what it thinks of both and sees no taste."""
     user, item, stars = stars_given(users=150, items=80, each=72, tastes=2)
     data = both(user, item, stars, batch_size=128)
-    return Program(NeuralFiltering(fixed=fixed), **data, trainer={"max_epochs": 8})
+    return Program(NeuralFiltering(fixed=fixed), **data, trainer={"max_epochs": 6})
