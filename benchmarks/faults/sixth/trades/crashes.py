@@ -64,7 +64,7 @@ class Parcels(Trade):
     "ERR102",
     "CLS105",
     source="https://github.com/NumericalEarth/NumericalEarth.jl/pull/464 (the codes of WorldCover: 10, 20, 30, ...), "
-    "https://discuss.pytorch.org/t/indexerror-target-is-out-of-bounds/103492",
+    "https://github.com/milesial/Pytorch-UNet/issues/291 (Target 192 is out of bounds)",
 )
 def codes_of_the_map_as_classes(fixed: bool) -> Program:
     """The labels are the codes of the land cover map, 10 to 50, for a net of five classes."""

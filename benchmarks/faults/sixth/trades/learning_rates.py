@@ -14,12 +14,12 @@ from ._parts import Trade, both, dense, digits_at_random, explained, hit, rng, s
 class Adapted(nn.Module):
     """A frozen linear layer, and a correction of low rank."""
 
-    def __init__(self, layer: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, layer: nn.Linear, rank: int, scale: float) -> None:
         super().__init__()
         self.layer = layer.requires_grad_(requires_grad=False)
         self.down = nn.Parameter(torch.randn(rank, layer.in_features) / layer.in_features**0.5)
         self.up = nn.Parameter(torch.zeros(layer.out_features, rank))
-        self.scale = alpha / rank
+        self.scale = scale
 
     def forward(self, x):
         return self.layer(x) + self.scale * x @ self.down.T @ self.up.T
@@ -40,11 +40,11 @@ def reader() -> nn.Sequential:
 class LowRank(Trade):
     """Adapts a pretrained net to digits in a mirror."""
 
-    def __init__(self, *, alpha: float) -> None:
+    def __init__(self, *, fixed: bool, rank: int = 32, alpha: int = 32) -> None:
         super().__init__(lr=5e-3)
         net = reader()
         for i in (0, 2, 4):
-            net[i] = Adapted(net[i], 8, alpha)
+            net[i] = Adapted(net[i], rank, alpha / rank if fixed else alpha)
         self.net = net
 
     def step(self, batch):
@@ -66,11 +66,10 @@ class LowRank(Trade):
     "https://github.com/kohya-ss/sd-scripts/pull/545",
 )
 def adapter_times_its_whole_alpha(fixed: bool) -> Program:
-    """An adapter of rank 8 is scaled by alpha over rank as if alpha were 1024: each step is far too long."""
+    """The correction of rank 32 is multiplied by alpha and not by alpha over rank: each step is 32 times too long."""
     x, y = digits_at_random()
     x = x.view(-1, 8, 8).flip(2).flatten(1)
-    module = LowRank(alpha=8.0 if fixed else 1024.0)
-    return Program(module, **both(x, y), trainer={"max_epochs": 6})
+    return Program(LowRank(fixed=fixed), **both(x, y), trainer={"max_epochs": 6})
 
 
 class Curvature(Trade):
