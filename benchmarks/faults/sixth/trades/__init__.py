@@ -1,0 +1,1 @@
+"""The sixth round of programs written blind."""
