@@ -903,12 +903,27 @@ def test_three_spikes_are_too_many() -> None:
     assert found == [3]
 
 
+def test_where_single_batches_are_hard_two_in_a_row_are_chance() -> None:
+    """A few samples that are never learned make a loss jump, and now and then they meet."""
+    detector = LearningRateDetector()
+    hard = [3.0, *noisy(12), 3.0, *noisy(12), 3.0, 3.0, *noisy(12)]
+    for step, loss in enumerate([*START, *noisy(60), *(5 * hard)]):
+        assert not list(detector.recurring_spikes(Loss(loss, (loss,), 0, step), Rewrites()))
+
+
 @pytest.mark.parametrize(
     ("way", "sick"),
-    [("reset", True), ("load", True), ("head", False), ("once", False), ("ema", False)],
+    [
+        ("reset", True),
+        ("load", True),
+        ("head", False),
+        ("once", False),
+        ("ema", False),
+        ("zero", False),
+    ],
 )
 def test_an_epoch_that_begins_untrained_undoes_the_one_before(way: str, sick: bool) -> None:
-    """A new head leaves the body as it was; an average of weights knows what they know."""
+    """A new head leaves the body as it was, an average knows much, and zeros have learned nothing."""
 
     class Reset(Classifier):
         def on_train_start(self):
@@ -931,6 +946,9 @@ def test_an_epoch_that_begins_untrained_undoes_the_one_before(way: str, sick: bo
     net = nn.Sequential(
         nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
     )
+    if way == "zero":
+        for parameter in net.parameters():
+            nn.init.zeros_(parameter)
     detector = LearningRateDetector(select=["LRN105"])
     fit(Program(Reset(net, lr=1e-2), loader(), trainer={"max_epochs": 5}), detector)
     assert [one.where for one in detector.findings] == ["weights"] * sick

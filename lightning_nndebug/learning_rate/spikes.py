@@ -21,6 +21,7 @@ def new_history() -> dict[str, Any]:
         "first": [],
         "recent": [],
         "spikes": [],
+        "alone": [],
         "above": 0,
         "last": -_CALM,
         "calm": 0,
@@ -35,6 +36,7 @@ def spikes(
 
     The scale is that of the noise below the median, where no spike can hide. Losses that change
     sign have none, and are not judged. A spike lasts for some steps, or is out of all proportion.
+    Where more are over at once, batches are hard now and then, and two in a row are chance.
     """
     first, recent, found = history["first"], history["recent"], history["spikes"]
     if not (loss > 0 and math.isfinite(loss)):
@@ -61,10 +63,17 @@ def spikes(
                 recent.clear()
                 del found[-1:]
             if history["above"] == history["lasts"] and history["calm"] > _CALM:
-                found[:] = [*(one for one in found if step - one <= _MEMORY), step]
-                return list(found)
+                found[:] = [*_since(step, found), step]
+                return list(found) if len(found) > len(_since(step, history["alone"])) else []
             return []
+    if 0 < history["above"] < history["lasts"]:
+        history["alone"] = [*_since(step, history["alone"]), step]
     history["above"] = 0
     recent.append(value)
     del recent[:-BASELINE]
     return []
+
+
+def _since(step: int, steps: list[int]) -> list[int]:
+    """Returns those that are not forgotten yet."""
+    return [one for one in steps if step - one <= _MEMORY]

@@ -74,7 +74,8 @@ def _are_anew(
 ) -> tuple[bool, bool]:
     """Tells whether most matrices are what they were at first, or what they never were."""
     names = [name for name in now if name in before and name in first]
-    moved = [one for one in names if _cosine(first[one], before[one]) < _MOVED]
+    left = [one for one in names if not torch.equal(first[one], before[one])]  # 0 has no direction
+    moved = [one for one in left if _cosine(first[one], before[one]) < _MOVED]
     if len(moved) <= len(names) / 2:
         return False, False
     back = sum(torch.equal(first[one], now[one]) for one in moved)
