@@ -23,6 +23,8 @@ _SEAMLESS = 0.5  # of the correlation within rows is there from the end of one t
 _BEYOND = 2.0  # and so many standard errors
 _MASKS = 64  # samples with masks
 _CLEAR, _TIMES = 10.0, 3.0  # standard deviations, and times as many as for masks as they are
+_HALF = 0.5  # of the agreement of masks as they are: turned ones have more, beyond symmetry,
+_OPPOSED = 4.0  # and by so many standard errors it is either that or this
 _TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda masks: masks.mT,
     "mirrored from left to right": lambda masks: masks.flip(2),
@@ -186,31 +188,69 @@ def exchanged_sides(axes: Axes) -> Iterator[Evidence]:
 
 
 def misplaced_masks(rows: Rows) -> Iterator[Evidence]:
-    """Masks that lie where their objects are in the image only when they are turned or mirrored."""
+    """Masks that lie where their objects are in the image only when they are turned or mirrored.
+
+    All of them do, or as many as are mirrored on their own.
+    """
     if rows.parts is None or rows.answers is None or len(rows.answers) < _MASKS:
         return
     masks = rows.answers.float()
-    side = math.isqrt(masks.shape[1])
-    grid = masks.view(-1, side, side)
     own = _agreement(rows.parts, masks)
-    found = {name: _agreement(rows.parts, turn(grid).flatten(1)) for name, turn in _TURNS.items()}
-    name, best = max(found.items(), key=lambda one: one[1])
-    if best < max(_CLEAR, _TIMES * own):
+    found = {name: _agreement(rows.parts, _turned(masks, turn)) for name, turn in _TURNS.items()}
+    clear = sorted((one for one in found if found[one] >= _CLEAR), key=found.__getitem__)[::-1]
+    turned = next((one for one in clear if found[one] >= _TIMES * own), "")
+    either = (one for one in clear if _is_either(rows.parts, masks, _TURNS[one], found[one] / own))
+    name = turned or next(either, "")
+    if not name:
         return
     told = (
-        f"{rows.target} has little to do with {rows.name} place by place (z = {own:.2g}), and much "
-        f"when it is {name} (z = {best:.2g}, of {len(masks)} samples): the masks lie beside what "
-        "they mark"
+        f"{rows.target} has {'little' if turned else 'less'} to do with {rows.name} place by place "
+        f"(z = {own:.2g}) {'and much' if turned else 'than it should, and as much'} when it is "
+        f"{name} (z = {found[name]:.2g}, of {len(masks)} samples): "
+        f"{'the' if turned else 'some'} masks lie beside what they mark"
     )
+    cause = "Columns were taken for rows, or only one of image and mask was mirrored"
     yield Evidence(
         where=rows.target,
         measured=own,
-        limit=best / _TIMES,
+        limit=found[name] / (_TIMES if turned else _HALF),
         message=told,
-        causes=("Columns were taken for rows, or only one of image and mask was mirrored",),
+        causes=(cause if turned else "The transform draws anew for the mask",),
         fixes=("Draw at ``mask[y, x]``, and give image and mask the same transforms",),
         details={"as it is": own, **found},
     )
+
+
+def _is_either(
+    parts: Tensor, masks: Tensor, turn: Callable[[Tensor], Tensor], share: float
+) -> bool:
+    """Tells whether each mask belongs where it is or where it would be when turned, but not both.
+
+    Then it is the difference of the two that varies from sample to sample, and not their sum. Where
+    images or masks are symmetric, a mask has to do with both.
+    """
+    planes = parts.float().unbind(1)
+    symmetry = max(_likeness(one, _turned(one, turn)) for one in (masks, *planes))
+    if share < _HALF + symmetry:
+        return False
+    y, other = (one - one.mean(0) for one in (masks, _turned(masks, turn)))
+    ways = [one / one.norm(dim=1, keepdim=True).clamp_min(1e-12) for one in (y - other, y + other)]
+    found = []
+    for one in planes:
+        difference, total = (float(((one - one.mean(0)) * way).sum(1).var()) for way in ways)
+        found.append(math.log(max(difference, 1e-30) / max(total, 1e-30)))
+    return max(found) * math.sqrt(len(masks)) / 2 > _OPPOSED
+
+
+def _turned(flat: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
+    side = math.isqrt(flat.shape[1])
+    return turn(flat.view(-1, side, side)).flatten(1)
+
+
+def _likeness(one: Tensor, other: Tensor) -> float:
+    """Returns how much the deviations of two sets of images go together, whatever the sign."""
+    x, y = one - one.mean(0), other - other.mean(0)
+    return abs(float((x * y).sum() / (x.norm() * y.norm()).clamp_min(1e-30)))
 
 
 def _agreement(parts: Tensor, masks: Tensor) -> float:
