@@ -50,7 +50,7 @@ from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
 from lightning_nndebug.core.measurements.processors import Processor, _normalization
-from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows, _Pool
+from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows, _planes, _Pool
 from lightning_nndebug.core.measurements.samples import FIRST, Overlap, Samples, _Roll, _Sketch
 from lightning_nndebug.core.measurements.succession import (
     _BATCHES,
@@ -63,7 +63,12 @@ from lightning_nndebug.core.measurements.succession import (
     lag,
 )
 from lightning_nndebug.inputs import _told_in_training
-from lightning_nndebug.inputs.axes import askew, misplaced_masks, scrambled_images
+from lightning_nndebug.inputs.axes import (
+    askew,
+    misplaced_masks,
+    scrambled_images,
+    turned_images,
+)
 from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation, row_number
 
 # -- which tensors are inputs
@@ -730,11 +735,13 @@ def test_sequences_with_samples_for_time(batch_first: bool, shape, sick: bool) -
         ((32, 20, 1), (32, 1, 20), False),  # which is the same as a transposition
         ((32, 20, 20), (32, 20, 20), False),
         ((32, 4, 8, 6), (32, 8, 4, 6), False),  # heads, perhaps
+        ((32, 6, 3, 8, 8), (32, 3, 6, 8, 8), True),  # clips
     ],
 )
 def test_a_view_is_no_transposition(origin, shape, sick: bool) -> None:
     """The same sizes in another order, while the numbers lie as they were."""
-    one = layer(U, kind="Conv1d", shape=shape, origin=origin, is_reinterpreted=True)
+    kind = "Conv3d" if len(shape) > 4 else "Conv1d"
+    one = layer(U, kind=kind, shape=shape, origin=origin, is_reinterpreted=True)
     for made, expected in ((one, sick), (replace(one, is_reinterpreted=False), False)):
         axes = Axes("x", first(made), None)
         assert fired(InputDetector().swapped_axes, axes) == expected
@@ -926,6 +933,29 @@ def test_a_mask_is_not_held_against_an_image_whose_colours_are_last() -> None:
     """What is next to each other there are columns and colours."""
     images, labels = torch_rand(8, 24, 24, 3), torch.ones(8, 1, 24, 24)
     assert pooled(images, labels).parts is None
+
+
+@pytest.mark.parametrize(
+    ("turn", "sick"),
+    [
+        (lambda x: x, False),
+        (lambda x: x.mT, True),
+        (lambda x: x.flip(2), True),
+        (lambda x: x.rot90(1, (2, 3)), True),
+        (lambda x: torch.cat([x[::2], x[1::2].flip(3)]), False),  # flips that train for more
+        (lambda x: x.roll(3, 2), False),
+        (lambda x: x[:40].flip(2), False),
+    ],
+)
+def test_images_of_validation_that_are_turned(turn: Any, sick: bool) -> None:
+    """On the whole they are those of training, when these are turned as well."""
+    x, _ = digits(1400, image=True)
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    x = F.interpolate(x, (12, 12)).repeat(1, 3, 1, 1)
+    (train,), (validation,) = _planes(x[:500]), _planes(turn(x[500:900]))
+    rows = Rows("batch[0]", "", torch_rand(500, 6), planes=(train, validation))
+    assert bool([*turned_images(rows)]) == sick
+    assert not _planes(x.movedim(1, -1))
 
 
 @pytest.mark.parametrize("given", [torch.arange(4), torch.ones(0, 3, 8, 8)])

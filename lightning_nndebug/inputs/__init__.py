@@ -32,6 +32,7 @@ from .axes import (
     recut,
     scrambled_images,
     scrambled_sequences,
+    turned_images,
 )
 from .pretrained import unnormalized
 from .relatedness import are_distinct, faded, leak, relations, row_number
@@ -372,6 +373,7 @@ class InputDetector(Detector):
             - The transforms of training and validation differ: one of them does not normalize
             - Each set was normalized by its own statistics, or one of them twice
             - A column has another unit, order, encoding or filling of gaps in one of the files
+            - The images of one of them are transposed, rotated or flipped
 
         How to fix:
             - Use the same normalization for both, with the statistics of training
@@ -387,6 +389,7 @@ class InputDetector(Detector):
         """
         if rows.validation is None:
             return
+        yield from turned_images(rows)
         train, validation = (steps(one, rows.lag) for one in (rows.train, rows.validation))
         found = skew(train, validation, is_image=rows.is_image)
         if found is None:

@@ -25,6 +25,8 @@ _MASKS = 64  # samples with masks
 _CLEAR, _TIMES = 10.0, 3.0  # standard deviations, and times as many as for masks as they are
 _HALF = 0.5  # of the agreement of masks as they are: turned ones have more, beyond symmetry,
 _OPPOSED = 4.0  # and by so many standard errors it is either that or this
+_IMAGES = 64  # of each set, whose mean is compared
+_OFF, _AT = 10.0, 2.0  # squared standard errors between two means that differ, or that do not
 _TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda masks: masks.mT,
     "mirrored from left to right": lambda masks: masks.flip(2),
@@ -90,12 +92,13 @@ def scrambled_sequences(first: FirstLayers) -> Iterator[Evidence]:
 
 
 def recut(first: FirstLayers) -> Iterator[Evidence]:
-    """Sequences and tables that ``view`` has made another order of, without moving anything."""
+    """Sequences, tables and clips that ``view`` has made another order of, moving nothing."""
     for layer in first.layers:
         # A dimension of 1 may stand anywhere.
         was, now = ([one for one in sizes if one > 1] for sizes in (layer.origin, layer.shape))
         exchanged = was != now and sorted(was) == sorted(now)
-        if not layer.is_reinterpreted or not exchanged or len(was) not in (2, 3):
+        clips = layer.kind.startswith("Conv3d") and len(was) == 5  # noqa: PLR2004
+        if not (layer.is_reinterpreted and exchanged and (clips or len(was) in (2, 3))):
             continue
         told = f"{layer.place} is {_size(layer.origin)}, and ``view`` made {_size(layer.shape)} of "
         told += f"it for {layer.name} ({layer.kind}), without moving anything"
@@ -184,6 +187,37 @@ def exchanged_sides(axes: Axes) -> Iterator[Evidence]:
         causes=("PIL and OpenCV say (width, height), torch says (height, width)",),
         fixes=("Exchange the two where one of the sets is resized",),
         details={"train": list(train), "validation": list(validation)},
+    )
+
+
+def turned_images(rows: Rows) -> Iterator[Evidence]:
+    """Images of validation that are, on the whole, those of training when turned or mirrored."""
+    if rows.planes is None or min(map(len, rows.planes)) < _IMAGES:
+        return
+    (mean, error), (new, new_error) = (
+        (one.mean(0, keepdim=True), one.var(0, keepdim=True) / len(one)) for one in rows.planes
+    )
+    least = 1e-6 * mean.square().mean() + 1e-30
+
+    def off(turn: Callable[[Tensor], Tensor]) -> float:
+        doubt = _turned(error, turn) + new_error + least
+        return float(((_turned(mean, turn) - new).square() / doubt).mean())
+
+    own, found = off(lambda one: one), {name: off(turn) for name, turn in _TURNS.items()}
+    name = min(found, key=found.__getitem__)
+    if not (own > _OFF and found[name] < _AT):
+        return
+    train, validation = map(len, rows.planes)
+    yield Evidence(
+        where=rows.name,
+        measured=own,
+        limit=_OFF,
+        message=f"the mean image of validation is that of training {name}, and not as it is: "
+        f"{found[name]:.3g} and {own:.3g} squared standard errors apart ({train} images of "
+        f"training, {validation} of validation)",
+        causes=("Only one of the two is transposed, rotated or flipped",),
+        fixes=("Look at an image of each, as the net gets it, and load both in the same way",),
+        details={"as it is": own, **found},
     )
 
 
