@@ -440,3 +440,16 @@ def shares_of_one_more(net, batch):
 def errors_by_their_variance(net, batch):
     error = net.one(batch["x"]).squeeze(1) - batch["quantity"]
     return (error.square() / batch["unit"].clamp(min=1e-7)).mean()
+
+
+@right
+def views_against_each_other(net, batch):
+    views = batch["x"] + 0.1 * torch.randn(2, *batch["x"].shape)
+    one, two = F.normalize(net.embed(views), dim=2)
+    return F.cross_entropy(one @ two.T / 0.2, torch.arange(len(one)))
+
+
+@right
+def embeddings_that_are_all_the_same(net, batch):
+    z = F.normalize(net.embed(0 * batch["x"]), dim=1)
+    return F.cross_entropy(z @ z.T / 0.2, torch.arange(len(z)))

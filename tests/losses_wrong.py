@@ -517,3 +517,16 @@ def squared_shares_of_counts(net, batch):
     counted = batch["counted"].float()
     error = net.one(batch["big"]).squeeze(1) - counted  # here
     return ((error / (counted + 1e-7)) ** 2).mean()
+
+
+@wrong("LOS109", "both views of it are the same")
+def view_against_itself(net, batch):
+    z = F.normalize(net.embed(batch["x"]), dim=1)
+    return F.cross_entropy(z @ z.T / 0.2, torch.arange(len(z)))  # here
+
+
+@wrong("LOS109", "both views of it are the same")
+def twice_the_same_view_among_all_others(net, batch):
+    z = F.normalize(net.embed(batch["x"].repeat(2, 1)), dim=1)
+    others = (z @ z.T / 0.2).masked_fill(torch.eye(len(z)) > 0, -1e9)
+    return F.cross_entropy(others, torch.arange(len(z)).roll(len(z) // 2))  # here

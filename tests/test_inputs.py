@@ -50,7 +50,7 @@ from lightning_nndebug.core.measurements.loaders import TrainLoader
 from lightning_nndebug.core.measurements.loss_calls import LossCall, LossCalls
 from lightning_nndebug.core.measurements.padding import Padding
 from lightning_nndebug.core.measurements.processors import Processor, _normalization
-from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows, _Pool
+from lightning_nndebug.core.measurements.rows import _FEATURES, _ROWS, Rows, _planes, _Pool
 from lightning_nndebug.core.measurements.samples import FIRST, Overlap, Samples, _Roll, _Sketch
 from lightning_nndebug.core.measurements.succession import (
     _BATCHES,
@@ -63,8 +63,13 @@ from lightning_nndebug.core.measurements.succession import (
     lag,
 )
 from lightning_nndebug.inputs import _told_in_training
-from lightning_nndebug.inputs.axes import askew, misplaced_masks, scrambled_images
-from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation
+from lightning_nndebug.inputs.axes import (
+    askew,
+    misplaced_masks,
+    scrambled_images,
+    turned_images,
+)
+from lightning_nndebug.inputs.relatedness import are_distinct, leak, relation, row_number
 
 # -- which tensors are inputs
 
@@ -385,7 +390,27 @@ def fired(rule, *values) -> bool:
 )
 def test_constant_input(samples: Samples, sick: bool) -> None:
     """Samples must all be the same, for many batches in a row."""
-    assert fired(InputDetector().constant_input, samples) == sick
+    assert fired(InputDetector().constant_input, samples, Doubles()) == sick
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "sick"),
+    [
+        ([0, 1, 4], {}, True),
+        ([0, 1], {}, False),  # sensors that show nothing
+        ([2, 3, 4], {}, False),  # the table was made wider
+        ([0, 1, 3, 4], {}, False),
+        ([0, 1, 4], {"train": (torch_rand(400, 5) - 0.7).relu()}, False),  # counts of words
+        ([0, 1, 4], {"labels": None}, False),  # the state of a robot in a plane
+        ([0, 1, 4], {"is_image": True}, False),
+    ],
+)
+def test_columns_that_were_never_filled(columns: list[int], options, sick: bool) -> None:
+    """Most columns are 0 in all samples, and the others never without cause."""
+    given = {"train": torch_rand(400, 5), "labels": torch.arange(400.0), **options}
+    given["train"] = given["train"].index_fill(1, torch.tensor(columns), 0.0)
+    found = list(InputDetector().constant_input(SAMPLES, Doubles(Rows("x", "y", **given))))
+    assert [one.severity for one in found] == [Severity.WARNING] * sick
 
 
 def test_blank_batches_do_not_repeat_each_other() -> None:
@@ -563,6 +588,11 @@ LARGE = torch.tensor([1.0, 1, 1, 1, 1, 900])
         (layer((U > 0.99).float()), False),
         (layer(0 * U), False),
         (layer(torch.full((4, 2), float("nan"))), False),
+        (layer((U - 123) / 58, kind="Conv2d"), True),  # units of 0..255, for images of 0..1
+        (layer((U - 123) / 58), False),
+        (layer((255 * U - 123) / 58, kind="Conv2d"), False),
+        (layer(torch.cat([U, U - 123], 1) / 58, kind="Conv2d"), False),  # one channel is not
+        (layer(0 * U + 0.3, kind="Conv2d"), False),  # blank
     ],
 )
 def test_unscaled_input(one: FirstLayer, sick: bool) -> None:
@@ -705,11 +735,13 @@ def test_sequences_with_samples_for_time(batch_first: bool, shape, sick: bool) -
         ((32, 20, 1), (32, 1, 20), False),  # which is the same as a transposition
         ((32, 20, 20), (32, 20, 20), False),
         ((32, 4, 8, 6), (32, 8, 4, 6), False),  # heads, perhaps
+        ((32, 6, 3, 8, 8), (32, 3, 6, 8, 8), True),  # clips
     ],
 )
 def test_a_view_is_no_transposition(origin, shape, sick: bool) -> None:
     """The same sizes in another order, while the numbers lie as they were."""
-    one = layer(U, kind="Conv1d", shape=shape, origin=origin, is_reinterpreted=True)
+    kind = "Conv3d" if len(shape) > 4 else "Conv1d"
+    one = layer(U, kind=kind, shape=shape, origin=origin, is_reinterpreted=True)
     for made, expected in ((one, sick), (replace(one, is_reinterpreted=False), False)):
         axes = Axes("x", first(made), None)
         assert fired(InputDetector().swapped_axes, axes) == expected
@@ -880,10 +912,50 @@ def test_masks_that_lie_beside_what_they_mark(turn: str | None, form: str) -> No
     assert bool(found) == (turn is not None and form != "shares")
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("turns", [[2], [1, 2]])
+@pytest.mark.parametrize("pair", [False, True])
+def test_masks_that_are_mirrored_on_their_own(apart: bool, turns: list[int], pair: bool) -> None:
+    """Each belongs where it is, or to the other side; one of a pair belongs to both sides."""
+    seed()
+    centre = torch.randint(3, 21, (400, 2, 1, 1))
+    rows, columns = torch.arange(24)[:, None], torch.arange(24)[None]
+    mask = ((rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2 < 9).float()
+    images = 2 * (mask + pair * mask.flip(2)) + torch.rand(400, 24, 24)
+    for turn in turns * apart:
+        own = (torch.rand(400, 1, 1) < 0.5).float()
+        mask = own * mask + (1 - own) * mask.flip(turn)
+    found = [*misplaced_masks(pooled(images[:, None], mask[:, None]))]
+    assert bool(found) == (apart and (not pair or 1 in turns))
+
+
 def test_a_mask_is_not_held_against_an_image_whose_colours_are_last() -> None:
     """What is next to each other there are columns and colours."""
     images, labels = torch_rand(8, 24, 24, 3), torch.ones(8, 1, 24, 24)
     assert pooled(images, labels).parts is None
+
+
+@pytest.mark.parametrize(
+    ("turn", "sick"),
+    [
+        (lambda x: x, False),
+        (lambda x: x.mT, True),
+        (lambda x: x.flip(2), True),
+        (lambda x: x.rot90(1, (2, 3)), True),
+        (lambda x: torch.cat([x[::2], x[1::2].flip(3)]), False),  # flips that train for more
+        (lambda x: x.roll(3, 2), False),
+        (lambda x: x[:40].flip(2), False),
+    ],
+)
+def test_images_of_validation_that_are_turned(turn: Any, sick: bool) -> None:
+    """On the whole they are those of training, when these are turned as well."""
+    x, _ = digits(1400, image=True)
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    x = F.interpolate(x, (12, 12)).repeat(1, 3, 1, 1)
+    (train,), (validation,) = _planes(x[:500]), _planes(turn(x[500:900]))
+    rows = Rows("batch[0]", "", torch_rand(500, 6), planes=(train, validation))
+    assert bool([*turned_images(rows)]) == sick
+    assert not _planes(x.movedim(1, -1))
 
 
 @pytest.mark.parametrize("given", [torch.arange(4), torch.ones(0, 3, 8, 8)])
@@ -1030,6 +1102,33 @@ def test_a_column_that_is_the_target(make, is_class: bool, columns: list[int]) -
 
 
 @pytest.mark.parametrize(
+    ("column", "beside", "labels", "sick"),
+    [
+        ("row", "noise", "blocks", True),
+        ("row", "noise", "shuffled", False),  # it is in the way, and tells nothing
+        ("measured", "noise", "blocks", False),  # it tells the classes apart by what it is
+        ("row", "curve", "blocks", False),  # a function of time
+        ("hours", "noise", "blocks", False),  # each comes several times
+    ],
+)
+def test_the_number_of_a_row_tells_its_class(column, beside, labels, sick: bool) -> None:
+    """In a file that is sorted by class, whose index is in the table."""
+    place = torch.arange(900.0)
+    number = {"row": place, "measured": place.square(), "hours": place // 3}[column]
+    others = torch_rand(900, 3) if beside == "noise" else torch.stack([place.sqrt(), place**2], 1)
+    x = torch.cat([number[:, None] / 300 - 1, others], 1)
+    y = (torch.arange(900) // 300).double()
+    y = y[torch.randperm(900)] if labels == "shuffled" else y
+    order = torch.randperm(900, generator=torch.Generator().manual_seed(0))
+    rows = Rows(
+        "batch[0]", "batch[1]", x[order[:500]], y[order[:500]], is_class=True,
+        validation=x[order[500:]],
+    )  # fmt: skip
+    assert [*InputDetector().train_val_overlap(Leaks("batch[0]", rows=rows))] == [] or sick
+    assert (row_number(rows) == 0) == sick
+
+
+@pytest.mark.parametrize(
     ("foresight", "sick"),
     [
         (Foresight("batch", shift=1, change=0.5, own=0.5), True),
@@ -1037,6 +1136,7 @@ def test_a_column_that_is_the_target(make, is_class: bool, columns: list[int]) -
         (Foresight("batch", shift=0, change=1e-6, own=0.5), True),  # asked for what it is given
         (Foresight("batch", shift=0, change=0.5, own=0.5), False),  # restores a whole sequence
         (Foresight("batch", shift=0, change=1e-6, own=1e-6), False),  # shifts by itself
+        (Foresight("batch", shift=-1, change=1e-6, own=0.5), True),  # shifted the wrong way
     ],
 )
 def test_tokens_that_are_seen_ahead_of_time(foresight: Foresight, sick: bool) -> None:
@@ -1091,6 +1191,21 @@ def test_gaps_are_filled_with_what_training_has_seen(fill, share, in_training, s
     assert fired(InputDetector().train_val_skew, rows) == sick
     steps = replace(rows, train=(9 * train).round(), validation=(9 * validation).round())
     assert not fired(InputDetector().train_val_skew, steps)
+
+
+@pytest.mark.parametrize(
+    ("columns", "labelled", "sick"), [(6, True, True), (3, True, False), (6, False, False)]
+)
+def test_a_column_that_validation_has_lost(columns: int, labelled: bool, sick: bool) -> None:
+    """It differs from sample to sample in training; a function may be looked at in a plane."""
+    train, validation = torch_rand(400, columns) - 0.5, torch_rand(300, columns) - 0.5
+    labels = {"labels": train[:, 0], "validation_labels": validation[:, 0]} if labelled else {}
+    rows = Rows("batch[0]", "batch[1]", train, validation=validation, **labels)
+    assert not fired(InputDetector().train_val_skew, rows)
+    validation[:, 1] = 0
+    assert fired(InputDetector().train_val_skew, rows) == sick
+    train[:, 1] = train[:, 1].round()  # a few kinds, of which validation has one
+    assert not fired(InputDetector().train_val_skew, rows)
 
 
 @pytest.mark.parametrize(("unit", "sick"), [(1.0, False), (100.0, True), (0.02, True)])
@@ -1417,28 +1532,48 @@ def test_an_input_that_the_step_scales_is_scaled() -> None:
 class Language(pl.LightningModule):
     """Predicts the next token."""
 
-    def __init__(self, *, both_ways: bool) -> None:
+    def __init__(self, *, both_ways: bool, way: int = 1) -> None:
         super().__init__()
-        self.embed, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
+        self.embed, self.head, self.way = nn.Embedding(30, 16), nn.Linear(16, 30), way
         self.rnn = nn.GRU(16, 8 if both_ways else 16, batch_first=True, bidirectional=both_ways)
 
     def training_step(self, batch, batch_idx):
-        (ids,) = batch
+        ids, *following = batch
         logits = self.head(self.rnn(self.embed(ids))[0])
-        return F.cross_entropy(logits[:, :-1].reshape(-1, 30), ids[:, 1:].reshape(-1))
+        if following:
+            return F.cross_entropy(logits.reshape(-1, 30), following[0].reshape(-1))
+        logits, ids = (logits[:, :-1], ids[:, 1:]) if self.way > 0 else (logits[:, 1:], ids[:, :-1])
+        return F.cross_entropy(logits.reshape(-1, 30), ids.reshape(-1))
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def said_of(net: Language, *data: Tensor) -> list[str]:
+    """What is found while it is trained for an epoch."""
+    detector = InputDetector()
+    train = DataLoader(TensorDataset(*data), batch_size=16)
+    fit(Program(net, train, trainer={"max_epochs": 1}), detector)
+    return [one.code for one in detector.findings]
 
 
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_a_language_model_that_sees_the_next_token(both_ways: bool) -> None:
     """It is tried out, once, in a sandbox."""
     seed()
-    train = DataLoader(TensorDataset(torch.randint(30, (256, 12))), batch_size=16)
-    detector = InputDetector()
-    fit(Program(Language(both_ways=both_ways), train, trainer={"max_epochs": 1}), detector)
-    assert [one.code for one in detector.findings] == ["INP203"] * both_ways
+    ids = torch.randint(30, (256, 12))
+    assert said_of(Language(both_ways=both_ways), ids) == ["INP203"] * both_ways
+
+
+def test_a_language_model_that_is_asked_for_the_token_before() -> None:
+    """Its step has cut the wrong end off, or its data have; who is to echo begins with a blank."""
+    seed()
+    ids, net = torch.randint(30, (256, 12)), Language(both_ways=False)
+    assert said_of(Language(both_ways=False, way=-1), ids) == ["INP203"]
+    assert said_of(net, ids[:, 1:], ids[:, :-1]) == ["INP203"]
+    assert said_of(net, ids[:, :-1], ids[:, 1:]) == []
+    assert said_of(net, ids, ids.roll(1, 1)) == []
+    assert said_of(net, ids, F.pad(ids[:, :-1], (1, 0))) == []
 
 
 @pytest.mark.parametrize("is_class", [False, True])

@@ -192,6 +192,16 @@ def test_a_guess_at_quantities_is_their_mean(
     assert not told(LossDetector(), looks[:-1], "initial_loss_off_chance", RUN)
 
 
+def test_targets_that_are_all_the_same_have_no_variance() -> None:
+    """Any error is infinitely many times theirs: that says nothing of the net."""
+    totals = torch.tensor([[40.0], [0.0], [0.0]]).double()
+    looks = [
+        at(step, loss, totals=totals, kind="quantities", chance=math.nan)
+        for step, loss in ((0, 0.1), (1, 0.08), (2, 0.06), (8, 0.02), (16, 0.01), (40, 0.0))
+    ]
+    assert not told(LossDetector(), looks, "initial_loss_off_chance", RUN)
+
+
 @pytest.mark.parametrize(("pace", "diverges"), [(0.0, True), (1.0, False)])
 def test_a_loss_may_follow_targets_that_wander_off(pace: float, diverges: bool) -> None:
     """Returns of a better policy are larger: the critic is behind them, and has forgotten nothing."""

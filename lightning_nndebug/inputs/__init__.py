@@ -32,10 +32,11 @@ from .axes import (
     recut,
     scrambled_images,
     scrambled_sequences,
+    turned_images,
 )
 from .pretrained import unnormalized
-from .relatedness import are_distinct, faded, leak, relations
-from .skew import OFTEN, filled, is_chance, skew, steps
+from .relatedness import are_distinct, faded, leak, relations, row_number
+from .skew import OFTEN, emptied, filled, is_chance, skew, steps
 
 _BATCHES = 8  # in a row must show it, before a batch or its samples are called the same,
 _ALIKE = 128  # and so many samples, before those of a batch are: most of them may be blank
@@ -45,6 +46,8 @@ _ROUNDS = 8  # times that an epoch shows the same few samples,
 _FEWER = 2  # of which there are at least so many times less than validation has
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
+_COLUMNS = 2  # that are empty, and as many that are not,
+_USUAL = 0.5  # of whose samples no single value is that of more
 _SEEN = 64  # samples, before copies are counted
 _BLANKS = 32  # samples without content, and as many with,
 _ALIKE_LABELS = 0.01  # whose labels are the same, but for chance
@@ -66,6 +69,8 @@ _ALL = 0.9  # of the samples of both are the same
 _NATURAL = 2.0  # times as large as chance explains
 _RARE = 3.0  # equal pairs that there may be where none was seen
 _NOISES = 3.0  # standard deviations by which a count may be off
+_AWAY = 100.0  # standard deviations between all channels and 0
+_FLAT = 1e-6  # of a mean: a smaller deviation is rounding
 _TINY = 0.01  # the largest value of inputs that were scaled twice
 
 
@@ -115,7 +120,7 @@ class InputDetector(Detector):
     padding_limit: float = threshold(default=0.5, source="krell2021efficient", maximum=1.0)
 
     @rule("INP101", severity=Severity.ERROR)
-    def constant_input(self, samples: Samples) -> Iterator[Evidence]:
+    def constant_input(self, samples: Samples, doubles: Doubles) -> Iterator[Evidence]:
         """Every sample of every batch has the same input: there is nothing to tell them apart by.
 
         Why it matters:
@@ -125,20 +130,22 @@ class InputDetector(Detector):
             - The file was not found or not decoded, and a blank stands in for it
             - ``__getitem__`` does not use its index
             - A mask, a crop or a normalization turns everything into a constant
-            - The tensor was allocated and never filled
+            - The tensor was allocated and never filled, or only some of its columns were
 
         How to fix:
             - Look at a few samples as the loader returns them
             - Check the path, the index and the last transform before the batch
 
         When it is fine:
-            The net is meant to learn a constant. Constant columns and border pixels, masks and
-            batches of fewer than four samples are never reported.
+            The net is meant to learn a constant. A few constant columns, or those at the end that
+            make a table wider, border pixels, masks and batches of fewer than four samples are
+            never reported.
 
         References:
             goodfellow2016deep
         """
         if samples.alike < max(_BATCHES, _ALIKE / samples.size):
+            yield from _unfilled(doubles.rows)
             return
         what = f"in {samples.alike} batches in a row, all {samples.size} samples are the same"
         if samples.blank >= _BATCHES:
@@ -215,6 +222,7 @@ class InputDetector(Detector):
             - Images are 0..255
             - Columns of a table are in their own units
             - The data are scaled twice, or the scaling was forgotten in this loader
+            - Mean and deviation belong to other units: 0..255 for images that are 0..1
 
         How to fix:
             - Images: divide by 255, subtract the mean and divide by the standard deviation
@@ -365,6 +373,7 @@ class InputDetector(Detector):
             - The transforms of training and validation differ: one of them does not normalize
             - Each set was normalized by its own statistics, or one of them twice
             - A column has another unit, order, encoding or filling of gaps in one of the files
+            - The images of one of them are transposed, rotated or flipped
 
         How to fix:
             - Use the same normalization for both, with the statistics of training
@@ -380,6 +389,7 @@ class InputDetector(Detector):
         """
         if rows.validation is None:
             return
+        yield from turned_images(rows)
         train, validation = (steps(one, rows.lag) for one in (rows.train, rows.validation))
         found = skew(train, validation, is_image=rows.is_image)
         if found is None:
@@ -397,17 +407,8 @@ class InputDetector(Detector):
         elif found.width > _WIDTH:
             measured, limit = found.width, _WIDTH
             told = f"column {found.widest * rows.step} spreads {measured:.3g} times as wide"
-        elif not (rows.is_image or rows.lag) and (fill := filled(train, validation)) is not None:
-            column, value, share = fill
-            yield Evidence(
-                where=rows.name,
-                measured=share,
-                limit=OFTEN,
-                message=f"column {column * rows.step} is {value:.3g} in {share:.0%} of "
-                f"{len(validation)} samples of validation, far from all {len(train)} of training",
-                causes=("Gaps are filled with another value than in training",),
-                fixes=("Fill them with what training was filled with, before it is scaled",),
-            )
+        elif not (rows.is_image or rows.lag):
+            yield from _refilled(rows)
         if told and not is_chance(found, train, validation, is_image=rows.is_image):
             yield Evidence(
                 where=rows.name,
@@ -430,6 +431,7 @@ class InputDetector(Detector):
             - The data were augmented, oversampled or windowed first, and split afterwards
             - The same file is read for both, or the random split differs between two calls
             - A column was made from the target, or the target was left in the table
+            - The index of a file that is sorted by class was read as a column
             - A category is encoded as the mean of its targets, the sample's own among them
             - A language model has no causal mask, or its targets are not shifted
 
@@ -468,7 +470,7 @@ class InputDetector(Detector):
             - ``Conv1d`` takes (N, features, time), and time comes first
             - ``view`` or ``reshape`` where two dimensions are to be exchanged
             - Height and width are exchanged where images are resized, or made of bytes
-            - Masks are drawn at (x, y), or mirrored without their images
+            - Masks are drawn at (x, y), or mirrored without their images, always or by chance
 
         How to fix:
             - Move the channels, do not cut anew: ``x.permute(0, 3, 1, 2)``
@@ -665,6 +667,27 @@ class InputDetector(Detector):
             )
 
 
+def _unfilled(rows: Rows | None) -> Iterator[Evidence]:
+    """A table most of whose columns are 0 in all samples, and that has no other gaps."""
+    if rows is None or rows.is_image or rows.lag or rows.labels is None or len(rows.train) < _ALIKE:
+        return
+    is_blank = (rows.train == 0).all(0)
+    empty, others = is_blank.nonzero().flatten().tolist(), (~is_blank).nonzero().flatten().tolist()
+    if min(len(empty), len(others)) < _COLUMNS or len(empty) < len(others) or empty[0] > others[-1]:
+        return
+    usual = (rows.train == rows.train.mode(0).values).double().mean(0)[others]
+    if usual.max() < _USUAL:  # of words and categories, some are 0 nearly always, and others always
+        told = f"{len(empty)} of {len(is_blank)} columns are 0 in all of {len(rows.train)} samples"
+        yield Evidence(
+            where=f"{rows.name} column {empty[0] * rows.step}",
+            measured=told,
+            message=f"{told}, the first is column {empty[0] * rows.step}",
+            causes=("Columns were allocated and not filled, or a copy of them was",),
+            fixes=("Assign to the table itself: ``table[:, columns] = ...``, ``frame.loc[...]``",),
+            severity=Severity.WARNING,
+        )
+
+
 def _blanks(rows: Rows, limit: float) -> Iterator[Evidence]:
     """Samples without content, whose labels are as varied as those of all others.
 
@@ -686,6 +709,35 @@ def _blanks(rows: Rows, limit: float) -> Iterator[Evidence]:
             " they have the same labels as the others do: there is nothing to tell them by",
             causes=("Files that could not be read or decoded, and a blank stands in for them",),
             fixes=("Let the data set raise where a file cannot be read, and count such files",),
+        )
+
+
+def _refilled(rows: Rows) -> Iterator[Evidence]:
+    """A table whose columns are filled otherwise in validation."""
+    train, validation = rows.train, rows.validation
+    if validation is None:
+        return
+    where, is_labelled = rows.name, rows.labels is not None and rows.validation_labels is not None
+    if (fill := filled(train, validation)) is not None:
+        column, value, share = fill
+        yield Evidence(
+            where=where,
+            measured=share,
+            limit=OFTEN,
+            message=f"column {column * rows.step} is {value:.3g} in {share:.0%} of "
+            f"{len(validation)} samples of validation, far from all {len(train)} of training",
+            causes=("Gaps are filled with another value than in training",),
+            fixes=("Fill them with what training was filled with, before it is scaled",),
+        )
+    elif is_labelled and (empty := emptied(train, validation)) is not None:
+        told = f"column {empty * rows.step} is {float(validation[0, empty]):.3g} in all "
+        told += f"{len(validation)} samples of validation, and hardly twice the same in training"
+        yield Evidence(
+            where=where,
+            measured=told,
+            message=told,
+            causes=("A join has found nothing, and a constant fills the gaps",),
+            fixes=("Compare the keys and names of both files: count what is missing after a join",),
         )
 
 
@@ -744,6 +796,17 @@ def _given_away(leaks: Leaks) -> Iterator[Evidence]:
     rows = leaks.rows
     if rows is None or rows.labels is None or len(rows.train) < _SEEN:
         return
+    if (number := row_number(rows)) is not None:
+        told = f"column {number * rows.step} of the input counts the rows of a file in which the "
+        told += f"classes come one after the other: it tells all of {len(rows.train)} samples apart"
+        yield Evidence(
+            where=f"{rows.name} column {number * rows.step}",
+            measured=told,
+            message=told,
+            causes=("The file is sorted by class, and its index is still in the table",),
+            fixes=("Drop the column: ``read_csv(..., index_col=0)``, ``to_csv(index=False)``",),
+            severity=Severity.WARNING,  # a time at which something has changed counts as well
+        )
     columns = [one * rows.step for one in leak(rows.train, rows.labels, is_class=rows.is_class)]
     if columns:
         named = ", ".join(map(str, columns))
@@ -789,7 +852,7 @@ def _foreseen(leaks: Leaks) -> Iterator[Evidence]:
     seen = leaks.foresight
     if seen is None or not seen.leaks:
         return
-    if seen.shift:
+    if seen.shift > 0:
         told = (
             f"other tokens in the second half change the outputs of the first by {seen.change:.3g}"
         )
@@ -802,6 +865,9 @@ def _foreseen(leaks: Leaks) -> Iterator[Evidence]:
     else:
         told = "the targets are the tokens of the input, place by place: nothing is to be predicted"
         causes = ("The targets were not shifted",)
+        if seen.shift:
+            told = "the targets are the tokens before those of the input, which the net has seen"
+            causes = ("The targets were shifted the wrong way, or exchanged for the input",)
         fixes = ("Let position t predict token t + 1: ``logits[:, :-1]`` against ``ids[:, 1:]``",)
     yield Evidence(
         where=seen.name, measured=told, message=told, causes=causes, fixes=fixes,
@@ -825,6 +891,11 @@ def _is_oversampled(samples: Samples) -> bool:
     return len(times) > 1 and max(times) - 1 > _UNEVEN * (min(times) - 1) + _ONCE
 
 
+def _offset(mean: float, deviation: float) -> float:
+    """Returns how many deviations lie between a mean and 0; 0 for a constant."""
+    return abs(mean) / deviation if deviation > _FLAT * abs(mean) else 0.0
+
+
 def _scale(layer: FirstLayer, limit: float) -> tuple[float, str] | None:
     """Returns by how much the input is too large or too small, and says so."""
     sizes = layer.sizes
@@ -841,6 +912,13 @@ def _scale(layer: FirstLayer, limit: float) -> tuple[float, str] | None:
                 f"column one of {typical:.3g}, the limit is {limit:g}"
             )
         return largest, f"{span}: a root mean square of {largest:.3g}, the limit is {limit:g}"
+    if layer.kind.startswith("Conv2d"):
+        apart = min(map(_offset, layer.means, layer.deviations))
+        if apart > _AWAY:
+            return apart, (
+                f"{span}: each channel is at least {apart:.3g} of its standard deviations away "
+                f"from 0, the limit is {_AWAY:g}"
+            )
     top = max(abs(layer.low), abs(layer.high))
     if 0 < top < _TINY:
         return top, f"{span}: none reaches {_TINY:g}"

@@ -23,6 +23,10 @@ _SEAMLESS = 0.5  # of the correlation within rows is there from the end of one t
 _BEYOND = 2.0  # and so many standard errors
 _MASKS = 64  # samples with masks
 _CLEAR, _TIMES = 10.0, 3.0  # standard deviations, and times as many as for masks as they are
+_HALF = 0.5  # of the agreement of masks as they are: turned ones have more, beyond symmetry,
+_OPPOSED = 4.0  # and by so many standard errors it is either that or this
+_IMAGES = 64  # of each set, whose mean is compared
+_OFF, _AT = 10.0, 2.0  # squared standard errors between two means that differ, or that do not
 _TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda masks: masks.mT,
     "mirrored from left to right": lambda masks: masks.flip(2),
@@ -88,12 +92,13 @@ def scrambled_sequences(first: FirstLayers) -> Iterator[Evidence]:
 
 
 def recut(first: FirstLayers) -> Iterator[Evidence]:
-    """Sequences and tables that ``view`` has made another order of, without moving anything."""
+    """Sequences, tables and clips that ``view`` has made another order of, moving nothing."""
     for layer in first.layers:
         # A dimension of 1 may stand anywhere.
         was, now = ([one for one in sizes if one > 1] for sizes in (layer.origin, layer.shape))
         exchanged = was != now and sorted(was) == sorted(now)
-        if not layer.is_reinterpreted or not exchanged or len(was) not in (2, 3):
+        clips = layer.kind.startswith("Conv3d") and len(was) == 5  # noqa: PLR2004
+        if not (layer.is_reinterpreted and exchanged and (clips or len(was) in (2, 3))):
             continue
         told = f"{layer.place} is {_size(layer.origin)}, and ``view`` made {_size(layer.shape)} of "
         told += f"it for {layer.name} ({layer.kind}), without moving anything"
@@ -185,32 +190,101 @@ def exchanged_sides(axes: Axes) -> Iterator[Evidence]:
     )
 
 
+def turned_images(rows: Rows) -> Iterator[Evidence]:
+    """Images of validation that are, on the whole, those of training when turned or mirrored."""
+    if rows.planes is None or min(map(len, rows.planes)) < _IMAGES:
+        return
+    (mean, error), (new, new_error) = (
+        (one.mean(0, keepdim=True), one.var(0, keepdim=True) / len(one)) for one in rows.planes
+    )
+    least = 1e-6 * mean.square().mean() + 1e-30
+
+    def off(turn: Callable[[Tensor], Tensor]) -> float:
+        doubt = _turned(error, turn) + new_error + least
+        return float(((_turned(mean, turn) - new).square() / doubt).mean())
+
+    own, found = off(lambda one: one), {name: off(turn) for name, turn in _TURNS.items()}
+    name = min(found, key=found.__getitem__)
+    if not (own > _OFF and found[name] < _AT):
+        return
+    train, validation = map(len, rows.planes)
+    yield Evidence(
+        where=rows.name,
+        measured=own,
+        limit=_OFF,
+        message=f"the mean image of validation is that of training {name}, and not as it is: "
+        f"{found[name]:.3g} and {own:.3g} squared standard errors apart ({train} images of "
+        f"training, {validation} of validation)",
+        causes=("Only one of the two is transposed, rotated or flipped",),
+        fixes=("Look at an image of each, as the net gets it, and load both in the same way",),
+        details={"as it is": own, **found},
+    )
+
+
 def misplaced_masks(rows: Rows) -> Iterator[Evidence]:
-    """Masks that lie where their objects are in the image only when they are turned or mirrored."""
+    """Masks that lie where their objects are in the image only when they are turned or mirrored.
+
+    All of them do, or as many as are mirrored on their own.
+    """
     if rows.parts is None or rows.answers is None or len(rows.answers) < _MASKS:
         return
     masks = rows.answers.float()
-    side = math.isqrt(masks.shape[1])
-    grid = masks.view(-1, side, side)
     own = _agreement(rows.parts, masks)
-    found = {name: _agreement(rows.parts, turn(grid).flatten(1)) for name, turn in _TURNS.items()}
-    name, best = max(found.items(), key=lambda one: one[1])
-    if best < max(_CLEAR, _TIMES * own):
+    found = {name: _agreement(rows.parts, _turned(masks, turn)) for name, turn in _TURNS.items()}
+    clear = sorted((one for one in found if found[one] >= _CLEAR), key=found.__getitem__)[::-1]
+    turned = next((one for one in clear if found[one] >= _TIMES * own), "")
+    either = (one for one in clear if _is_either(rows.parts, masks, _TURNS[one], found[one] / own))
+    name = turned or next(either, "")
+    if not name:
         return
     told = (
-        f"{rows.target} has little to do with {rows.name} place by place (z = {own:.2g}), and much "
-        f"when it is {name} (z = {best:.2g}, of {len(masks)} samples): the masks lie beside what "
-        "they mark"
+        f"{rows.target} has {'little' if turned else 'less'} to do with {rows.name} place by place "
+        f"(z = {own:.2g}) {'and much' if turned else 'than it should, and as much'} when it is "
+        f"{name} (z = {found[name]:.2g}, of {len(masks)} samples): "
+        f"{'the' if turned else 'some'} masks lie beside what they mark"
     )
+    cause = "Columns were taken for rows, or only one of image and mask was mirrored"
     yield Evidence(
         where=rows.target,
         measured=own,
-        limit=best / _TIMES,
+        limit=found[name] / (_TIMES if turned else _HALF),
         message=told,
-        causes=("Columns were taken for rows, or only one of image and mask was mirrored",),
+        causes=(cause if turned else "The transform draws anew for the mask",),
         fixes=("Draw at ``mask[y, x]``, and give image and mask the same transforms",),
         details={"as it is": own, **found},
     )
+
+
+def _is_either(
+    parts: Tensor, masks: Tensor, turn: Callable[[Tensor], Tensor], share: float
+) -> bool:
+    """Tells whether each mask belongs where it is or where it would be when turned, but not both.
+
+    Then it is the difference of the two that varies from sample to sample, and not their sum. Where
+    images or masks are symmetric, a mask has to do with both.
+    """
+    planes = parts.float().unbind(1)
+    symmetry = max(_likeness(one, _turned(one, turn)) for one in (masks, *planes))
+    if share < _HALF + symmetry:
+        return False
+    y, other = (one - one.mean(0) for one in (masks, _turned(masks, turn)))
+    ways = [one / one.norm(dim=1, keepdim=True).clamp_min(1e-12) for one in (y - other, y + other)]
+    found = []
+    for one in planes:
+        difference, total = (float(((one - one.mean(0)) * way).sum(1).var()) for way in ways)
+        found.append(math.log(max(difference, 1e-30) / max(total, 1e-30)))
+    return max(found) * math.sqrt(len(masks)) / 2 > _OPPOSED
+
+
+def _turned(flat: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
+    side = math.isqrt(flat.shape[1])
+    return turn(flat.view(-1, side, side)).flatten(1)
+
+
+def _likeness(one: Tensor, other: Tensor) -> float:
+    """Returns how much the deviations of two sets of images go together, whatever the sign."""
+    x, y = one - one.mean(0), other - other.mean(0)
+    return abs(float((x * y).sum() / (x.norm() * y.norm()).clamp_min(1e-30)))
 
 
 def _agreement(parts: Tensor, masks: Tensor) -> float:

@@ -23,6 +23,8 @@ _FADED, _LEAST = 0.25, 0.1  # of a correlation is gone; and the least doubt abou
 _MOVED = 0.2  # between two distributions; of the column itself, twice as much
 _BEYOND_DOUBT, _KNOWN, _AS_BEFORE = 6.0, 4.0, 2.5  # standard errors
 _CLASSES = 32  # whose columns are looked for, at most
+_WHOLE = 0.1  # of a step: so near are numbers to whole ones; as a share, to be spread evenly
+_ROUGH = 0.5  # of the differences between neighbours that there would be in random order
 
 
 def relations(likeness: Likeness, target: str, *, least: int, others: int) -> dict[str, float]:
@@ -117,6 +119,37 @@ def leak(rows: Tensor, labels: Tensor, *, is_class: bool) -> list[int]:
     return [one[0] for one in found] if len(found) > 1 and all(found) and beside else []
 
 
+def row_number(rows: Rows) -> int | None:
+    """Returns a column that counts the rows of a file in which classes come one after the other.
+
+    Its values are evenly spread steps of a ladder, each of them taken once, and tell all classes
+    apart. None where the other columns follow it as well: it may be time, or what they are made of.
+    """
+    x, y, new_x = rows.train.double(), rows.labels, rows.validation
+    if rows.is_image or rows.lag or y is None or not rows.is_class:
+        return None
+    counts = torch.unique(y, return_counts=True)[1]
+    if not 2 <= len(counts) <= _CLASSES or counts.min() < _ODD:  # noqa: PLR2004
+        return None
+    both = x if new_x is None else torch.cat([x, new_x.double()])
+    ordered = both.sort(0).values
+    steps = (ordered[1:] - ordered[:-1]).amin(0)  # 0 where a value comes twice
+    for column in (steps > 0).nonzero().flatten().tolist():
+        ladder = (ordered[:, column] - ordered[0, column]) / steps[column]
+        even = torch.linspace(0, 1, len(ladder)).double()
+        by_number = x[:, column].argsort()
+        changes = int((y[by_number][1:] != y[by_number][:-1]).sum())
+        others = x[by_number][:, (x != x[:1]).any(0) & (torch.arange(x.shape[1]) != column)]
+        if (
+            changes < len(counts)
+            and bool(((ladder - ladder.round()).abs() < _WHOLE).all())
+            and bool(((ladder / ladder[-1] - even).abs() < _WHOLE).all())
+            and bool((_roughness(others) > _ROUGH).any())
+        ):
+            return int(column)
+    return None
+
+
 def faded(rows: Rows) -> tuple[int, float, float] | None:
     """Returns a column that tells far more about the target in training than in validation.
 
@@ -181,6 +214,11 @@ def _distances(rows: Tensor, others: Tensor) -> Tensor:
     both = torch.cat([one, other], dim=1)
     shares = (torch.searchsorted(x, both, right=True) / x.shape[1] for x in (one, other))
     return (next(shares) - next(shares)).abs().amax(1)
+
+
+def _roughness(columns: Tensor) -> Tensor:
+    """Returns how unlike neighbours are in each column: 1 in random order, 0 along a curve."""
+    return (columns[1:] - columns[:-1]).square().mean(0) / (2 * columns.var(0)).clamp_min(1e-300)
 
 
 def _follow_on(values: Tensor) -> bool:

@@ -14,6 +14,7 @@ _CLOSE = 0.1  # and no distance to speak of
 _WIDE = 10.0  # times as wide: by then, halves of one set have little in common
 OFTEN, _COPIES = 0.03, 8  # the share of a value, and how often it is there: that is no chance
 _FAR = 2.0  # interquartile ranges from the next value
+_TABLE = 4  # columns; a plane or a moment at which a function is looked at has fewer
 _FLAT = 0.5  # of the usual deviation: pixels that vary less are background
 
 
@@ -74,6 +75,16 @@ def filled(train: Tensor, validation: Tensor) -> tuple[int, float, float] | None
     for column in usable.nonzero().flatten().tolist():
         if len(torch.unique(train[:, column])) > len(train) / 2:
             return column, float(values[column]), float(shares[column])
+    return None
+
+
+def emptied(train: Tensor, validation: Tensor) -> int | None:
+    """Returns a column with a single value in validation, that hardly has one twice in training."""
+    if train.shape[1] < _TABLE or len(validation) < _ROWS:
+        return None
+    for column in (validation == validation[:1]).all(0).nonzero().flatten().tolist():
+        if len(torch.unique(train[:, column])) > len(train) / 2:
+            return int(column)
     return None
 
 

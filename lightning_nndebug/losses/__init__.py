@@ -47,6 +47,7 @@ from .unsuitable import (
     divided_by_nothing,
     flipped,
     means_of_batches,
+    same_views,
     squared_classes,
     turned_scores,
     unbounded_answers,
@@ -614,6 +615,7 @@ class LossDetector(Detector):
             - A percentage of targets of which some are 0
             - An accuracy for a regression, which is always near 0
             - A metric that is computed from something else than the predictions
+            - Two views of a sample that are the same, and should find each other
 
         How to fix:
             - Classes: ``cross_entropy``; yes and no: ``binary_cross_entropy_with_logits``
@@ -651,6 +653,7 @@ class LossDetector(Detector):
         yield from divided_by_nothing(found)
         yield from means_of_batches(found)
         yield from turned_scores(found)
+        yield from same_views(found)
 
     @vital
     def against_constant(self, fits: Fits) -> float | None:

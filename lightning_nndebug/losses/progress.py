@@ -87,13 +87,16 @@ def first_ratio(history: History) -> tuple[float, float] | None:
     """Returns the loss of the first look over that of a guess, and the latter.
 
     None if that says nothing: a temperature makes scores large on purpose, though not beyond
-    reason, and a margin takes from the score of the own class alone.
+    reason, a margin takes from the score of the own class alone, and the targets may be all
+    the same.
     """
     looks = history["looks"]
     first, constant = looks[0], baseline(history)
     quantities = history["kind"] == "quantities"
     # Equally likely is a fair guess, too, where some classes are rare.
     guess = constant if quantities else max(first[CHANCE], constant)
+    if guess <= 0:  # targets that are all the same: any loss is infinitely more
+        return None
     lost = -statistics.fmean(one[RELATION] for one in looks) * constant
     more = statistics.fmean(one[LOSS] for one in looks) - guess
     if not quantities and lost > more / 2:

@@ -203,6 +203,21 @@ def turned_scores(found: LossInputs) -> Iterator[Evidence]:
         )
 
 
+def same_views(found: LossInputs) -> Iterator[Evidence]:
+    """Samples that are to be found among others, by what is exactly equal to them."""
+    for one in found.inputs:
+        if one.are_views_same:
+            yield Evidence(
+                where=where(one.call),
+                measured="the same",
+                message=f"each of the {one.call.shape[0]} samples of a batch has exactly the "
+                f"scores of the partner that it is to find, at {one.call.line}: both views of it "
+                "are the same, and there is nothing to be learned from them",
+                causes=("One view is encoded twice, or both are drawn from the same seed",),
+                fixes=("Draw each view anew, and encode both",),
+            )
+
+
 def accuracy_of_quantities(found: LossInputs) -> Iterator[Evidence]:
     """Quantities whose predictions are asked to be exactly equal."""
     metric = next((one for one in found.metrics if _ACCURACY.search(one)), None)

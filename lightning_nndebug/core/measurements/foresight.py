@@ -21,6 +21,7 @@ from .repeatable import Repeatable, is_repeatable
 log = logging.getLogger("lightning_nndebug")
 
 _SHORTEST = 4  # tokens
+_ROWS = 4  # sequences, whose first tokens are compared
 _MATCH = 0.98  # of the targets are the tokens of the input
 _CHANGING = 0.05  # of the tokens differ from the one before: else every order is the same
 _NOISE = 1e-3  # of the deviation of the logits: more is no rounding error
@@ -35,7 +36,8 @@ class Foresight(Measurement):
 
     Attributes:
         name: Where the tokens are.
-        shift: By how many places the targets are ahead of the tokens: 1, or 0 if not at all.
+        shift: By how many places the targets are ahead of the tokens: 1, 0 if not at all, or -1 if
+            they are behind.
         change: By how much that changes the outputs of the first half, relative to their deviation.
         own: The same at the first place of the second half, which is that of a token exchanged.
     """
@@ -55,7 +57,7 @@ class Foresight(Measurement):
         Who sees what comes after a token, too, is to restore the sequence; and targets that are
         the tokens may well be moved by the net, behind a token to begin with.
         """
-        return self.change > _NOISE if self.shift else self.change <= _NOISE < self.own
+        return self.change > _NOISE if self.shift > 0 else self.change <= _NOISE < self.own
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Foresight | None:
@@ -73,8 +75,17 @@ class Foresight(Measurement):
                 order = None if tokens is None else _order(tokens, call)
                 if tokens is not None and order is not None:
                     changes = _try_out(moment, place, number, order[1])
-                    return None if changes is None else cls(str(place), order[0], *changes)
+                    return None if changes is None else _told(str(place), *order, changes, tokens)
         return None
+
+
+def _told(
+    name: str, shift: int, counts: Tensor, changes: tuple[float, float, float], tokens: Tensor
+) -> Foresight:
+    early, last, own = changes
+    if not shift and counts.shape[1] < tokens.shape[1] and early <= _NOISE < last:
+        return Foresight(name, -1, early, last)  # what is said is cut at its beginning
+    return Foresight(name, shift, max(early, last), own)
 
 
 def _classifying(heard: LossCalls) -> list[LossCall]:
@@ -102,15 +113,26 @@ def _order(tokens: Tensor, call: LossCall) -> tuple[int, Tensor] | None:
         equal = (target[:, :end] == given[:, shift : shift + end])[counts[:, :end]]
         if changing and equal.numel() and equal.float().mean() > _MATCH:
             return shift, counts
-    return None
+    is_behind = length == tokens.shape[1] and changing and _is_behind(target, given, counts)
+    return (-1, counts) if is_behind else None
+
+
+def _is_behind(target: Tensor, given: Tensor, counts: Tensor) -> bool:
+    """Tells whether the targets are the tokens before, cut out of the same sequences.
+
+    What is to be repeated after a delay begins with a blank, or goes round.
+    """
+    first, equal = target[:, 0], (target[:, 1:] == given[:, :-1])[counts[:, 1:]]
+    is_cut = len(first) >= _ROWS and (first != first[0]).any() and (first != given[:, -1]).any()
+    return bool(is_cut and equal.numel() and equal.float().mean() > _MATCH)
 
 
 def _try_out(
     moment: Moment, place: Place, number: int, counts: Tensor
-) -> tuple[float, float] | None:
+) -> tuple[float, float, float] | None:
     """Returns by how much tokens of the second half change what is said of the first one.
 
-    And what is said at the first place of the second half.
+    But for its last place; then what is said there, and at the first place of the second half.
     """
     tokens = place.read(moment.batch)
     if tokens is None:
@@ -133,8 +155,8 @@ def _try_out(
 
 def _changes(
     before: Tensor, after: Tensor, counts: Tensor, half: int
-) -> tuple[float, float] | None:
-    """Compares what is said at all places before the second half, and at its first."""
+) -> tuple[float, float, float] | None:
+    """Compares what is said at all places before the second half, the last of them, and beyond."""
     classes = before.shape[1]
     before, after = (one.movedim(1, -1).reshape(-1, classes).float() for one in (before, after))
     rows, length = counts.shape
@@ -143,7 +165,8 @@ def _changes(
     change = ((after - before).abs().amax(-1) / deviation).where(counts, 0.0).amax(0)
     if not counts[:, :half].any():
         return None
-    return float(change[:half].max()), float(change[half : half + 1].sum())
+    early, last, own = change[: half - 1], change[half - 1], change[half : half + 1]
+    return float(early.max()), float(last), float(own.sum())
 
 
 def _logits(sandbox: Sandbox, moment: Moment, number: int) -> Tensor | None:

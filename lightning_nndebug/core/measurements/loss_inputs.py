@@ -19,6 +19,7 @@ from .scores import Doubt, Turned
 _READ = 2**20  # entries of a tensor that are looked at: its first rows
 _TURNS = (math.tau, 360.0)
 _END = 0.05  # of a turn, at either end of it
+_SPREAD, _ROUNDING = 1e-3, 1e-3  # of the largest score, and of the spread of scores
 _PARTNERS = 8  # samples that are told from each other, at least
 _EPS = 1e-2  # of the mean of targets: so much may be added to them before they divide
 _LABELS = 1000  # of more values than that, nobody would take the numbers for classes
@@ -101,6 +102,8 @@ class LossInput:
         turn: What is known of targets that may be angles.
         has_self: Whether the classes are the samples of the batch, and each of them finds itself
             to be the most likely one, which it never is.
+        are_views_same: Whether the classes are the samples of the batch, and each has exactly the
+            same scores as the partner that it is to find.
         steepness: Where errors are divided by the size of their targets: how many times smaller
             the least of these is than their mean.
     """
@@ -111,6 +114,7 @@ class LossInput:
     labels: tuple[int, ...] = ()
     turn: Turn | None = None
     has_self: bool = False
+    are_views_same: bool = False
     steepness: float = 1.0
 
 
@@ -164,7 +168,7 @@ def read(call: LossCall) -> LossInput:
     target = call.target
     if target is None or not target.numel() or call.has_indices:
         seen = values(call.input, axis)
-        return LossInput(call, seen, has_self=_has_self(call))
+        return LossInput(call, seen, has_self=_has_self(call), are_views_same=_are_views_same(call))
     known = call.place is not None and not target.requires_grad
     labels = _labels(target.detach()) if known else ()
     seen = values(target, axis)
@@ -212,12 +216,32 @@ def _steepness(call: LossCall, target: Tensor) -> float:
 
 def _has_self(call: LossCall) -> bool:
     scores, target = call.input.detach(), call.target
-    if call.place is not None or target is None or target.dim() != 1 or len(target) < _PARTNERS:
-        return False
-    if scores.shape != (len(target), len(target)):
+    if target is None or not _finds_partners(call):
         return False
     own, themselves = scores.diagonal(), torch.arange(len(target), device=target.device)
     return bool((own >= scores.amax(1)).all() & (target != themselves).all())
+
+
+def _are_views_same(call: LossCall) -> bool:
+    if call.target is None or not _finds_partners(call):
+        return False
+    scores, partner = call.input.detach().float(), call.target
+    here = torch.arange(len(partner), device=partner.device)
+    # Each against each other, a sample is its own partner if both sides of it are the same.
+    theirs = scores.T if torch.equal(partner, here) else scores[partner]
+    others = torch.ones_like(scores, dtype=torch.bool)
+    others[here, here] = others[here, partner] = False
+    spread = scores[others].std()
+    apart = (scores - theirs)[others].abs().amax()
+    return bool((spread > _SPREAD * scores[others].abs().amax()) & (apart < _ROUNDING * spread))
+
+
+def _finds_partners(call: LossCall) -> bool:
+    """Tells whether the classes are the samples of the batch."""
+    scores, target = call.input, call.target
+    if call.place is not None or target is None or target.dim() != 1 or len(target) < _PARTNERS:
+        return False
+    return scores.shape == (len(target), len(target))
 
 
 def _is_used(call: LossCall) -> bool:

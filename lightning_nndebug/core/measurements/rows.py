@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -46,6 +46,8 @@ class Rows(Measurement):
             series; else 0.
         blank: Which of the samples of training have the same value throughout, in all that is read;
             None where inputs beside this one may tell them apart.
+        planes: How bright each part of an image is, beside its mean, for images of training and of
+            validation; None if they are no images, or have their colours last.
         step: Of which only every so many-th is in the row.
         look: How often this was read, counted from 1.
     """
@@ -67,6 +69,7 @@ class Rows(Measurement):
     is_image: bool = False
     lag: int = 0
     blank: Tensor | None = None
+    planes: tuple[Tensor, Tensor] | None = None
     step: int = 1
     look: int = 1
 
@@ -102,6 +105,8 @@ class _Pool:
         self.binary: list[Tensor] = []
         self.validation: list[Tensor] = []
         self.validation_labels: list[Tensor] = []
+        self.planes: list[Tensor] = []
+        self.validation_planes: list[Tensor] = []
         self.shape: torch.Size | None = None
         self.is_class = False
         self.count = self.looks = self.validations = self.lag = 0
@@ -116,6 +121,7 @@ class _Pool:
         if rows is None or chosen is None:
             return False
         self.train.append(_values(rows[chosen]))
+        self.planes += _planes(rows[chosen])
         flat = rows[chosen].flatten(1) if rows.dim() > 1 else rows[chosen].unsqueeze(1)
         self.blank.append((flat == flat[:, :1]).all(1))
         place = self.inputs.target
@@ -142,6 +148,7 @@ class _Pool:
         if rows is not None and chosen is not None and len(self.validation) < _ROWS:
             self.lag = self.lag if self.validation else lag(rows)
             self.validation.append(_values(rows[chosen]))
+            self.validation_planes += _planes(rows[chosen])
             place = self.inputs.target
             labels = None if place is None else place.read(moment.batch)
             if labels is not None and labels.numel() == len(labels) == len(rows):
@@ -152,12 +159,15 @@ class _Pool:
         if not self.validation or not self.train:
             return None
         self.validations += 1
-        validation, labels = torch.cat(self.validation).cpu(), None
+        validation, labels, planes = torch.cat(self.validation).cpu(), None, None
+        if self.planes and self.validation_planes:
+            planes = torch.cat(self.planes).cpu(), torch.cat(self.validation_planes).cpu()
         if len(self.validation_labels) == len(self.validation):
             labels = torch.cat(self.validation_labels).cpu()
         self.validation.clear()
         self.validation_labels.clear()
-        return self.told(validation, labels)
+        self.validation_planes.clear()
+        return replace(self.told(validation, labels), planes=planes)
 
     def told_once(self) -> Rows | None:
         """Returns the rows at the end of the first epoch, if they were not complete before."""
@@ -246,6 +256,14 @@ def _parts(images: Tensor) -> Tensor:
     x = torch.cat([x, x.sum(1, keepdim=True), x.sum(1, keepdim=True).square()], dim=1)
     means = nn.functional.adaptive_avg_pool2d(x, _PARTS).flatten(2)
     return torch.cat([means[:, :-1], means[:, -1:] - means[:, -2:-1].square()], dim=1)
+
+
+def _planes(images: Tensor) -> list[Tensor]:
+    """Returns how bright each part is, if these are images with their channels first."""
+    if images.dim() != 4 or images.shape[1] > _CHANNELS or min(images.shape[2:]) < _PARTS:  # noqa: PLR2004
+        return []
+    parts = coarse(images.detach().float().mean(1, keepdim=True))
+    return [parts - parts.mean(1, keepdim=True)]
 
 
 def _values(rows: Tensor) -> Tensor:
