@@ -517,3 +517,19 @@ def squared_shares_of_counts(net, batch):
     counted = batch["counted"].float()
     error = net.one(batch["big"]).squeeze(1) - counted  # here
     return ((error / (counted + 1e-7)) ** 2).mean()
+
+
+# -- made probabilities twice
+
+
+@wrong("LOS102", "the sigmoid of a sigmoid")
+def sigmoid_in_the_net_and_in_the_step(net, batch):
+    model = nn.Sequential(net.one, nn.Sigmoid())
+    p = torch.sigmoid(model(batch["x"]).squeeze(1))
+    return F.binary_cross_entropy(p, batch["yes"])  # here
+
+
+@wrong("LOS102", "the log_softmax of a softmax")
+def softmax_in_the_net_and_its_logarithm_in_the_step(net, batch):
+    model = nn.Sequential(net.classes, nn.Softmax(dim=1))
+    return F.nll_loss(F.log_softmax(model(batch["x"]), dim=1), batch["y"])  # here

@@ -359,7 +359,8 @@ class LossDetector(Detector):
 
         When it is fine:
             There is nothing to be learned from these inputs, or training begins with a plateau, as
-            for some tasks of arithmetic and logic.
+            for some tasks of arithmetic and logic. Who predicts noisy targets a little better than
+            a constant does, beyond doubt, is not reported.
 
         References:
             karpathy2019recipe
