@@ -24,6 +24,9 @@ ONE_LINERS: dict[str, Callable[[Any, Any], Any]] = {
     "label_smoothing": lambda net, b: F.cross_entropy(
         net.classes(b["x"]), b["y"], label_smoothing=0.1
     ),
+    "log_softmax_twice": lambda net, b: F.nll_loss(
+        net.classes(b["x"]).log_softmax(1).log_softmax(1), b["y"]
+    ),
     "nll_of_log_softmax": lambda net, b: F.nll_loss(net.classes(b["x"]).log_softmax(1), b["y"]),
     "classes_moved": lambda net, b: F.cross_entropy(net.classes(b["s"]).transpose(1, 2), b["tags"]),
     "step_by_step": lambda net, b: F.cross_entropy(

@@ -530,3 +530,19 @@ def twice_the_same_view_among_all_others(net, batch):
     z = F.normalize(net.embed(batch["x"].repeat(2, 1)), dim=1)
     others = (z @ z.T / 0.2).masked_fill(torch.eye(len(z)) > 0, -1e9)
     return F.cross_entropy(others, torch.arange(len(z)).roll(len(z) // 2))  # here
+
+
+# -- made probabilities twice
+
+
+@wrong("LOS102", "the sigmoid of a sigmoid")
+def sigmoid_in_the_net_and_in_the_step(net, batch):
+    model = nn.Sequential(net.one, nn.Sigmoid())
+    p = torch.sigmoid(model(batch["x"]).squeeze(1))
+    return F.binary_cross_entropy(p, batch["yes"])  # here
+
+
+@wrong("LOS102", "the log_softmax of a softmax")
+def softmax_in_the_net_and_its_logarithm_in_the_step(net, batch):
+    model = nn.Sequential(net.classes, nn.Softmax(dim=1))
+    return F.nll_loss(F.log_softmax(model(batch["x"]), dim=1), batch["y"])  # here

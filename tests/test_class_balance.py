@@ -28,6 +28,11 @@ def target(classes: int = 10, **options: Any) -> Target:
     return replace(found, **options)
 
 
+def yes_no(**options: Any) -> Target:
+    """Answers of yes and no."""
+    return target(2, form="binary", **options)
+
+
 SORTED = LabelStream(
     target(2),
     counts=(320.0, 320.0),
@@ -273,6 +278,7 @@ def yes(values: list[float], **options: Any) -> Any:
         (lambda: F.nll_loss(LOGITS.log_softmax(1), Y + 1), "Count from 0"),
         (yes([-1.0, 1, 1, -1, 1, 1]), "(target + 1) / 2"),
         (yes([0.0, 255, 255, 0, 0, 0]), "Divide by 255"),
+        (yes([0.0, 1 / 255, 1 / 255, 0, 0, 0]), "Do not divide"),
         (yes([0.0, 17, 255, 38, 1, 0]), "Divide by 255"),
         (yes([1.0, 2, 2, 1, 1, 1]), "Count from 0"),
         (yes([0.0, 1, 7, 3, 2, 1]), "cross_entropy"),
@@ -307,6 +313,8 @@ def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
         spelled(TEXTS.clamp_max(3), (3, 3, 3), blank=4),
         spelled(TEXTS[TEXTS > 0], (2, 1, 3)),
         yes([1.2, 0.9, 0.8, 1.1, 0.7, 1.0]),
+        yes([0.0, 0.02, 0, 0, 1 / 255, 0]),
+        yes([0.0, 0.9, 0, 0.9, 0, 0.9]),
         yes([-1.0, 1, 0, -1, 0, 1], reduction="none"),
         yes([-1.0, 1, 0, -1, 0, 1], weight=torch.tensor([0.0, 1, 1, 0, 1, 1])),
     ],
@@ -326,6 +334,8 @@ def test_a_wrong_encoding_is_told_with_its_remedy(step: Any, fix: str) -> None:
         "texts end to end",
         "smoothed answers",
         "noisy answers",
+        "rates",
+        "smoothed yes",
         "masked afterwards",
         "masked by weights",
     ],
@@ -423,6 +433,9 @@ FALLING = [[0.9, 0.8, 0.9, 0.05 / i] for i in range(1, 13)]
             looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 0.6, 0.3, 0.1))),
             [("CLS101", 1)],
         ),
+        (looks([600.0, 150], [[0.9, 0.9]], target=yes_no(weight=(0.25,))), [("CLS101", 1)]),
+        (looks([600.0, 150], [[0.9, 0.9]], target=yes_no(weight=(4.0,))), []),
+        (looks([600.0, 150], [[0.9, 0.9]], target=yes_no(weight=(0.5,))), []),
         (looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 1, 2, 4))), []),
         (looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 3, 1, 1))), []),
         (looks([9.0, 9, 9, 0.5], [LOST] * 5, FALLING), []),
@@ -447,6 +460,9 @@ FALLING = [[0.9, 0.8, 0.9, 0.05 / i] for i in range(1, 13)]
         "weighted",
         "weighted too little",
         "weighted by frequency",
+        "yes weighted by frequency",
+        "yes weighted by its inverse",
+        "yes weighted down",
         "weighted by its inverse",
         "weighted as somebody likes",
         "hardly shown",
@@ -461,6 +477,40 @@ def test_a_class_is_neglected_when_others_have_long_been_learned(
 ) -> None:
     """A rare one is told as imbalance, any other one as neglect; after enough looks in a row."""
     assert neglected(ClassBalanceDetector(), seen) == told
+
+
+@pytest.mark.parametrize(
+    ("hits", "options", "told"),
+    [
+        (0.0, {}, ["CLS101"]),
+        (0.3, {}, []),
+        (0.0, {"metrics": ("val_mAP",)}, []),
+        (0.0, {"target": target(5, form="multilabel", weight=(9.0,) * 5)}, []),
+    ],
+    ids=["none is given", "some are", "ranked", "weighted"],
+)
+def test_of_several_labels_at_once_none_may_be_given(
+    hits: float, options: dict[str, Any], told: list[str]
+) -> None:
+    """All answers are no, which is right for nearly all of them; said when the run is over."""
+    seen = torch.tensor([4000.0, 120, 0, 0, 0]).double()
+    known = torch.tensor([1.0, hits, 0, 0, 0]).double()
+    table = torch.stack([seen, seen * known, seen * known, seen * 0.5 * (1 + known)])
+    options = {"target": target(5, form="multilabel"), "train_table": table, **options}
+    tags, detector = [30.0, 20, 40, 10, 20], ClassBalanceDetector()
+    made = [counts(tags, tags, look, **options) for look in range(1, 8)]
+    assert neglected(detector, [replace(one, batches=60 * one.look) for one in made]) == []
+    last = replace(made[-1], look=8, batches=480, is_last=True)
+    assert [code for code, _ in neglected(detector, [last])] == told
+
+
+def test_labels_that_are_all_lost_are_told() -> None:
+    """Of several labels at once, there is not one in all of the data."""
+    table = torch.zeros(4, 5).double()
+    table[:, 0] = 500.0
+    seen = counts([0.0] * 5, [0.0] * 5, target=target(5, form="multilabel"), train_table=table)
+    assert compared(seen) == ["CLS104"]
+    assert compared(replace(seen, train=torch.tensor([0.0, 1, 0, 0, 0]).double())) == []
 
 
 def test_a_class_that_is_on_its_way_is_waited_for() -> None:

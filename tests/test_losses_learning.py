@@ -277,6 +277,35 @@ def test_a_net_that_leaves_its_plateau_is_given_time(relations: list[float], fir
     assert bool(told(LossDetector(), looks, "nothing_learned", planned(60))) is fires
 
 
+@pytest.mark.parametrize(
+    ("level", "relations", "fires"),
+    [
+        (0.98, (0.04, 0.06, 0.05, 0.07), False),
+        (1.02, (0.04, 0.06, 0.05, 0.07), True),
+        (0.98, (0.09, -0.02, 0.10, 0.03), True),
+        (0.99, (0.002, 0.002, 0.002, 0.002), True),
+    ],
+    ids=["the rest is noise", "no better", "by chance", "hardly anything"],
+)
+def test_little_is_not_nothing(level: float, relations: tuple[float, ...], fires: bool) -> None:
+    """Predictions that are related to noisy targets in each look are no guesses."""
+    steps = (0, 1, 2, 30, 37, 43, 50)
+    related = (0.0, 0.0, 0.0, *relations)
+    looks = [at(s, level * CHANCE, r) for s, r in zip(steps, related, strict=True)]
+    assert bool(told(LossDetector(), looks, "nothing_learned", planned(60))) is fires
+
+
+def test_a_constant_is_held_against_the_same_samples() -> None:
+    """Batches with large targets make the loss of a net as large as that of a constant."""
+    made = {"kind": "quantities", "chance": math.nan}
+    looks = []
+    for step in (0, 1, 2, 30, 37, 43, 50):
+        spread = 1.0 if step < 30 else 2.0
+        totals = torch.tensor([[40.0], [0.0], [40.0 * spread]])
+        looks.append(at(step, 0.8 * spread, totals=totals, **made))
+    assert not told(LossDetector(), looks, "nothing_learned", planned(60))
+
+
 def test_a_language_model_may_learn_first_how_frequent_tokens_are() -> None:
     """Next tokens are held against a guess at the start alone."""
     looks = [at(10 * i, 2.0, is_next=True) for i in range(10)]

@@ -23,6 +23,7 @@ _STEPS = 16  # optimizer steps before the order of labels is judged
 _IN_ORDER = 1e-3  # the chance below which pure steps are said to come in order, not at random
 _FEW = 100  # labels; fewer have no distribution to speak of
 _SEVERAL, _COUNTED, _CLEAR = 4, 30, 2.0  # classes, labels of each, and times from least to most
+_EQUAL = 0.05  # of the smallest share, by which shares of weights and sizes may differ
 _IDLE = 20  # times as many outputs as classes: they are those of something else
 _BEFORE = 2  # looks that are enough when the run is over, for a class of which
 _DOUBTED = 0.3  # of the probability that chance would give it is left
@@ -97,15 +98,17 @@ class ClassBalanceDetector(Detector):
 
         When it is fine:
             Only the ranking or the probability counts, as for click rates: log an AUC and this rule
-            is silent. Rare classes that are being learned, weighted or focal losses and balanced
-            samplers are never reported.
+            is silent. Where each sample has several labels, it waits for the end of the run. Rare
+            classes that are being learned, weighted or focal losses and balanced samplers are never
+            reported.
 
         References:
             he2009imbalanced, buda2018imbalance
         """
         take_up(self.progress, counts)
         target, progress = counts.target, self.progress
-        if (turned := _turned(progress["shown"], target.weight)) is not None:
+        answers = target.form == "multilabel"
+        if not answers and (turned := _turned(progress["shown"], target.weight)) is not None:
             size, weight = turned
             yield Evidence(
                 where=target.name,
@@ -130,11 +133,15 @@ class ClassBalanceDetector(Detector):
                 fixes=("Invert them: weights = 1 / counts[labels]",),
             )
             return
-        if target.reweighted or (target.classes == 2 and _ranks(counts.metrics)):  # noqa: PLR2004
+        if target.reweighted or (answers and target.weight is not None):
+            return
+        if (answers or target.classes == 2) and _ranks(counts.metrics):  # noqa: PLR2004
             return
         ratios = _ratios(progress["shown"], target.weight)
         lost = neglected(progress, target)
-        if counts.is_last:  # nothing more will come
+        if answers:  # each label has a pace of its own, and together they seem to rest
+            lost = given_up(progress, target) if counts.is_last else []
+        elif counts.is_last:  # nothing more will come
             lost = sorted(
                 {
                     *neglected(progress, target, looks=1, stalls=1),
@@ -149,8 +156,8 @@ class ClassBalanceDetector(Detector):
                 where=target.name,
                 measured=float(ratios[worst]),
                 limit=self.imbalance_ratio,
-                message=f"{told(progress, worst, rare)}; the largest class is {ratios[worst]:.0f} "
-                f"times its size, the limit is {self.imbalance_ratio:g}",
+                message=f"{told(progress, target, rare, worst)}; the largest class is "
+                f"{ratios[worst]:.0f} times its size, the limit is {self.imbalance_ratio:g}",
                 details={"classes": rare, "labels": progress["shown"].tolist()},
             )
 
@@ -239,13 +246,23 @@ class ClassBalanceDetector(Detector):
         take_up(self.progress, counts)
         target, shown = counts.target, self.progress["train"]
         is_all = counts.passes and shown.sum() >= _FEW and not counts.resampled
-        if is_all and target.is_single and not target.reweighted and int((shown > 0).sum()) == 1:
+        is_one = int((shown > 0).sum()) == 1 and target.form in ("index", "one_hot", "binary")
+        if is_all and is_one and not target.reweighted:
             yield Evidence(
                 where=target.name,
                 measured=1.0,
                 limit=2.0,
                 message=f"all {int(shown.sum()):,} training labels are of class "
                 f"{int(shown.argmax())}, of the {target.classes} that the loss tells apart",
+            )
+            return
+        heard = self.progress["shown"]
+        if target.form == "multilabel" and counts.passes and heard[0] >= _FEW and not shown.any():
+            yield Evidence(
+                where=target.name,
+                measured=0.0,
+                limit=1.0,
+                message=f"no sample of training has any of the {target.classes} labels",
             )
             return
         used = int(((shown > 0) | (counts.validation > 0)).sum())
@@ -294,6 +311,7 @@ class ClassBalanceDetector(Detector):
             - Classes are counted from 1
             - A marker for "unknown" or "border", such as -1 or 255, is not ignored
             - Yes and no are -1 and 1, or 0 and 255; or 0 and 1 where a margin wants -1 and 1
+            - A mask of 0 and 1 was divided by 255, as its image was
             - The net has fewer outputs than there are classes
             - Letters are counted from 0, and 0 is the blank of CTC
 
@@ -440,7 +458,7 @@ class ClassBalanceDetector(Detector):
             yield Evidence(
                 where=target.name,
                 measured=0.0,
-                message=told(progress, lost[0], lost),
+                message=told(progress, target, lost, lost[0]),
                 details={"classes": lost},
             )
 
@@ -504,13 +522,21 @@ def _ratios(shown: Tensor, weight: tuple[float, ...] | None) -> Tensor:
 
 
 def _turned(shown: Tensor, weight: tuple[float, ...] | None) -> tuple[float, float] | None:
-    """Returns how much larger and heavier the largest class is, if weights grow with sizes."""
-    if weight is None or len(weight) != len(shown) or len(weight) < _SEVERAL:
+    """Returns how much larger and heavier the largest class is, if weights grow with sizes.
+
+    Where classes are few they may do so by chance: there, they must be the sizes themselves.
+    """
+    if weight is None or len(weight) not in (1, len(shown)):
         return None
     sizes, order = shown.sort()
-    weights = torch.tensor(weight, dtype=shown.dtype)[order]
+    weights = torch.ones_like(shown)
+    weights[-len(weight) :] = torch.tensor(weight, dtype=shown.dtype)  # as in _ratios
+    weights = weights[order]
     size, heavier = (float(one[-1] / one[0].clamp_min(1e-9)) for one in (sizes, weights))
     grows = bool((weights.diff() >= 0).all()) and bool(weights[0] > 0)
+    if len(shown) < _SEVERAL:
+        shares = weights / weights.sum() - sizes / sizes.sum()
+        grows = grows and bool(shares.abs().max() < _EQUAL * sizes[0] / sizes.sum())
     is_clear = sizes[0] >= _COUNTED and min(size, heavier) >= _CLEAR
     return (size, heavier) if grows and is_clear else None
 

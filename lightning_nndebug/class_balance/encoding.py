@@ -39,6 +39,9 @@ def _is_misshapen(call: LossCall, target: Tensor) -> bool:
 def _answers(call: LossCall) -> tuple[str, str] | None:
     """Yes and no must be 1 and 0; other numbers between them are shares, and may be meant."""
     masked = call.options.get("reduction") == "none" or call.options.get("weight") is not None
+    if call.strange and 0 < call.highest < 1:
+        told = f"the targets are 0 or 1 / {1 / call.highest:.0f}, and should be 0 or 1"
+        return told, "Do not divide a mask of 0 and 1 by 255, as ToTensor does with images"
     if not call.strange or masked or any(one != int(one) for one in call.strange):
         return None
     told = f"the targets are {_span(call)}, and should be 0 to 1"

@@ -70,8 +70,10 @@ def take_up(progress: Progress, counts: ClassCounts) -> None:
     nothing = torch.zeros_like(counts.train_table)
     progress["train"] = counts.train + progress.get("train", nothing[0])
     progress["heard"] = counts.train_table[0] + progress.get("heard", nothing[0])
-    # In a mask it is the pixel that counts in the loss, not the image that shows it.
-    progress["shown"] = progress["heard"] if counts.target.dense else progress["train"]
+    # In a mask it is the pixel that counts in the loss, not the image that shows it; of several
+    # labels at once it is the answer, no or yes.
+    answers = counts.target.form == "multilabel"
+    progress["shown"] = progress["heard" if counts.target.dense or answers else "train"]
     validates = bool(counts.validation.sum())
     progress["validates"] = validates or progress.get("validates", False)
     progress["pending"] = (
@@ -91,10 +93,7 @@ def neglected(progress: Progress, target: Target, looks: int = LOOKS, stalls: in
     return [
         c
         for c, (neglects, rests) in sorted(progress.get("streaks", {}).items())
-        if neglects >= looks
-        and rests >= stalls
-        and progress["train"][c] >= _SHOWN
-        and not target.ignores(c)
+        if neglects >= looks and rests >= stalls and _counts(progress, target, c)
     ]
 
 
@@ -103,18 +102,27 @@ def given_up(progress: Progress, target: Target) -> list[int]:
     return [
         c
         for c, looks in sorted(progress.get("absent", {}).items())
-        if looks >= LOOKS and progress["train"][c] >= _SHOWN and not target.ignores(c)
+        if looks >= LOOKS and _counts(progress, target, c)
     ]
 
 
-def told(progress: Progress, c: int, classes: list[int]) -> str:
-    """Says how one of these classes fares."""
-    seen, hits = progress["table"][:2, c].tolist()
-    share = float(progress["shown"][c] / progress["shown"].sum())
-    text = f"class {c} is {share:.2%} of the labels; of its last {int(seen)} samples, "
+def told(progress: Progress, target: Target, classes: list[int], worst: int) -> str:
+    """Says how the worst of these classes fares."""
+    seen, hits = progress["table"][:2, worst].tolist()
+    share = float(progress["shown"][worst] / progress["shown"].sum())
+    name, what = f"class {worst}", "labels"
+    if target.form == "multilabel":
+        name, what = ("no", "yes")[worst], "answers"
+    text = f"{name} is {share:.2%} of the {what}; of its last {int(seen)} samples, "
     text += f"{int(hits)} are recognized"
     more = len(classes) - 1
     return text + (f"; so it is with {more} more class{'es'[: 2 * (more > 1)]}" if more else "")
+
+
+def _counts(progress: Progress, target: Target, c: int) -> bool:
+    """Whether a class was shown often enough, and counts in the loss."""
+    shown = progress["shown" if target.form == "multilabel" else "train"]
+    return bool(shown[c] >= _SHOWN) and not target.ignores(c)
 
 
 def _follow(progress: Progress, table: Tensor, batches: int) -> None:

@@ -19,6 +19,7 @@ _BOUNDED = {"Sigmoid": "sigmoid", "Hardsigmoid": "sigmoid", "Tanh": "tanh", "Har
 _LOST = {"Relu": "ReLU", "Threshold": "ReLU"}
 _EXCESS = 0.5  # raw scores of two classes sum up to twice as much, or e ** 0.69
 _LEAST, _MOST = 0.15, 0.85  # of the loss of a guess, that bounded scores may leave
+_ONCE, _AGAIN = ("Sigmoid", "Softmax"), ("Sigmoid", "Softmax", "LogSoftmax", "LogSigmoid")
 _SIGNS = (
     "soft_margin_loss",
     "hinge_embedding_loss",
@@ -36,7 +37,7 @@ def mismatch(one: LossInput) -> Found | None:
     if call.function in _SIGNS:
         return _signs(one)
     judge = _JUDGES.get(call.function)
-    return judge(one) if judge is not None and one.input.length > 0 else None
+    return judge(one) or _twice(call) if judge is not None and one.input.length > 0 else None
 
 
 def broadcast(call: LossCall) -> bool:
@@ -166,11 +167,25 @@ def _nll(one: LossInput) -> Found | None:
     return told, "Apply log_softmax over the classes, or use cross_entropy on raw scores"
 
 
+def _twice(call: LossCall) -> Found | None:
+    """Probabilities that are taken for scores, and made probabilities once more."""
+    if call.made_of not in _ONCE or call.made_by not in _AGAIN:
+        return None
+    told = f"{call.function} gets the {_called(call.made_by)} of a {_called(call.made_of)}"
+    return f"{told}: these differ by little", "Take it once, of the raw scores"
+
+
+def _called(operation: str) -> str:
+    return {"LogSoftmax": "log_softmax", "LogSigmoid": "logsigmoid"}.get(
+        operation, operation.lower()
+    )
+
+
 def _with_logits(one: LossInput) -> Found | None:
     function = "binary_cross_entropy_with_logits"
     if one.call.made_by in ("Softmax", "LogSoftmax", "LogSigmoid"):
-        name = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}.get(one.call.made_by)
-        told = f"{function} takes the sigmoid itself, and gets the output of {name or 'logsigmoid'}"
+        name = _called(one.call.made_by)
+        told = f"{function} takes the sigmoid itself, and gets the output of {name}"
         return told, "Pass the raw scores"
     return None if one.call.failed else _scores(one, function)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.measurements.fits import Fit, Fits, constant
+from ..core.measurements.fits import Fit, Fits, constant, loss_of_constant
 from ..core.measurements.loss_curve import LossCurve
 from ..core.measurements.step_probe import StepProbe
 
@@ -22,7 +22,7 @@ TOO_LONG = "steps are too long"
 
 STEEP = 100.0  # times the loss of a guess: more than cosines give with any temperature in use
 
-STEP, LOSS, FLOOR, CHANCE, RELATION = range(5)  # what is kept of a look
+STEP, LOSS, FLOOR, CHANCE, RELATION, PRIOR = range(6)  # what is kept of a look
 
 _MEANS = ("loss", "floor", "chance")
 _FIRST, _LAST = 3, 60  # looks that are kept
@@ -34,6 +34,7 @@ _LEAST = 50  # steps before anything is said of progress
 _LONG, _SHARE = 2000, 0.1  # of a long run, so many steps or so much of it are enough
 _SLIGHTLY = 1e-3  # what predictions have to do with targets by rounding, or a single sample
 _FAR = 1.5  # times the variance: what is known of the targets is not even their mean
+_RELATED, _SURE = 0.01, 3.0  # related by so much, and so many standard errors: no mere chance
 _FLAT = 0.3  # of the first differences between scores: training has made them alike
 _GUESSED = 1.1  # times the loss of a guess
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
@@ -66,8 +67,9 @@ def take_up(histories: Histories, fits: Fits) -> None:
         means = [statistics.fmean(getattr(one, name) for one in same) for name in _MEANS]
         if fit.kind == "quantities":
             known["origin"] = known["totals"] if len(looks) < _FIRST else known["origin"]
-            means[-1] = _loss_of_mean(known["origin"], totals)
-        looks.append([fits.step, *means, max(one.relation for one in same)])
+            means[-1] = loss_of_constant(fit.kind, known["origin"], totals)
+        related = max(one.relation for one in same)
+        looks.append([fits.step, *means, related, _prior(known, totals)])
         if len(looks) > _FIRST + _LAST:
             del looks[_FIRST]
 
@@ -78,9 +80,12 @@ def baseline(history: History) -> float:
     return constant(history["kind"], totals)
 
 
-def excess(history: History, looks: Sequence[Sequence[float]]) -> float:
-    """Returns the loss as a share of that of the best constant prediction, above the floor."""
-    return _share(looks, baseline(history))
+def excess(looks: Sequence[Sequence[float]]) -> float:
+    """Returns the loss as a share of that of the best constant prediction, above the floor.
+
+    Both are of the same samples: a few large errors, or a rare class, make all of them worse.
+    """
+    return _share(looks, statistics.fmean(one[PRIOR] for one in looks))
 
 
 def first_ratio(history: History) -> tuple[float, float] | None:
@@ -139,13 +144,14 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
         planned: Steps of the whole run; inf if unknown.
     """
     looks = recent(history)
-    if not looks or excess(history, looks) < limit:
+    if not looks or excess(looks) < limit:
         return False
     related = statistics.fmean(one[RELATION] for one in looks) > relation
+    related = related or _is_slightly_better(history)
     if (related or _is_leaving(history)) and not is_far(history):
         return False
     middle = len(looks) // 2
-    before, after = excess(history, looks[:middle]), excess(history, looks[middle:])
+    before, after = excess(looks[:middle]), excess(looks[middle:])
     last = looks[-1][STEP]
     pace = (before - after) / max(1.0, (last - looks[0][STEP]) / 2)
     left = max(min(planned - last, last), last / 2)  # some runs are the first part of a longer one
@@ -155,8 +161,17 @@ def has_stalled(history: History, limit: float, relation: float, planned: float)
 def is_far(history: History) -> bool:
     """Whether quantities were predicted far worse than by their mean, in the whole second half."""
     looks = recent(history)
-    is_worse = bool(looks) and min(excess(history, [one]) for one in looks) > _FAR
+    is_worse = bool(looks) and min(excess([one]) for one in looks) > _FAR
     return history["kind"] == "quantities" and is_worse
+
+
+def _is_slightly_better(history: History) -> bool:
+    """Whether predictions beat a constant by little, and beyond doubt: the rest may be noise."""
+    looks = recent(history)
+    relations = [one[RELATION] for one in looks]
+    error = statistics.stdev(relations) / math.sqrt(len(relations))
+    related = statistics.fmean(relations) > max(_RELATED, _SURE * error)
+    return related and excess(looks) < 1
 
 
 def _is_leaving(history: History) -> bool:
@@ -187,7 +202,7 @@ def is_turned(history: History, relation: float) -> bool:
         max(one[RELATION] for one in looks) < 0
         and first < -relation
         and last > _FLAT * first
-        and 1 <= excess(history, late) < _GUESSED
+        and 1 <= excess(late) < _GUESSED
     )
 
 
@@ -274,10 +289,11 @@ def _share(looks: Sequence[Sequence[float]], constant: float) -> float:
     return loss / max(constant - floor, 1e-9)
 
 
-def _loss_of_mean(known: Tensor, new: Tensor) -> float:
-    """Returns the mean square of new quantities around the mean of known ones."""
-    mean = known[1] / known[0]
-    return float(((new[2] - 2 * mean * new[1]) / new[0] + mean**2).mean())
+def _prior(known: History, new: Tensor) -> float:
+    """Returns the loss of the best constant for all targets so far, on the last of them."""
+    kind, totals = known["kind"], known["totals"]
+    harder = loss_of_constant(kind, totals, new) - loss_of_constant(kind, totals, totals)
+    return constant(kind, totals) + harder
 
 
 def _agree(one: Fit, other: Fit) -> bool:

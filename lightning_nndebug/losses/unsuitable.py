@@ -110,6 +110,8 @@ def unbounded_answers(found: LossInputs) -> Iterator[Evidence]:
         masked = call.options.get("reduction") == "none" or call.options.get("weight") is not None
         if not call.is_binary or masked or target is None or all(map(_is_whole, call.strange)):
             continue
+        if call.lowest >= 0 and call.highest <= 1:  # CLS105 tells it
+            continue
         yield Evidence(
             where=where(call),
             measured=target.highest if target.highest > 1 else target.lowest,

@@ -32,6 +32,8 @@ _BATCHING = ("BatchSampler", "_BatchSamplerWrapper")
 class Recognition(Measurement):
     """Labels against predictions, per class, in a batch whose loss calls were heard.
 
+    Where each sample may have several labels, no and yes are the classes.
+
     Attributes:
         table: Four rows, on the device: samples of the class, those of them that were predicted
             right, samples that were predicted to be of the class, and the sum of the probabilities
@@ -282,10 +284,12 @@ def _is_resampled(trainer: Any) -> bool:
 
 
 def _table(call: LossCall, target: Target) -> Tensor | None:
-    chances, numbers = _predictions(call), call.target
+    chances, numbers = _predictions(call, target), call.target
     if chances is None or numbers is None or call.classes != target.classes:
         return None
-    if call.is_binary:
+    if call.is_multilabel and target.form == "one_hot":
+        numbers = numbers.argmax(1)
+    elif call.is_binary:
         numbers = numbers > 0.5  # noqa: PLR2004
     elif not call.has_indices:
         if target.form == "soft":
@@ -306,14 +310,15 @@ def _table(call: LossCall, target: Target) -> Tensor | None:
     return table
 
 
-def _predictions(call: LossCall) -> Tensor | None:
+def _predictions(call: LossCall, target: Target) -> Tensor | None:
     """Returns the probability of each class: a row for each label."""
     scores = call.input.detach().float()
-    if call.is_multilabel or call.classes is None:
+    if call.classes is None:
         return None
     if call.is_binary:
-        scores = scores.flatten()
         yes = scores if call.function == "binary_cross_entropy" else scores.sigmoid()
-        return torch.stack([1 - yes, yes], dim=1)
+        if call.is_multilabel and target.form == "one_hot":
+            return yes
+        return torch.stack([1 - yes, yes], dim=-1).reshape(-1, 2)
     scores = scores.movedim(call.axis or 0, -1).reshape(-1, call.classes)
     return scores.exp() if call.function in ("nll_loss", "gather") else scores.softmax(1)

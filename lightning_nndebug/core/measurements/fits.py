@@ -122,11 +122,22 @@ def constant(kind: str, totals: Tensor) -> float:
         counts, sums, squares = totals
         variance = squares / counts - (sums / counts) ** 2
         return float((variance * counts / (counts - 1).clamp(min=1)).mean())
-    weights, samples = totals[:, :-1], totals[:, -1:]
+    weights, samples = totals[:, :-1], totals[:, -1]
+    missing = ((weights > 0).sum(1) - 1).clamp(min=0) / (2 * samples.clamp(min=1.0))
+    return loss_of_constant(kind, totals, totals) + float(missing.mean())
+
+
+def loss_of_constant(kind: str, totals: Tensor, targets: Tensor) -> float:
+    """Returns the loss on targets of the best constant for those behind other totals."""
+    totals, targets = totals.double(), targets.double()
+    if kind == "quantities":
+        counts, sums, squares = targets
+        mean = totals[1] / totals[0]
+        return float(((squares - 2 * mean * sums) / counts + mean**2).mean())
+    weights = totals[:, :-1]
     shares = weights / weights.sum(1, keepdim=True).clamp(min=_TINY)
-    entropy = -(weights * shares.clamp(min=_TINY).log()).sum(1) / samples[:, 0].clamp(min=_TINY)
-    missing = ((weights > 0).sum(1) - 1).clamp(min=0) / (2 * samples[:, 0].clamp(min=1.0))
-    return float((entropy + missing).mean())
+    lost = -(targets[:, :-1] * shares.clamp(min=_TINY).log()).sum(1)
+    return float((lost / targets[:, -1].clamp(min=_TINY)).mean())
 
 
 def where(call: LossCall) -> str:

@@ -79,12 +79,14 @@ class LossCall:
         is_integer: Whether that tensor holds integers.
         lowest: The least value of the targets that count, for functions that tell classes apart.
         highest: Their largest value.
-        strange: Up to eight values outside of what the function takes.
+        strange: Up to eight values outside of what the function takes; or the only one beside 0,
+            where that is a yes that was divided by 255.
         padding: The class number that padded tokens have, if they count like all others.
         line: The line of the user's code that made the call.
         failed: Whether the call raised an error.
         made_by: The operation that made the predictions, such as ``Softmax``: as autograd calls it,
             and whatever has been reshaped, cast or clamped since. Nothing if it left no graph.
+        made_of: The operation that made what it was given, likewise.
         is_dropped: Whether dropout has made them.
         features: How many features were last in what it made; None if axes were exchanged since, or
             entries taken or repeated.
@@ -118,6 +120,7 @@ class LossCall:
     line: Line | None = None
     failed: bool = False
     made_by: str = ""
+    made_of: str = ""
     is_dropped: bool = False
     features: int | None = None
     factor: float | None = None
@@ -141,7 +144,7 @@ class LossCall:
         """How many classes the call tells apart; None for a regression."""
         if self.axis is not None:
             return self.shape[self.axis]
-        if not self.is_binary or (len(self.shape) > 2 and self.shape[1] > 1):  # noqa: PLR2004
+        if not self.is_binary:
             return None
         return self.shape[1] if self.is_multilabel else 2
 
@@ -658,7 +661,12 @@ def _making(made: Tensor) -> dict[str, Any]:
         if not _MOVES.match(name) or not parents:
             shapes = [one.shape for one in getattr(node, "_input_metadata", ())]
             known = shapes and len(shapes[0]) and not moved
-            return {"made_by": name, "features": int(shapes[0][-1]) if known else None}
+            given = maker(parents[0]) if parents else None
+            return {
+                "made_by": name,
+                "made_of": op(given) if given is not None else "",
+                "features": int(shapes[0][-1]) if known else None,
+            }
         moved = moved or name.startswith(("Permute", "MT", "T", *_TAKES)) or _adds_last(node)
         if len({op(one) for one in parents}) > 1:
             break
@@ -978,6 +986,8 @@ def _range(call: LossCall) -> dict[str, Any]:
         strange = (float(blank),) if bool((values == blank).any()) else ()
     elif call.is_signed:
         strange = (0.0,) if ends == [0, 1] and bool(((values == 0) | (values == 1)).all()) else ()
+    elif call.is_binary and ends[0] == 0 and abs(255 * ends[1] - 1) < 0.01:  # noqa: PLR2004
+        strange = (ends[1],) if bool(((values == 0) | (values == values.max())).all()) else ()
     elif ends[0] < 0 or ends[1] > limit:
         strange = tuple(torch.unique(values[(values < 0) | (values > limit)])[:8].tolist())
     return {"lowest": float(ends[0]), "highest": float(ends[1]), "strange": strange}
