@@ -185,7 +185,8 @@ class StructureDetector(Detector):
         Likely causes:
             - ``forward`` does not call it, or calls another one in its place
             - It is called in a branch that is never taken
-            - ``zip`` stops at the end of a shorter list
+            - ``zip`` stops at the end of a shorter list, or ``range`` before it
+            - A loop over layers returns from its first round, or calls the same layer each time
             - It is left over from an earlier version
 
         How to fix:
@@ -207,7 +208,8 @@ class StructureDetector(Detector):
                 limit=0,
                 message=f"{size:,} trainable parameters: not called in {unused.steps} steps, "
                 "reached by no gradient, and named by no method but the one that makes it, in a "
-                "branch that is not taken, or by a loop that makes nothing of it or ends before",
+                "branch that is not taken, or by a loop that makes nothing of it or never comes to "
+                "it",
             )
 
 

@@ -358,6 +358,100 @@ def test_a_loop_that_ends_before_a_module_does_not_use_it() -> None:
     assert unused(Completed()) == []
 
 
+class Hasty(Classifier):
+    """Returns from within its loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.count, self.is_hasty = 3, True
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(x))
+            if self.is_hasty:
+                return self.net(x)
+        return self.net(x)
+
+
+class Repetitive(Hasty):
+    """Takes the first layer again and again."""
+
+    def forward(self, x):
+        for _ in range(len(self.layers)):
+            x = F.relu(self.layers[0](x))
+        return self.net(x)
+
+
+class Late(Hasty):
+    """Begins to count at 1."""
+
+    def forward(self, x):
+        for i in range(1, self.count):
+            x = F.relu(self.layers[i](x))
+        return self.net(x)
+
+
+class Growing(Hasty):
+    """Leaves off at a stage that may rise."""
+
+    def forward(self, x):
+        for i, layer in enumerate(self.layers):
+            if i == 1:
+                return self.net(x)
+            x = F.relu(layer(x))
+        return self.net(x)
+
+
+class Chosen(Hasty):
+    """Takes the layer of a task."""
+
+    def forward(self, x, task=0):
+        return self.net(self.layers[task](x))
+
+
+class Few(Hasty):
+    """Was told to take less than there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 2
+
+    def forward(self, x):
+        for i in range(self.count):
+            x = F.relu(self.layers[i](x))
+        return self.net(x)
+
+
+class Deep(Hasty):
+    """Has another method, which comes to all of them."""
+
+    def forward(self, x):
+        return self.net(self.layers[0](x))
+
+    def refine(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (Hasty, ["layers.1", "layers.2"]),
+        (Repetitive, ["layers.1", "layers.2"]),
+        (Late, ["layers.0"]),
+        (Growing, []),
+        (Chosen, []),
+        (Few, []),
+        (Deep, []),
+    ],
+)
+def test_what_no_loop_comes_to_is_not_used(kind: type[Hasty], found: list[str]) -> None:
+    """Unless a condition, an argument or another method may come to it."""
+    assert unused(kind()) == found
+
+
 def test_to_go_through_modules_is_no_use_of_them() -> None:
     """What counts is what a loop makes of each of them."""
     assert unused(Normed()) == ["norms"]
