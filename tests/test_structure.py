@@ -200,6 +200,51 @@ def test_what_keeps_the_variance_is_no_such_dropout() -> None:
     assert not wired(net)
 
 
+class Regression(Classifier):
+    """Tells how dark a digit is."""
+
+    def __init__(self, *last: nn.Module, error=F.mse_loss):
+        super().__init__(nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), *last))
+        self.error = error
+
+    def loss(self, x, y):
+        return self.error(self(x).squeeze(-1), x.mean(1))
+
+
+class Hinted(Regression):
+    """Its features are those of a teacher, and have a use of their own."""
+
+    def loss(self, x, y):
+        features = F.dropout(self.net[0](x), 0.5)
+        return F.mse_loss(features, x[:, :8]) + super().loss(features @ self.net[0].weight, y)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        (Regression(nn.Dropout(0.1)), ["net.3"]),
+        (Regression(nn.Dropout(0.1), error=lambda a, b: 2 * ((a - b) ** 2).mean()), ["net.3"]),
+        (Regression(nn.Dropout(0.1), error=lambda a, b: (b - a).abs().mean()), ["net.3"]),
+        (Regression(nn.Dropout(0.0)), []),
+        (Regression(nn.Dropout(0.1), nn.Linear(1, 1)), []),
+        (Regression(nn.Dropout(0.1), error=lambda a, b: F.mse_loss(a, a.flip(0))), []),
+        (Hinted(), []),
+    ],
+)
+def test_dropout_of_the_answers_is_told(module: Regression, found: list[str]) -> None:
+    """Not that of features which are used for more, or compared with others that learn."""
+    seen.clear()
+    fit(Program(module, loader(), trainer={"max_steps": 1}), Note())
+    assert [one.name for one in seen[0].answers] == found
+
+
+def test_answers_that_are_dropped_are_wrong_at_any_rate() -> None:
+    """A norm may stand a little of it; what is compared with targets may not."""
+    wiring = Wiring((), answers=(Part("net.3", "dropout", rate=0.1),))
+    (found,) = StructureDetector().dropout_before_norm(wiring)
+    assert (found.where, found.measured) == ("net.3", 0.1)
+
+
 def unused(module: nn.Module) -> list[str]:
     seed(0)
     detector = StructureDetector(select=["STR105"])
