@@ -256,7 +256,7 @@ class _Trial:
         """Returns what the modules are like that hold these parameters."""
         modules = self._modules()
         groups = topmost(self._moment.module, names)
-        return {_shape(modules[name]) for name in groups if name in modules}
+        return {shape(modules[name]) for name in groups if name in modules}
 
     def _modes(self, name: str) -> set[tuple[bool, bool]]:
         """Returns how a module, or what is in it, was called."""
@@ -271,7 +271,7 @@ class _Trial:
         """Whether there is another of its kind that learns: then it is a target network."""
         modules = self._modules()
         return name in modules and any(
-            _shape(modules[name]) == _shape(other)
+            shape(modules[name]) == shape(other)
             and not any(one.startswith(f"{path}.") for one in self.missing)
             for path, other in modules.items()
             if path != name
@@ -280,7 +280,7 @@ class _Trial:
     def _is_stage(self, name: str) -> bool:
         """Whether what it takes, or what one that is alike takes, has been through another one."""
         modules = self._modules()
-        alike = [path for path, one in modules.items() if _shape(one) == _shape(modules[name])]
+        alike = [path for path, one in modules.items() if shape(one) == shape(modules[name])]
         owned = {path: {id(p) for p in modules[path].parameters()} for path in alike}
         return any(
             owned[other] & self._takes.get(path, set()) and not owned[other] & owned[path]
@@ -298,7 +298,7 @@ class _Trial:
         def calling(name: str, module: nn.Module, args: Any) -> None:
             mode = (torch.is_grad_enabled(), module.training)
             self._calls.setdefault(name, set()).add(mode)
-            leaves = _leaves(args) if _shape(module) in alike else ()
+            leaves = _leaves(args) if shape(module) in alike else ()
             self._takes.setdefault(name, set()).update(leaves)
 
         def returning(name: str, _: nn.Module, __: Any, output: Any) -> None:
@@ -320,7 +320,8 @@ class _Trial:
             return self.run(grad=True)
 
 
-def _shape(module: nn.Module) -> tuple[Any, ...]:
+def shape(module: nn.Module) -> tuple[Any, ...]:
+    """Returns what makes two modules alike: their class, and the shapes of their parameters."""
     return type(module), *((name, p.shape) for name, p in module.named_parameters())
 
 
