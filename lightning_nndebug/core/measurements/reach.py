@@ -24,7 +24,8 @@ from .flow import norm
 from .gradients import held_parameters, is_sharded, read_norms
 from .repeatable import Repeatable, is_repeatable
 from .schedules import planned_steps
-from .unused import is_users
+from .stations import is_lost
+from .unused import is_users, methods
 
 _STEPS = 20  # without any gradient, before anybody asks why
 _GROUPS = 8  # are tried out, at most
@@ -228,7 +229,8 @@ class _Trial:
 
         What it returns is an offer that this task may ignore, as many do a pooler's. One of several
         modules that are alike, such as the head of another task, may have its turn later; but not
-        if one of these takes what another gives: then they are stages, and no heads.
+        if one of these takes what another gives: then they are stages, and no heads; nor
+        if the code overwrites its result before it is read.
 
         A layer or direction of a recurrent module is computed each time with the others. Nothing
         is to come of it unless there is more that is idle, such as a term of weight 0.
@@ -246,7 +248,11 @@ class _Trial:
             cut.is_zero
             or not (is_called and is_users(kind))
             or any(id(self.missing[one].parameter) in offered for one in cut.parameters)
-            or (self._has_twin(cut.name) and not self._is_stage(cut.name))
+            or (
+                self._has_twin(cut.name)
+                and not self._is_stage(cut.name)
+                and not _is_lost(kind, cut.name.rpartition(".")[2])
+            )
         )
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -318,6 +324,17 @@ class _Trial:
                     note = functools.partial(returning, plain_name(name))
                     stack.callback(module.register_forward_hook(note).remove)
             return self.run(grad=True)
+
+
+def _is_lost(kind: type, attribute: str) -> bool:
+    """Whether the methods of a class make nothing of what an attribute returns."""
+    own = [
+        is_lost(one, f"{one.args.args[0].arg}.{attribute}")
+        for one in methods(kind).values()
+        if one.args.args
+    ]
+    told = [one for one in own if one is not None]
+    return bool(told) and all(told)
 
 
 def shape(module: nn.Module) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Which elements of a list of modules a method comes to: is that settled once and for all?"""
+"""What the source of a method tells: which elements of a list it comes to, and what it loses."""
 
 from __future__ import annotations
 
@@ -42,6 +42,46 @@ def stations(method: ast.AST, own: str, is_fixed: Callable[[ast.expr], bool]) ->
     seen, foreign = frozenset(reader.seen), frozenset(reader.foreign)
     settled = frozenset() if reader.is_open else seen - foreign - reader.loose
     return Stations(seen, foreign, settled)
+
+
+def is_lost(method: ast.FunctionDef, call: str) -> bool | None:
+    """Returns whether the results of all such calls get names that are given away unread.
+
+    None if there is no such call.
+    """
+    calls = [one for one in ast.walk(method) if isinstance(one, ast.Call)]
+    count = sum(ast.unparse(one.func) == call for one in calls)
+    return _lost(method.body, call) == count if count else None
+
+
+def _lost(block: list[ast.stmt], call: str) -> int:
+    """Counts the calls in a block whose results are lost in it."""
+    count = 0
+    for index, statement in enumerate(block):
+        for name in ("body", "orelse"):
+            count += _lost(getattr(statement, name, None) or [], call)
+        name = _named(statement)
+        within = [one for one in ast.walk(statement) if isinstance(one, ast.Call)]
+        made = sum(ast.unparse(one.func) == call for one in within) if name else 0
+        later = next((one for one in block[index + 1 :] if name in _names(one)), None)
+        if later is not None and _named(later) == name and name not in _read(later):
+            count += made
+    return count
+
+
+def _named(statement: ast.stmt) -> str:
+    """Returns the only name that a statement gives to something."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else ""
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+
+
+def _read(node: ast.AST) -> set[str]:
+    names = (one for one in ast.walk(node) if isinstance(one, ast.Name))
+    return {one.id for one in names if isinstance(one.ctx, ast.Load)}
 
 
 class _Reader(ast.NodeVisitor):

@@ -196,7 +196,7 @@ def _takes_the_same(
     known: set[str] = set()
     line = type(owner).__mro__
     for kind in (*line, *(one for one in users if one not in line)):
-        for name, method in _methods(kind).items() if kind in users else ():
+        for name, method in methods(kind).items() if kind in users else ():
             if kind in line and name in known:
                 continue  # overridden
             own = method.args.args[0].arg if method.args.args else "self"
@@ -205,7 +205,7 @@ def _takes_the_same(
                 return False
             if kind in line and attribute in read.seen:
                 takes.append(attribute in read.settled)
-        known.update(_methods(kind) if kind in line else ())
+        known.update(methods(kind) if kind in line else ())
     return takes == [True]
 
 
@@ -291,7 +291,7 @@ def _body(kind: type) -> list[ast.stmt] | None:
     return tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
 
 
-def _methods(kind: type) -> dict[str, ast.FunctionDef]:
+def methods(kind: type) -> dict[str, ast.FunctionDef]:
     """Returns the methods of a class, but for those that make its parts."""
     methods = [one for one in _body(kind) or () if isinstance(one, ast.FunctionDef)]
     return {one.name: one for one in methods if one.name not in _MAKERS}
