@@ -32,23 +32,27 @@ class StructureDetector(Detector):
 
     @rule("STR101", severity=Severity.WARNING, patience=2)
     def dropout_before_norm(self, wiring: Wiring) -> Iterator[Evidence]:
-        """Dropout feeds a batch norm, which learns a variance that validation does not have.
+        """Dropout comes right before a batch norm, or last of all, where it changes the answers.
 
         Why it matters:
             What dropout keeps it scales up: the mean stays, but the variance grows. The norm
             remembers the grown one, and divides by it in validation, where nothing is dropped:
-            all that follows gets inputs that are too small.
+            all that follows gets inputs that are too small. Behind the last layer there is nothing
+            to make up for it: some answers are 0, and the others learn to be too large.
 
         Likely causes:
             - The block is ordered dropout, norm instead of norm, dropout
+            - A loop that makes the layers puts dropout behind each of them, the last one too
 
         How to fix:
             - Move the dropout behind the norm, or behind the last norm of the net
             - Replace the batch norm by ``LayerNorm``, which does not remember
+            - Move a dropout of answers before the last layer
 
         When it is fine:
-            The rate is low: up to a third is not reported, or a quarter right after a ReLU, where
-            dropout moves more. Nor is dropout one layer earlier, as in the usual order of blocks.
+            The rate is low: up to a third is not reported before a norm, or a quarter right after a
+            ReLU, where dropout moves more. Nor is dropout one layer earlier, as in the usual order
+            of blocks, or of features that other layers use as well.
 
         References:
             li2019understanding
@@ -65,6 +69,14 @@ class StructureDetector(Detector):
                     f"training {inflation:.3g} times that in validation; the limit is "
                     f"{self.largest_inflation:g} times",
                 )
+        for part in wiring.answers:
+            yield Evidence(
+                where=part.name,
+                measured=part.rate,
+                limit=0,
+                message=f"{part.rate:.0%} of the answers themselves are set to 0 before they are "
+                "compared with the targets, and the others scaled up",
+            )
 
     @rule("STR102", severity=Severity.INFO, patience=2)
     def bias_before_norm(self, wiring: Wiring) -> Iterator[Evidence]:
@@ -185,7 +197,8 @@ class StructureDetector(Detector):
         Likely causes:
             - ``forward`` does not call it, or calls another one in its place
             - It is called in a branch that is never taken
-            - ``zip`` stops at the end of a shorter list
+            - ``zip`` stops at the end of a shorter list, or ``range`` before it
+            - A loop over layers returns from its first round, or calls the same layer each time
             - It is left over from an earlier version
 
         How to fix:
@@ -207,7 +220,8 @@ class StructureDetector(Detector):
                 limit=0,
                 message=f"{size:,} trainable parameters: not called in {unused.steps} steps, "
                 "reached by no gradient, and named by no method but the one that makes it, in a "
-                "branch that is not taken, or by a loop that makes nothing of it or ends before",
+                "branch that is not taken, or by a loop that makes nothing of it or never comes to "
+                "it",
             )
 
 

@@ -85,6 +85,7 @@ class UpdateDetector(Detector):
             - ``configure_optimizers`` lists the parts of the module, and leaves this one out
             - The layer was made, replaced or unfrozen after the optimizer had been made
             - The layer is in a plain list or dict, of which ``parameters()`` does not know
+            - The layer is made in ``forward``, anew each time
             - A parameter was reshaped or moved: ``nn.Parameter(x)[None]`` is none any more
             - Several optimizers hold what is not theirs, or are swapped
 
@@ -599,6 +600,16 @@ def _orphaned(orphans: Orphans, stale: int) -> Evidence:
     what = many or "a trainable parameter"
     causes: tuple[str, ...]
     fixes: tuple[str, ...]
+    if orphans.is_remade:
+        return Evidence(
+            where=orphans.name,
+            measured="made anew",
+            message=f"made anew in each of {orphans.steps} steps, with weights drawn at random: "
+            "what it learns is thrown away with it",
+            causes=("The layer is made in ``forward`` or in the step",),
+            fixes=("Make it in ``__init__``, and keep it as an attribute",),
+            details={"parameters": list(orphans.parameters)},
+        )
     if orphans.is_hidden:
         seen = "in no optimizer: it is in a plain list, dict, function or attribute of the module"
         causes = (

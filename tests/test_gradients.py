@@ -774,9 +774,29 @@ class Stages(nn.Module):
         return self.out(self.three(first if self.is_lost else second))
 
 
+class Overwritten(Stages):
+    """Gives the result of one stage to a name that another's then takes."""
+
+    def forward(self, x):
+        h = F.relu(self.one(x))
+        h = self.two(x)
+        return self.out(h + self.three(x))
+
+
+class Read(Stages):
+    """Has two heads of which one counts."""
+
+    def forward(self, x):
+        h = self.one(x)
+        first, h = h, self.two(x)
+        return self.out((first if self.are_heads else h) + self.three(x))
+
+
 @pytest.mark.parametrize(
     ("net", "lost"),
     [
+        (Overwritten(is_lost=True), ["net.one"]),
+        (Read(is_lost=True), []),
         (Stages(is_lost=True), ["net.two"]),
         (Stages(is_lost=False), []),
         (Stages(is_lost=True, are_heads=True), []),

@@ -38,7 +38,7 @@ from lightning_nndebug.core.measurements.schedules import (
     Schedules,
 )
 from lightning_nndebug.core.measurements.step_probe import StepProbe, growth, is_due, search
-from lightning_nndebug.learning_rate.misuse import misuse, misuse_by_hand
+from lightning_nndebug.learning_rate.misuse import misuse, misuse_by_hand, thrown_away
 from lightning_nndebug.learning_rate.spikes import new_history, spikes
 
 RUN = Schedules(steps=300, epochs=3)
@@ -719,6 +719,11 @@ def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
         (schedule(monitor="val/acc", mode="min"), run(), "'val/acc'"),
         (schedule(monitor="val_loss"), run(validates=100), "100 times between validations"),
         (plateau(), run(done=200, epoch=2), "1e-04 of the learning rate is left"),
+        (schedule(taken=200, asked=100), run(), "stepped 200 times in 100 steps"),
+        (schedule(interval="epoch", taken=7, asked=3), run(), "stepped 7 times in 3 epochs"),
+        (schedule(interval="epoch", monitor="val_loss", taken=8, asked=4), run(), "8 times in 4"),
+        (schedule(asked=100, factors=(1.0, 0.9)), run(over=True), "not stepped once"),
+        (schedule(interval="hand", length=1000), run(epoch=1, over=True), "not stepped once"),
     ],
 )
 def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str) -> None:
@@ -753,6 +758,12 @@ def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str
         (schedule(monitor="train_loss", mode="min"), run(validates=100)),
         (schedule(monitor="neg_loss", mode="max"), run()),
         (schedule(monitor="score", mode="max"), run()),
+        (schedule(taken=100, asked=100), run()),
+        (schedule(taken=50, asked=100), run()),  # steps that a scaler has skipped
+        (schedule(interval="epoch", taken=303, asked=3), run()),  # by hand, in each batch
+        (schedule(interval="epoch", taken=2, asked=1), run()),
+        (schedule(asked=100, factors=(1.0, 0.9)), run()),  # it may come later
+        (schedule(asked=100), run(over=True)),  # one that keeps no count
         (plateau(left=0.01), run(done=200, epoch=2)),
         (plateau(patience=100), run(done=200, epoch=2)),  # of all batches none was better
         (plateau(patience=5, frequency=20), run(done=200, epoch=2)),
@@ -781,6 +792,36 @@ def test_a_schedule_that_may_be_meant_is_fine(one: Schedule, of: Schedules) -> N
 def test_other_code_may_misuse_a_learning_rate(of: Schedules, where: list[str]) -> None:
     """A callback that averages, or a hook that lowers it at each call."""
     assert [one for one, _ in misuse_by_hand(of)] == where
+
+
+class Forgetful(Classifier):
+    """Makes a scheduler, and forgets it; or not."""
+
+    keeps = False
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        scheduler = lr_scheduler.StepLR(optimizer, 1)
+        return ([optimizer], [scheduler]) if self.keeps else optimizer
+
+
+class Careless(Classifier):
+    """Gives its scheduler a name, and reads it nowhere."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        scheduler = lr_scheduler.StepLR(optimizer, 1)  # noqa: F841
+        return optimizer
+
+
+@pytest.mark.parametrize(("kind", "dropped"), [(Forgetful, {}), (Careless, {"SGD": "scheduler"})])
+def test_a_scheduler_that_nothing_reads_is_thrown_away(
+    kind: type[Classifier], dropped: dict[str, str]
+) -> None:
+    """One that is returned under some condition is not left out by accident."""
+    found = measure(kind(), Schedules, max_epochs=2)[-1]
+    assert found.dropped == dropped
+    assert [one for one, _ in thrown_away(found)] == list(dropped)
 
 
 class Lowered(Classifier):
@@ -946,9 +987,7 @@ def test_an_epoch_that_begins_untrained_undoes_the_one_before(way: str, sick: bo
     net = nn.Sequential(
         nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
     )
-    if way == "zero":
-        for parameter in net.parameters():
-            nn.init.zeros_(parameter)
+    torch._foreach_mul_([p.detach() for p in net.parameters()], way != "zero")
     detector = LearningRateDetector(select=["LRN105"])
     fit(Program(Reset(net, lr=1e-2), loader(), trainer={"max_epochs": 5}), detector)
     assert [one.where for one in detector.findings] == ["weights"] * sick

@@ -200,6 +200,51 @@ def test_what_keeps_the_variance_is_no_such_dropout() -> None:
     assert not wired(net)
 
 
+class Regression(Classifier):
+    """Tells how dark a digit is."""
+
+    def __init__(self, *last: nn.Module, error=F.mse_loss):
+        super().__init__(nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), *last))
+        self.error = error
+
+    def loss(self, x, y):
+        return self.error(self(x).squeeze(-1), x.mean(1))
+
+
+class Hinted(Regression):
+    """Its features are those of a teacher, and have a use of their own."""
+
+    def loss(self, x, y):
+        features = F.dropout(self.net[0](x), 0.5)
+        return F.mse_loss(features, x[:, :8]) + super().loss(features @ self.net[0].weight, y)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        (Regression(nn.Dropout(0.1)), ["net.3"]),
+        (Regression(nn.Dropout(0.1), error=lambda a, b: 2 * ((a - b) ** 2).mean()), ["net.3"]),
+        (Regression(nn.Dropout(0.1), error=lambda a, b: (b - a).abs().mean()), ["net.3"]),
+        (Regression(nn.Dropout(0.0)), []),
+        (Regression(nn.Dropout(0.1), nn.Linear(1, 1)), []),
+        (Regression(nn.Dropout(0.1), error=lambda a, b: F.mse_loss(a, a.flip(0))), []),
+        (Hinted(), []),
+    ],
+)
+def test_dropout_of_the_answers_is_told(module: Regression, found: list[str]) -> None:
+    """Not that of features which are used for more, or compared with others that learn."""
+    seen.clear()
+    fit(Program(module, loader(), trainer={"max_steps": 1}), Note())
+    assert [one.name for one in seen[0].answers] == found
+
+
+def test_answers_that_are_dropped_are_wrong_at_any_rate() -> None:
+    """A norm may stand a little of it; what is compared with targets may not."""
+    wiring = Wiring((), answers=(Part("net.3", "dropout", rate=0.1),))
+    (found,) = StructureDetector().dropout_before_norm(wiring)
+    assert (found.where, found.measured) == ("net.3", 0.1)
+
+
 def unused(module: nn.Module) -> list[str]:
     seed(0)
     detector = StructureDetector(select=["STR105"])
@@ -356,6 +401,100 @@ def test_a_loop_that_ends_before_a_module_does_not_use_it() -> None:
     """Unless something else does."""
     assert unused(Shortened()) == ["layers.2"]
     assert unused(Completed()) == []
+
+
+class Hasty(Classifier):
+    """Returns from within its loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.count, self.is_hasty = 3, True
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(x))
+            if self.is_hasty:
+                return self.net(x)
+        return self.net(x)
+
+
+class Repetitive(Hasty):
+    """Takes the first layer again and again."""
+
+    def forward(self, x):
+        for _ in range(len(self.layers)):
+            x = F.relu(self.layers[0](x))
+        return self.net(x)
+
+
+class Late(Hasty):
+    """Begins to count at 1."""
+
+    def forward(self, x):
+        for i in range(1, self.count):
+            x = F.relu(self.layers[i](x))
+        return self.net(x)
+
+
+class Growing(Hasty):
+    """Leaves off at a stage that may rise."""
+
+    def forward(self, x):
+        for i, layer in enumerate(self.layers):
+            if i == 1:
+                return self.net(x)
+            x = F.relu(layer(x))
+        return self.net(x)
+
+
+class Chosen(Hasty):
+    """Takes the layer of a task."""
+
+    def forward(self, x, task=0):
+        return self.net(self.layers[task](x))
+
+
+class Few(Hasty):
+    """Was told to take less than there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 2
+
+    def forward(self, x):
+        for i in range(self.count):
+            x = F.relu(self.layers[i](x))
+        return self.net(x)
+
+
+class Deep(Hasty):
+    """Has another method, which comes to all of them."""
+
+    def forward(self, x):
+        return self.net(self.layers[0](x))
+
+    def refine(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (Hasty, ["layers.1", "layers.2"]),
+        (Repetitive, ["layers.1", "layers.2"]),
+        (Late, ["layers.0"]),
+        (Growing, []),
+        (Chosen, []),
+        (Few, []),
+        (Deep, []),
+    ],
+)
+def test_what_no_loop_comes_to_is_not_used(kind: type[Hasty], found: list[str]) -> None:
+    """Unless a condition, an argument or another method may come to it."""
+    assert unused(kind()) == found
 
 
 def test_to_go_through_modules_is_no_use_of_them() -> None:

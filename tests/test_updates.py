@@ -95,6 +95,52 @@ def layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
+class Maker(Classifier):
+    """Makes something in its forward."""
+
+    def __init__(self, make):
+        super().__init__(nn.Linear(64, 64))
+        self.head, self.make = nn.Linear(64, 10), make
+
+    def forward(self, x):
+        return self.head(self.make(self)(F.relu(self.net(x))))
+
+
+class Rehearsing(Classifier):
+    """Takes a step of its own with a copy."""
+
+    def training_step(self, batch, batch_idx):
+        twin = copy.deepcopy(self.net)
+        gradients = torch.autograd.grad(F.cross_entropy(twin(batch[0]), batch[1]), twin[0].weight)
+        with torch.no_grad():
+            twin[0].weight -= 0.1 * gradients[0]
+        return super().training_step(batch, batch_idx) + F.cross_entropy(twin(batch[0]), batch[1])
+
+
+def made_once(module: Maker) -> nn.Module:
+    if not hasattr(module, "late"):
+        module.late = nn.Linear(64, 64)
+        module.trainer.optimizers[0].add_param_group({"params": module.late.parameters()})
+    return module.late
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        (Maker(lambda _: nn.Linear(64, 64)), ["Linear"]),
+        (Maker(lambda _: nn.LayerNorm(64)), []),  # which scales by 1
+        (Maker(lambda _: nn.Linear(64, 64).requires_grad_(False)), []),
+        (Maker(made_once), []),
+        (Rehearsing(), []),
+    ],
+)
+def test_a_layer_that_is_made_in_each_step_learns_nothing(module, found) -> None:
+    """Nor does it matter that another one is like it; but a copy is made on purpose."""
+    told = findings(module)
+    assert [where.split()[0] for where, _ in told] == found
+    assert all("made anew in each of 3 steps" in message for _, message in told)
+
+
 def test_a_head_that_was_replaced_leaves_a_stale_optimizer() -> None:
     """The optimizer was made in `__init__`, before the head was replaced."""
 

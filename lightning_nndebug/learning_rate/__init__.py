@@ -36,7 +36,7 @@ from .line_search import (
     shortfall,
     trend,
 )
-from .misuse import misuse, misuse_by_hand
+from .misuse import misuse, misuse_by_hand, thrown_away
 from .spikes import BASELINE, new_history, spikes
 
 _SOURCE = "benchmarks/thresholds#learning_rate"
@@ -328,7 +328,8 @@ class LearningRateDetector(Detector):
             - Its length was counted in batches, or for another number of epochs or devices
             - ``ReduceLROnPlateau`` takes the noise from batch to batch for a plateau
             - A cosine goes on after ``T_max``, and climbs back to where it began
-            - In manual optimization nobody steps a scheduler but you
+            - In manual optimization nobody steps a scheduler but you; else, Lightning does
+            - ``configure_optimizers`` makes a scheduler, and returns the optimizer alone
             - Code of your own lowers the rate in a hook that is called more often than it seems
 
         How to fix:
@@ -350,7 +351,7 @@ class LearningRateDetector(Detector):
             if (found := misuse(one, run, learned))
         ]
         by_hand = [one for one in misuse_by_hand(run, learned) if not self._cycles(one[0], run)]
-        for where, found in (*told, *by_hand):
+        for where, found in (*told, *thrown_away(run), *by_hand):
             yield Evidence(where=where, measured=found.seen, message=found.seen, fixes=(found.fix,))
 
     @rule(

@@ -17,6 +17,8 @@ _RISE = (
 _SHORT = 50  # optimizer steps; a run of fewer is a trial
 _CONFUSED = 4  # epochs were taken for steps, or steps for epochs, if they differ by this factor
 _EARLY = 5  # epochs
+_FEW = 3  # epochs that tell a pace
+_TWICE = 1.9, 3.5  # times as often as Lightning steps it, a scheduler of epochs is stepped anew
 _NOTHING = 1e-3  # of a learning rate
 _CONVERGED = 0.9  # of the loss
 _FALLEN = 0.1  # of its peak: from there, a learning rate may climb back
@@ -36,13 +38,16 @@ def misuse(schedule: Schedule, run: Schedules, learned: float = 0.0) -> Misuse |
     """Returns what is wrong with a schedule, in a run that has taken off a share of the loss."""
     if schedule.monitor is not None:
         hasty = _hasty(schedule, run) if learned < _CONVERGED else None
-        return _wrong_mode(schedule) or _impatient(schedule, run) or hasty
+        twice = None if run.shortened else _stepped_twice(schedule)
+        return _wrong_mode(schedule) or _impatient(schedule, run) or hasty or twice
     if schedule.interval == "hand":
         return _never_stepped(schedule, run)
     if run.shortened or run.steps < _SHORT or math.isinf(run.steps):
         return None
     return (
-        _wrong_interval(schedule, run)
+        _stepped_twice(schedule)
+        or _held_back(schedule, run)
+        or _wrong_interval(schedule, run)
         or _wrong_length(schedule, run)
         or _endless_warm_up(schedule)
         or _early_end(schedule)
@@ -73,6 +78,14 @@ def misuse_by_hand(run: Schedules, learned: float = 0.0) -> Iterator[tuple[str, 
                     "Count epochs or steps rather than calls of a hook, or use a scheduler",
                 ),
             )
+
+
+def thrown_away(run: Schedules) -> Iterator[tuple[str, Misuse]]:
+    """Yields the optimizers whose scheduler is gone, and what to do about it."""
+    is_told = run.epoch > 0 and not run.shortened and run.steps >= _SHORT
+    for optimizer, name in run.dropped.items() if is_told else ():
+        told = f"a scheduler was made for it, `{name}`, and is gone: nothing returns or keeps it"
+        yield optimizer, Misuse(told, "Return [optimizer], [scheduler]")
 
 
 def _wrong_mode(schedule: Schedule) -> Misuse | None:
@@ -116,11 +129,36 @@ def _hasty(schedule: Schedule, run: Schedules) -> Misuse | None:
 
 def _never_stepped(schedule: Schedule, run: Schedules) -> Misuse | None:
     is_late = run.over or run.done >= run.steps / 3
-    if schedule.taken or run.epoch < 2 or not is_late:  # noqa: PLR2004
+    is_for_steps = run.over and run.steps >= _SHORT and _agree(_length(schedule), run.steps)
+    if schedule.taken or not is_late or (run.epoch < 2 and not is_for_steps):  # noqa: PLR2004
         return None
     return Misuse(
-        f"not stepped once in {run.epoch} epochs of manual optimization",
+        f"not stepped once in {run.epoch} epoch{'s' * (run.epoch > 1)} of manual optimization",
         "Call self.lr_schedulers().step() in training_step or on_train_epoch_end",
+    )
+
+
+def _stepped_twice(schedule: Schedule) -> Misuse | None:
+    """Who steps a scheduler of epochs in each batch has another pace in mind than Lightning's."""
+    is_of_epochs = schedule.interval == "epoch"
+    most = _TWICE[1] if is_of_epochs else math.inf
+    if not schedule.asked >= (_FEW if is_of_epochs else _SHORT / 2):
+        return None
+    if not _TWICE[0] <= schedule.taken / schedule.asked <= most:
+        return None
+    return Misuse(
+        f"stepped {schedule.taken:,} times in {schedule.asked:,.0f} {schedule.interval}s: "
+        "Lightning steps it, and so does code of yours",
+        "Do not call step() of a scheduler that configure_optimizers returns",
+    )
+
+
+def _held_back(schedule: Schedule, run: Schedules) -> Misuse | None:
+    if not run.over or schedule.taken or not schedule.factors or not schedule.asked >= _FEW:
+        return None
+    return Misuse(
+        f"not stepped once, though Lightning has asked for it {schedule.asked:,.0f} times",
+        "Call scheduler.step() in lr_scheduler_step, or do not override it",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,11 +14,14 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
+from ..sandbox import running
+from ..source import nearest_line
 from ..trainer import plain_name
 from . import Measurement, Moment
 from .gradients import is_sharded, read_norms
-from .reach import topmost
+from .reach import shape, topmost
 from .schedules import optimizer_name
 from .weights import entries, is_dense, looks_random
 
@@ -44,6 +49,7 @@ class Orphans:
             attribute.
         is_fresh: Whether they have the look of a fresh initialization.
         is_unfrozen: Whether they were frozen when the run began.
+        is_remade: Whether they are made anew in each step.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Orphans:
     is_hidden: bool = False
     is_fresh: bool = True
     is_unfrozen: bool = False
+    is_remade: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class Ownership(Measurement):
         """Lists them in each epoch, and looks a few times whether gradients come to them."""
         if moment.hook == "on_train_start":
             memory.nursery, memory.ledger = _Nursery(moment), _Ledger(moment)
+            memory.strangers = _Strangers(moment)
         nursery: _Nursery = memory.nursery
         ledger: _Ledger = memory.ledger
         if nursery.is_sharded:
@@ -114,6 +122,7 @@ class Ownership(Measurement):
         elif moment.hook != "on_train_start":
             has_stepped = ledger.turn(moment)
             orphans = nursery.orphans(moment.module) if has_stepped else ()
+            orphans += memory.strangers.turn() if has_stepped else ()
             faults = tuple(ledger.faults(moment))
             if orphans or faults:
                 return cls(orphans, faults, _stale(moment))
@@ -121,7 +130,9 @@ class Ownership(Measurement):
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
-        """Lets go of the parameters."""
+        """Lets go of the parameters, and removes the hook."""
+        if hasattr(memory, "strangers"):
+            memory.strangers.close()
         vars(memory).clear()
 
 
@@ -204,6 +215,52 @@ class _Nursery:
             is_fresh=any(looks) and False not in looks,
             is_unfrozen=all(id(one.p) in self._frozen for _, one in members),
         )
+
+
+class _Strangers:
+    """Layers that are called in the first steps, and that are made for one step alone.
+
+    Copies of what the module has are meant: they take a few steps of their own.
+    """
+
+    def __init__(self, moment: Moment) -> None:
+        self._module = moment.module
+        self._known = {id(one) for one in moment.module.modules()}
+        self._rounds: list[dict[tuple[Any, ...], weakref.ref[nn.Module]]] = [{}]
+        is_compiled = any(hasattr(one, "_orig_mod") for one in moment.module.modules())
+        self._hook = None if is_compiled else register_module_forward_pre_hook(self._called)
+
+    def turn(self) -> tuple[Orphans, ...]:
+        """Begins a step anew, and returns what was there in all of the first ones, if it is so."""
+        if self._hook is None:
+            return ()
+        if len(self._rounds) < _LOOKS[0]:
+            self._rounds.append({})
+            return ()
+        self.close()
+        gone = [{key for key, one in seen.items() if one() is None} for seen in self._rounds]
+        return tuple(
+            Orphans(f"{kind} at {line}", tuple(names), len(gone), is_remade=True)
+            for kind, *names, line in sorted(set.intersection(*gone), key=str)
+        )
+
+    def close(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = None
+
+    def _called(self, module: nn.Module, _: Any) -> None:
+        """Notes a layer with weights; it runs in the user's forward, and may not raise."""
+        if id(module) in self._known or running() or not torch.is_grad_enabled():
+            return
+        own = dict(module.named_parameters(recurse=False))
+        with suppress(Exception):  # another device, or weights that are still to come
+            if not any(p.requires_grad and p.dim() > 1 for p in own.values()):
+                return
+            if any(_is_copy(module, one) for one in self._module.modules()):
+                self._known.add(id(module))
+            elif (line := nearest_line(sys._getframe(1))) is not None:
+                self._rounds[-1][(type(module).__name__, *own, line)] = weakref.ref(module)
 
 
 @dataclass
@@ -332,6 +389,13 @@ class _Ledger:
     @property
     def _witnesses(self) -> list[Tensor]:
         return [p for one in self._accounts.values() for p in one.witnesses]
+
+
+def _is_copy(module: nn.Module, of: nn.Module) -> bool:
+    if type(module) is not type(of) or shape(module) != shape(of):
+        return False
+    pairs = zip(module.parameters(), of.parameters(), strict=True)
+    return all(torch.equal(entries(one), entries(other)) for one, other in pairs)
 
 
 def _is_half_over(moment: Moment) -> bool:

@@ -24,7 +24,8 @@ from .flow import norm
 from .gradients import held_parameters, is_sharded, read_norms
 from .repeatable import Repeatable, is_repeatable
 from .schedules import planned_steps
-from .unused import is_users
+from .stations import is_lost
+from .unused import is_users, methods
 
 _STEPS = 20  # without any gradient, before anybody asks why
 _GROUPS = 8  # are tried out, at most
@@ -228,7 +229,8 @@ class _Trial:
 
         What it returns is an offer that this task may ignore, as many do a pooler's. One of several
         modules that are alike, such as the head of another task, may have its turn later; but not
-        if one of these takes what another gives: then they are stages, and no heads.
+        if one of these takes what another gives: then they are stages, and no heads; nor
+        if the code overwrites its result before it is read.
 
         A layer or direction of a recurrent module is computed each time with the others. Nothing
         is to come of it unless there is more that is idle, such as a term of weight 0.
@@ -246,7 +248,11 @@ class _Trial:
             cut.is_zero
             or not (is_called and is_users(kind))
             or any(id(self.missing[one].parameter) in offered for one in cut.parameters)
-            or (self._has_twin(cut.name) and not self._is_stage(cut.name))
+            or (
+                self._has_twin(cut.name)
+                and not self._is_stage(cut.name)
+                and not _is_lost(kind, cut.name.rpartition(".")[2])
+            )
         )
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -256,7 +262,7 @@ class _Trial:
         """Returns what the modules are like that hold these parameters."""
         modules = self._modules()
         groups = topmost(self._moment.module, names)
-        return {_shape(modules[name]) for name in groups if name in modules}
+        return {shape(modules[name]) for name in groups if name in modules}
 
     def _modes(self, name: str) -> set[tuple[bool, bool]]:
         """Returns how a module, or what is in it, was called."""
@@ -271,7 +277,7 @@ class _Trial:
         """Whether there is another of its kind that learns: then it is a target network."""
         modules = self._modules()
         return name in modules and any(
-            _shape(modules[name]) == _shape(other)
+            shape(modules[name]) == shape(other)
             and not any(one.startswith(f"{path}.") for one in self.missing)
             for path, other in modules.items()
             if path != name
@@ -280,7 +286,7 @@ class _Trial:
     def _is_stage(self, name: str) -> bool:
         """Whether what it takes, or what one that is alike takes, has been through another one."""
         modules = self._modules()
-        alike = [path for path, one in modules.items() if _shape(one) == _shape(modules[name])]
+        alike = [path for path, one in modules.items() if shape(one) == shape(modules[name])]
         owned = {path: {id(p) for p in modules[path].parameters()} for path in alike}
         return any(
             owned[other] & self._takes.get(path, set()) and not owned[other] & owned[path]
@@ -298,7 +304,7 @@ class _Trial:
         def calling(name: str, module: nn.Module, args: Any) -> None:
             mode = (torch.is_grad_enabled(), module.training)
             self._calls.setdefault(name, set()).add(mode)
-            leaves = _leaves(args) if _shape(module) in alike else ()
+            leaves = _leaves(args) if shape(module) in alike else ()
             self._takes.setdefault(name, set()).update(leaves)
 
         def returning(name: str, _: nn.Module, __: Any, output: Any) -> None:
@@ -320,7 +326,19 @@ class _Trial:
             return self.run(grad=True)
 
 
-def _shape(module: nn.Module) -> tuple[Any, ...]:
+def _is_lost(kind: type, attribute: str) -> bool:
+    """Whether the methods of a class make nothing of what an attribute returns."""
+    own = [
+        is_lost(one, f"{one.args.args[0].arg}.{attribute}")
+        for one in methods(kind).values()
+        if one.args.args
+    ]
+    told = [one for one in own if one is not None]
+    return bool(told) and all(told)
+
+
+def shape(module: nn.Module) -> tuple[Any, ...]:
+    """Returns what makes two modules alike: their class, and the shapes of their parameters."""
     return type(module), *((name, p.shape) for name, p in module.named_parameters())
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
+import gc
+import inspect
 import math
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,7 +45,8 @@ class Schedule:
         patience: How many looks at it the rate stays, if none is better than the best; or None.
         left: The share that it has left of the learning rate; 1 if another one may have done so.
         planned: How many calls of its ``step`` the run leaves time for; inf if nobody knows.
-        taken: How many calls there were so far.
+        taken: How many calls there were so far,
+        asked: and how many Lightning has asked for; nan where that is left to the user's code.
         length: The number of calls after which it has done what it was made for, if it has one.
         factors: The largest learning rate after 0, 1, 2, ... calls from now, relative to its peak.
             They reach beyond the end of the run, and are empty for what cannot be foretold.
@@ -58,6 +63,7 @@ class Schedule:
     left: float = 1.0
     planned: float = math.inf
     taken: int = 0
+    asked: float = math.nan
     length: int | None = None
     factors: tuple[float, ...] = ()
     summit: int | None = None
@@ -84,6 +90,8 @@ class Schedules(Measurement):
             ``StochasticWeightAveraging`` averages; 0 without it.
         to_come: Where Lightning steps no scheduler, by optimizer: the steps to come with the rate
             of now, as a share of those so far with theirs.
+        dropped: Optimizers for which a scheduler was made that nothing refers to any more, and
+            that ``configure_optimizers`` gives a name which it never reads: optimizer to name.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_train_start", "on_train_epoch_end", "on_train_end")
@@ -103,6 +111,7 @@ class Schedules(Measurement):
     schedules: tuple[Schedule, ...] = ()
     averaging: float = 0.0
     to_come: Mapping[str, float] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Schedules:
@@ -110,7 +119,13 @@ class Schedules(Measurement):
         trainer = moment.trainer
         if not hasattr(memory, "plan"):
             memory.plan, memory.spent = _plan(trainer, moment.module), {}
+            memory.first = moment.step, trainer.current_epoch
+            memory.dropped = _dropped(trainer, moment.module)
         plan: _Plan = memory.plan
+        # At the end of an epoch, Lightning steps after the hooks; but for what follows a metric.
+        over = trainer.current_epoch - memory.first[1]
+        ended = over + (moment.hook == "on_train_epoch_end")
+        steps = moment.step - memory.first[0]
         configs = trainer.lr_scheduler_configs
         now = [_calls(config.scheduler) for config in configs]
         return cls(
@@ -126,13 +141,19 @@ class Schedules(Measurement):
             peaks=plan.peaks,
             shortened=_is_shortened(trainer),
             schedules=tuple(
-                replace(one, taken=taken - before, left=_left(config.scheduler, rate))
+                replace(
+                    one,
+                    taken=taken - before,
+                    asked=_asked(one, steps, over if one.monitor is None else ended),
+                    left=_left(config.scheduler, rate),
+                )
                 for one, config, taken, before, rate in zip(
                     plan.schedules, configs, now, plan.began, plan.rates, strict=False
                 )
             ),
             averaging=_averaging(trainer, plan.peaks),
             to_come=_to_come(moment, plan.steps, memory.spent),
+            dropped=memory.dropped,
         )
 
 
@@ -321,6 +342,37 @@ def _to_come(moment: Moment, steps: float, spent: dict[str, _Spent]) -> dict[str
     return shares
 
 
+def _asked(schedule: Schedule, steps: int, epochs: int) -> float:
+    times = {"step": steps, "epoch": epochs}.get(schedule.interval, math.nan)
+    return times / max(schedule.frequency, 1)
+
+
+def _dropped(trainer: Any, module: Any) -> dict[str, str]:
+    known = [config.scheduler for config in trainer.lr_scheduler_configs]
+    scheduled = {id(getattr(one, "optimizer", None)) for one in known}
+    # Schedulers leave this in the groups of their optimizer.
+    marked = [one for one in trainer.optimizers if "initial_lr" in one.param_groups[0]]
+    marked = [one for one in marked if id(one) not in scheduled]
+    if not marked or not (name := _unread(type(module))):
+        return {}
+    alive = [one for one in gc.get_objects() if issubclass(type(one), LRScheduler)]
+    held = {id(getattr(one, "optimizer", None)) for one in alive}
+    return {optimizer_name(trainer, one): name for one in marked if id(one) not in held}
+
+
+def _unread(kind: type) -> str:
+    """Returns the name that configure_optimizers gives to a scheduler, and then never reads."""
+    try:
+        source = inspect.getsource(kind.configure_optimizers)  # type: ignore[attr-defined]
+        tree = ast.parse(textwrap.dedent(source))
+    except (AttributeError, OSError, TypeError, SyntaxError):
+        return ""
+    names = [one for one in ast.walk(tree) if isinstance(one, ast.Name)]
+    read = {one.id for one in names if isinstance(one.ctx, ast.Load)}
+    stored = (one.id for one in names if isinstance(one.ctx, ast.Store))
+    return next((one for one in stored if one not in read and not one.startswith("_")), "")
+
+
 def _left(scheduler: Any, began: float) -> float:
     return _rate(scheduler) / began if began else 1.0
 
@@ -443,7 +495,8 @@ def _length(scheduler: Any) -> int | None:
 
 
 def _calls(scheduler: Any) -> int:
-    return int(getattr(scheduler, "last_epoch", 0) or 0)
+    parts = () if hasattr(scheduler, "last_epoch") else getattr(scheduler, "_schedulers", ())
+    return _calls(parts[0]) if parts else int(getattr(scheduler, "last_epoch", 0) or 0)
 
 
 def _is_shortened(trainer: Any) -> bool:

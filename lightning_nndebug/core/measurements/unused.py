@@ -8,7 +8,7 @@ import inspect
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from ..source import owner_of
 from ..trainer import plain_name
 from . import Measurement, Moment
+from .stations import stations
 
 _STEPS = 20  # after which what has not been used, will not be
 _FEWEST = 3  # in a run that ends before
@@ -35,7 +36,8 @@ class Unused(Measurement):
 
     To be named in a branch is no use if the branch is not taken, and cannot be: if all that it
     depends on are attributes that nobody sets after they have been made. Nor is it to be gone
-    through by a loop that makes nothing of it, or that ends before it, with a shorter list.
+    through by a loop that makes nothing of it, or that ends before it, with a shorter list. Nor is
+    it to be in a list that the only method which names it takes other elements of, each time.
 
     Known once, after the first steps: a module that is called, or that gets a gradient, is in use.
     Not known where the source cannot be read, nor where a module is compiled.
@@ -60,8 +62,8 @@ class Unused(Measurement):
         """Finds what the code does not name, and waits whether it is used all the same."""
         if moment.hook == "on_train_start":
             memory.watch = _Watch()
-            for name, module in _unnamed(moment):
-                memory.watch.add(name, module)
+            for name, module, together in _unnamed(moment):
+                memory.watch.add(name, module, together)
         watch: _Watch | None = vars(memory).get("watch")
         if watch is None or not watch.modules:
             return None
@@ -72,7 +74,7 @@ class Unused(Measurement):
         is_over = watch.steps >= _FEWEST and moment.hook == "on_train_end"
         if not is_over and watch.steps < _STEPS:
             return None
-        found = tuple((name, _size(module)) for name, module in watch.modules.items())
+        found = tuple((name, _size(module)) for name, module in watch.left())
         cls.release(memory)
         return cls(found, watch.steps)
 
@@ -91,16 +93,25 @@ class _Watch:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     steps: int = 0
     _parts: dict[int, str] = field(default_factory=dict)
+    _lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _hook: Any = None
 
-    def add(self, name: str, module: nn.Module) -> None:
-        self.modules[name] = module
+    def add(self, name: str, module: nn.Module, together: tuple[str, ...] = ()) -> None:
+        """Watches a module, which counts only if another one of its list is used."""
+        self.modules[name], self._lists[name] = module, together
         # A part of it may be called on its own.
         self._parts.update((id(one), name) for one in module.modules())
         self._hook = self._hook or register_module_forward_pre_hook(self._called)
 
     def _called(self, module: nn.Module, _: Any) -> None:
         self.modules.pop(self._parts.get(id(module), ""), None)
+
+    def left(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yields what has not been used; of a list, if something has."""
+        for name, module in self.modules.items():
+            together = self._lists[name]
+            if not together or any(one not in self.modules for one in together):
+                yield name, module
 
     def look(self) -> None:
         """Strikes out what a gradient has come to: it need not be called to be used."""
@@ -113,8 +124,11 @@ class _Watch:
             self._hook.remove()
 
 
-def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
-    """Yields the topmost modules of the user's own that no method but its maker names."""
+def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]:
+    """Yields the topmost modules of the user's own that no method but its maker names.
+
+    Of a list that one method alone takes elements of, always the same, it yields all.
+    """
     root = moment.module
     tree = dict(root.named_modules())
     if any(_is_opaque(one) for one in tree.values()):
@@ -129,7 +143,10 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
     settable = frozenset().union(*(one.stored for one in names))
     known = frozenset().union(*(one.known(settable) for one in names))
     cut_off = [(plain_name(name), one) for name, one in _cut_off(tree)]
-    yield from ((name, one) for name, one in cut_off if _size(one))
+    yield from ((name, one, ()) for name, one in cut_off if _size(one))
+    for name, members in _lists(tree, users, settable).items():
+        together = {plain_name(f"{name}.{index}"): one for index, one in enumerate(members)}
+        yield from ((path, one, tuple(together)) for path, one in together.items())
     found: list[str] = []
     for name, module in tree.items():
         parent, _, attribute = name.rpartition(".")
@@ -139,7 +156,57 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module]]:
         is_shared = any(module is other for path, other in _all(root) if path != name)
         if not is_inside and not is_shared and _size(module):
             found.append(name)
-            yield plain_name(name), module
+            yield plain_name(name), module, ()
+
+
+def _lists(
+    tree: Mapping[str, nn.Module], users: Collection[type], settable: Collection[str]
+) -> dict[str, nn.ModuleList]:
+    """Returns the lists whose elements all learn, and one method takes, always the same of them."""
+    found = {}
+    for path, owner in tree.items():
+        for attribute, one in owner._modules.items() if type(owner) in users else ():
+            if not isinstance(one, nn.ModuleList) or not all(map(_size, one)):
+                continue
+            name = f"{path}.{attribute}" if path else attribute
+            paths = [key for key, other in _all(tree[""]) if any(other is part for part in one)]
+            if len(paths) == len(one) > 1 and _takes_the_same(owner, attribute, users, settable):
+                found[name] = one
+    return found
+
+
+def _takes_the_same(
+    owner: nn.Module, attribute: str, users: Collection[type], settable: Collection[str]
+) -> bool:
+    """Whether one method alone takes elements of a list, and the same ones each time."""
+
+    def is_fixed(test: ast.expr, own: str) -> bool:
+        switches = _switches(test, own)
+        if not switches or switches & set(settable) or any(map(_PHASE.search, switches)):
+            return False
+        path = ast.unparse(test).split(".")[1:] if isinstance(test, ast.Attribute) else ["-"]
+        value: Any = owner
+        for key in path:
+            value = getattr(value, key, None)
+        # Who counts up to less than there is, knows it.
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return not is_number or value >= len(getattr(owner, attribute))
+
+    takes: list[bool] = []
+    known: set[str] = set()
+    line = type(owner).__mro__
+    for kind in (*line, *(one for one in users if one not in line)):
+        for name, method in methods(kind).items() if kind in users else ():
+            if kind in line and name in known:
+                continue  # overridden
+            own = method.args.args[0].arg if method.args.args else "self"
+            read = stations(method, own, functools.partial(is_fixed, own=own))
+            if attribute in read.foreign:
+                return False
+            if kind in line and attribute in read.seen:
+                takes.append(attribute in read.settled)
+        known.update(methods(kind) if kind in line else ())
+    return takes == [True]
 
 
 def _cut_off(tree: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
@@ -215,17 +282,32 @@ class _Names:
 
 
 @functools.cache
+def _body(kind: type) -> list[ast.stmt] | None:
+    """Returns the statements of a class; None if there is no source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    return tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+
+
+def methods(kind: type) -> dict[str, ast.FunctionDef]:
+    """Returns the methods of a class, but for those that make its parts."""
+    methods = [one for one in _body(kind) or () if isinstance(one, ast.FunctionDef)]
+    return {one.name: one for one in methods if one.name not in _MAKERS}
+
+
+@functools.cache
 def _names(kind: type) -> _Names | None:
     """Reads the source of a class.
 
     None if there is none, or if it gets at attributes in a way that names none of them.
     """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    except (OSError, TypeError, SyntaxError):
+    body = _body(kind)
+    if body is None:
         return None
     reader = _Reader()
-    for method in tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else ():
+    for method in body:
         reader.read(method)
     behind = {switches: frozenset(names) for switches, names in reader.behind.items()}
     stored, zipped = frozenset(reader.stored), frozenset(reader.zipped)

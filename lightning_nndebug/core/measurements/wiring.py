@@ -30,7 +30,12 @@ _VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "T", "Sq
 # What leaves a value that was dropped at zero, and scales with the others.
 _ACTIVATIONS = {"Relu", "LeakyRelu", "PreluKernel", "Elu", "Gelu", "Silu", "Mish"}
 _ACTIVATIONS |= {f"MaxPool{n}DWithIndices" for n in (2, 3)}
+# What a regression makes of its error: of a difference to what is given, by hand or by torch.
+_ERRORS = {"MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss"}
+_POWERS = {"Pow", "Abs", "Mul"}
+_MEANS = {"Mean", "Sum", "Add", "Div", "Mul", "Sqrt"}
 _GATE = "Glu"  # the two halves of what it takes are two layers
+_NODES = 100  # of the loss that are followed to what it compares
 _LONGEST = 8  # such nodes between two layers
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d"}
 _KEEP_VARIANCE = (nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -113,6 +118,7 @@ class Wiring(Measurement):
     Attributes:
         links: From layer to layer.
         norms: The batch norms that used the statistics of the batch.
+        answers: The dropouts whose output is compared with given values, and used for nothing else.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end")
@@ -121,6 +127,7 @@ class Wiring(Measurement):
 
     links: tuple[Link, ...]
     norms: tuple[Norm, ...] = ()
+    answers: tuple[Part, ...] = ()
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -141,7 +148,7 @@ class Wiring(Measurement):
         if moment.hook == "on_before_backward":
             watch.follow(moment.loss.grad_fn)
             return None
-        return cls(tuple(watch.links), watch.read())
+        return cls(tuple(watch.links), watch.read(), tuple(watch.answers))
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -167,6 +174,7 @@ class _Watch:
     moment: Moment
     stack: ExitStack = field(default_factory=ExitStack)
     links: list[Link] = field(default_factory=list)
+    answers: list[Part] = field(default_factory=list)
     error: Exception | None = None
     _norms: dict[str, tuple[int, int]] = field(default_factory=dict)
     _offsets: dict[str, Tensor] = field(default_factory=dict)
@@ -184,6 +192,10 @@ class _Watch:
         calls, self._calls = self._calls, []
         uses, gated = _uses(root)
         given = {call.out_of: call for call in calls if call.out_of in uses}
+        compared = _compared(root, uses)
+        for node, call in given.items():
+            if call.part.kind == "dropout" and call.part.rate and node in compared:
+                self.answers.append(call.part)
         for call in calls:
             if call.part.kind != "dropout" and call.out_of in uses:
                 link = _link(call, given, uses)
@@ -293,6 +305,32 @@ def _uses(root: Any) -> tuple[Counter[Any], set[Any]]:
     return counts, gated
 
 
+def _compared(root: Any, uses: Counter[Any]) -> set[Any]:
+    """Returns what has made the values that a regression compares with given ones, and no more."""
+    found, stack = set(), [(root, False)] if root is not None else []
+    for _ in range(_NODES):
+        if not stack:
+            break
+        node, is_power = stack.pop()
+        name, sources = _name(node), {one for one, _ in node.next_functions if one is not None}
+        if name in _ERRORS or (name == "Sub" and is_power):
+            made = next(iter(sources), None)
+            while made is not None and _name(made) in _COPIES | _VIEWS and uses[made] == 1:
+                made = made.next_functions[0][0]
+            if len(sources) == 1 and uses[made] == 1:
+                found.add(made)
+        elif name in _MEANS | _POWERS | _COPIES | _VIEWS:
+            # An error by hand is a difference, absolute, squared, or times itself.
+            is_power = name in _POWERS and len(sources) == 1
+            stack.extend((one, is_power) for one in sources)
+    return found
+
+
+def _name(node: Any) -> str:
+    """Returns the operation that has left a node in the graph."""
+    return str(node.name().rpartition("Backward")[0])
+
+
 def _link(call: _Call, given: dict[Any, _Call], uses: Counter[Any]) -> Link | None:
     """Goes back from what a layer got to the layer that gave it."""
     node, is_only, is_plain = call.into, True, True
@@ -311,7 +349,7 @@ def _link(call: _Call, given: dict[Any, _Call], uses: Counter[Any]) -> Link | No
             between.append(source.part.name)
             node = source.into
             continue
-        name = node.name().rpartition("Backward")[0]
+        name = _name(node)
         if name == "LeakyRelu" and getattr(node, "_saved_negative_slope", 0) == 1:
             between.append("a LeakyReLU of slope 1")
             node = node.next_functions[0][0]
