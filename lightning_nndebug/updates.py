@@ -288,7 +288,7 @@ class UpdateDetector(Detector):
         """
         alike = [one for one in updates.updates if one.is_alike and one.rate != 0]
         same = [one for one in alike if one.age >= _FIRST and one.weight and one.gradient]
-        same = [one for one in same if one.kind != "embedding" or one.moved]
+        same = [one for one in same if one.kind == "matrix" or one.moved]
         zero = [one for one in alike if one.age >= _STEPS and not one.weight and one.gradient == 0]
         zero = [one for one in zero if one.kind != "embedding"]  # nothing may have been looked up
         fresh = [one for one in initial.weights if one.kind == "matrix" and one.looks_random]

@@ -850,6 +850,32 @@ def test_lazy_layers_switch_nothing_off(caplog) -> None:
     assert "off from here" not in caplog.text
 
 
+class ByHand(Classifier):
+    """Is made of bare matrices, which begin as one number."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(nn.Identity())
+        self.first = nn.Parameter(torch.full((64, 32), 0.01))
+        self.last = nn.Parameter(torch.full((32, 10), 0.01))
+        self.gate = nn.Parameter(torch.ones(8, 8))
+        if way == "random":
+            nn.init.normal_(self.first, std=0.1)
+            nn.init.normal_(self.last, std=0.1)
+
+    def forward(self, x):
+        x = (x.reshape(-1, 8, 8) * self.gate).flatten(1)
+        return torch.tanh(x @ self.first) @ self.last
+
+
+@pytest.mark.parametrize(("way", "told"), [("one number", ["UPD104"]), ("random", [])])
+def test_matrices_of_one_number_stay_alike(way: str, told: list[str]) -> None:
+    """Their units are columns; what only weighs other numbers comes apart."""
+    seed()
+    detector = UpdateDetector(select=["UPD104"])
+    fit(Program(ByHand(way), loader(), trainer={"max_steps": 30}), detector)
+    assert [one.code for one in detector.findings] == told
+
+
 def enclosing(*layers: nn.Module):
     """Returns a function around layers."""
 

@@ -18,9 +18,19 @@ from . import Cadence, Measurement, Moment
 from .gradients import held_parameters, is_sharded
 from .losses import Loss
 from .schedules import learning_rate, optimizer_name
-from .weights import ENTRIES, Kind, are_alike, entries, fan_in, has_units, is_dense, kind_of
+from .weights import (
+    ENTRIES,
+    LAYERS,
+    Kind,
+    are_alike,
+    entries,
+    fan_in,
+    has_units,
+    is_dense,
+    kind_of,
+)
 
-_WIDE = 4  # columns of a table, at least, are not alike by chance
+_WIDE = 4  # columns of a table or matrix, at least, are not alike by chance
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Update:
         rounding: The smallest relative change that its type can hold.
         moved: Whether any entry is not what it was at the first look, before this step.
         is_alike: Whether all units of the layer, or columns of a table, have been equal at every
-            look.
+            look. Of a matrix without a layer, that began as one number, units may be either.
     """
 
     name: str
@@ -129,6 +139,7 @@ class _First:
     kind: Kind
     fan_in: int
     is_alike: bool
+    is_even: bool
 
 
 @dataclass
@@ -185,7 +196,9 @@ class _Book:
         if not any(update for _, update, *_ in rows):
             return []
         for (_, p), one in zip(self.held, firsts, strict=True):
-            one.is_alike = one.is_alike and are_alike(_units(one.kind, p))
+            one.is_alike = one.is_alike and (
+                are_alike(_units(one.kind, p)) or (one.is_even and are_alike(p.detach().T))
+            )
         return [
             Update(
                 name=name,
@@ -226,13 +239,22 @@ class _Book:
                     step=moment.step,
                     kind=(kind := kind_of(owner, name, p)),
                     fan_in=fan_in(owner, p),
-                    is_alike=(has_units(owner, p) or _is_wide(kind, p))
-                    and are_alike(_units(kind, p)),
+                    is_even=(is_even := _is_even(owner, kind, p)),
+                    is_alike=is_even
+                    or ((has_units(owner, p) or _is_wide(kind, p)) and are_alike(_units(kind, p))),
                 )
 
 
 def _is_wide(kind: Kind, p: Tensor) -> bool:
     return kind == "embedding" and p.dim() == 2 and p.shape[1] >= _WIDE and is_dense(p)  # noqa: PLR2004
+
+
+def _is_even(owner: nn.Module, kind: Kind, p: Tensor) -> bool:
+    """Whether it is a matrix of the user's own, of one number that is not 0."""
+    if isinstance(owner, LAYERS) or kind != "other" or p.dim() != 2 or not is_dense(p):  # noqa: PLR2004
+        return False
+    is_one = are_alike(p) and are_alike(p.detach().T)
+    return min(p.shape) >= _WIDE and is_one and bool(p.detach()[0, 0])
 
 
 def _units(kind: Kind, p: Tensor) -> Tensor:
