@@ -98,9 +98,9 @@ class ClassBalanceDetector(Detector):
 
         When it is fine:
             Only the ranking or the probability counts, as for click rates: log an AUC and this rule
-            is silent. Where each sample has several labels, it waits for the end of the run. Rare
-            classes that are being learned, weighted or focal losses and balanced samplers are never
-            reported.
+            is silent. Where each sample has several labels, it waits for the end of the run, and
+            tells without a warning. Rare classes that are being learned, weighted or focal losses
+            and balanced samplers are never reported.
 
         References:
             he2009imbalanced, buda2018imbalance
@@ -159,6 +159,8 @@ class ClassBalanceDetector(Detector):
                 message=f"{told(progress, target, rare, worst)}; the largest class is "
                 f"{ratios[worst]:.0f} times its size, the limit is {self.imbalance_ratio:g}",
                 details={"classes": rare, "labels": progress["shown"].tolist()},
+                # Tags that are about to be learned look like this, too.
+                severity=Severity.INFO if answers else None,
             )
 
     @rule("CLS102", severity=Severity.WARNING, caused_by=["INP102", "INP201"])
