@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -163,15 +163,16 @@ def _lists(
     tree: Mapping[str, nn.Module], users: Collection[type], settable: Collection[str]
 ) -> dict[str, nn.ModuleList]:
     """Returns the lists whose elements all learn, and one method takes, always the same of them."""
+    foreign = frozenset().union(*map(_foreign, users))
+    count = Counter(id(one) for _, one in _all(tree[""]))
     found = {}
     for path, owner in tree.items():
         for attribute, one in owner._modules.items() if type(owner) in users else ():
-            if not isinstance(one, nn.ModuleList) or not all(map(_size, one)):
+            if not isinstance(one, nn.ModuleList) or attribute in foreign or len(one) == 1:
                 continue
-            name = f"{path}.{attribute}" if path else attribute
-            paths = [key for key, other in _all(tree[""]) if any(other is part for part in one)]
-            if len(paths) == len(one) > 1 and _takes_the_same(owner, attribute, users, settable):
-                found[name] = one
+            are_alone = all(count[id(part)] == 1 and _size(part) for part in one)
+            if are_alone and _takes_the_same(owner, attribute, users, settable):
+                found[f"{path}.{attribute}" if path else attribute] = one
     return found
 
 
@@ -184,29 +185,34 @@ def _takes_the_same(
         switches = _switches(test, own)
         if not switches or switches & set(settable) or any(map(_PHASE.search, switches)):
             return False
-        path = ast.unparse(test).split(".")[1:] if isinstance(test, ast.Attribute) else ["-"]
         value: Any = owner
-        for key in path:
+        for key in ast.unparse(test).split(".")[1:] if isinstance(test, ast.Attribute) else "-":
             value = getattr(value, key, None)
         # Who counts up to less than there is, knows it.
         is_number = isinstance(value, int) and not isinstance(value, bool)
         return not is_number or value >= len(getattr(owner, attribute))
 
-    takes: list[bool] = []
-    known: set[str] = set()
-    line = type(owner).__mro__
-    for kind in (*line, *(one for one in users if one not in line)):
-        for name, method in methods(kind).items() if kind in users else ():
-            if kind in line and name in known:
-                continue  # overridden
-            own = method.args.args[0].arg if method.args.args else "self"
-            read = stations(method, own, functools.partial(is_fixed, own=own))
-            if attribute in read.foreign:
-                return False
-            if kind in line and attribute in read.seen:
-                takes.append(attribute in read.settled)
-        known.update(methods(kind) if kind in line else ())
+    line = [kind for kind in type(owner).__mro__ if kind in users]
+    takes = []
+    # The first of a name goes before those that it overrides.
+    for method in {k: v for kind in reversed(line) for k, v in methods(kind).items()}.values():
+        own = _own(method)
+        read = stations(method, own, functools.partial(is_fixed, own=own))
+        if attribute in read.seen:
+            takes.append(attribute in read.settled)
     return takes == [True]
+
+
+@functools.cache
+def _foreign(kind: type) -> frozenset[str]:
+    """Returns the attributes of other objects that the methods of a class name."""
+    read = (stations(one, _own(one), lambda _: False) for one in methods(kind).values())
+    return frozenset().union(*(one.foreign for one in read))
+
+
+def _own(method: ast.FunctionDef) -> str:
+    """Returns what a method calls its object."""
+    return method.args.args[0].arg if method.args.args else "self"
 
 
 def _cut_off(tree: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
