@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core.detector import Detector, rule, threshold
+from ..core.detector import Detector, rule, state, threshold
 from ..core.findings import Evidence, Severity
 from ..core.measurements.axes import Axes
 from ..core.measurements.doubles import Doubles
@@ -119,6 +119,8 @@ class InputDetector(Detector):
     least_samples: float = threshold(default=5.0, source="hestness2017deep")
     padding_limit: float = threshold(default=0.5, source="krell2021efficient", maximum=1.0)
 
+    looked: int = state(int)  # at samples of training
+
     @rule("INP101", severity=Severity.ERROR)
     def constant_input(self, samples: Samples, doubles: Doubles) -> Iterator[Evidence]:
         """Every sample of every batch has the same input: there is nothing to tell them apart by.
@@ -145,7 +147,9 @@ class InputDetector(Detector):
             goodfellow2016deep
         """
         if samples.alike < max(_BATCHES, _ALIKE / samples.size):
-            yield from _unfilled(doubles.rows)
+            if doubles.rows is not None and doubles.rows.look > self.looked:
+                self.looked = doubles.rows.look
+                yield from _unfilled(doubles.rows)
             return
         what = f"in {samples.alike} batches in a row, all {samples.size} samples are the same"
         if samples.blank >= _BATCHES:
@@ -667,9 +671,9 @@ class InputDetector(Detector):
             )
 
 
-def _unfilled(rows: Rows | None) -> Iterator[Evidence]:
+def _unfilled(rows: Rows) -> Iterator[Evidence]:
     """A table most of whose columns are 0 in all samples, and that has no other gaps."""
-    if rows is None or rows.is_image or rows.lag or rows.labels is None or len(rows.train) < _ALIKE:
+    if rows.is_image or rows.lag or rows.labels is None or len(rows.train) < _ALIKE:
         return
     is_blank = (rows.train == 0).all(0)
     empty, others = is_blank.nonzero().flatten().tolist(), (~is_blank).nonzero().flatten().tolist()

@@ -134,18 +134,15 @@ def row_number(rows: Rows) -> int | None:
     both = x if new_x is None else torch.cat([x, new_x.double()])
     ordered = both.sort(0).values
     steps = (ordered[1:] - ordered[:-1]).amin(0)  # 0 where a value comes twice
-    for column in (steps > 0).nonzero().flatten().tolist():
-        ladder = (ordered[:, column] - ordered[0, column]) / steps[column]
-        even = torch.linspace(0, 1, len(ladder)).double()
+    ladder = (ordered - ordered[0]) / steps.clamp_min(1e-300)
+    even = torch.linspace(0, 1, len(ladder)).double().unsqueeze(1)
+    is_number = (steps > 0) & ((ladder - ladder.round()).abs().amax(0) < _WHOLE)
+    is_number &= (ladder / ladder[-1].clamp_min(1) - even).abs().amax(0) < _WHOLE
+    for column in is_number.nonzero().flatten().tolist():
         by_number = x[:, column].argsort()
         changes = int((y[by_number][1:] != y[by_number][:-1]).sum())
-        others = x[by_number][:, (x != x[:1]).any(0) & (torch.arange(x.shape[1]) != column)]
-        if (
-            changes < len(counts)
-            and bool(((ladder - ladder.round()).abs() < _WHOLE).all())
-            and bool(((ladder / ladder[-1] - even).abs() < _WHOLE).all())
-            and bool((_roughness(others) > _ROUGH).any())
-        ):
+        others = (x != x[:1]).any(0) & (torch.arange(x.shape[1]) != column)
+        if changes < len(counts) and (_roughness(x[by_number][:, others]) > _ROUGH).any():
             return int(column)
     return None
 
