@@ -20,7 +20,7 @@ class Stations:
         foreign: those of other objects than its own,
         settled: and those of which it comes to the same elements each time: it goes through them in
             a loop, or takes elements by numbers that are constants or count such a loop; it does
-            nothing else with them, and it does so, and comes so far, under no condition.
+            nothing else with them, and it does so, uses them, and comes so far, under no condition.
     """
 
     seen: frozenset[str]
@@ -93,6 +93,7 @@ class _Reader(ast.NodeVisitor):
         self._own, self._is_fixed = own, is_fixed
         self._depth = 0
         self._counters: set[str] = set()
+        self._elements: dict[str, set[str]] = {}
 
     def visit(self, node: ast.AST) -> None:
         is_open = isinstance(node, (*_BRANCHES, *_CLOSURES))
@@ -105,8 +106,17 @@ class _Reader(ast.NodeVisitor):
 
     def visit_For(self, node: ast.For) -> None:
         self._go_through(node.target, node.iter)
+        attributes = {
+            self._attribute(one) for one in ast.walk(node.iter) if isinstance(one, ast.expr)
+        }
+        for name in _names(node.target) - self._counters:
+            self._elements[name] = attributes - {""}
         for one in (*node.body, *node.orelse):
             self.visit(one)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if self._depth:  # what is done with an element may be done another time
+            self.loose |= self._elements.get(node.id, set())
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if (name := self._attribute(node.value)) and self._is_known(node.slice):
