@@ -1425,6 +1425,16 @@ def test_what_cannot_be_foretold_has_no_peak() -> None:
     assert found.schedules[0].factors == ()
 
 
+def test_of_a_rate_of_0_nothing_is_foretold() -> None:
+    """It has no peak to be a share of: that it is 0 is another matter."""
+
+    def nothing(optimizer):
+        optimizer.param_groups[0]["lr"] = 0.0
+        return lr_scheduler.CosineAnnealingLR(optimizer, 2)
+
+    assert plan(nothing).schedules[0].factors == ()
+
+
 def test_the_run_is_as_long_as_lightning_says() -> None:
     """Steps and epochs come from whatever ends the run first."""
 

@@ -288,7 +288,8 @@ def _plan(trainer: Any, module: Any) -> _Plan:
             if one is optimizer and not isinstance(scheduler, ReduceLROnPlateau):
                 is_fresh = alone and _calls(scheduler) == 0
                 peaks[index] = _foretold(peaks[index], rates, planned, is_fresh)
-        highest = [max(row) for row in rates] if alone else []
+        # What is a share of 0 says nothing of the schedule.
+        highest = [max(row) for row in rates] if alone and any(map(any, rates)) else []
         summit, top = _summit(scheduler, highest)
         schedules.append(
             Schedule(
