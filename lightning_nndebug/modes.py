@@ -106,6 +106,7 @@ class ModeDetector(Detector):
         Likely causes:
             - train() is called in validation_step, or at the end of it
             - on_validation_model_eval is overridden and leaves a part in train mode
+            - train() is overridden, and does not pass the mode on: eval() calls it, too
             - a copy in a plain list or attribute, which eval() on the module does not come to
             - dropout was switched on for a look at the uncertainty, and never off again
 
@@ -337,7 +338,7 @@ _WHY_IN_EVAL = {
     "validation": "on_validation_model_train is overridden, and does not restore it",
     "unknown": "",
 }
-_OVERRIDDEN = "on_validation_model_eval is overridden, and leaves it in train mode"
+_OVERRIDDEN = "on_validation_model_eval or train() is overridden, and leaves it in train mode"
 _WHY_IN_TRAIN = "it is in a plain list or attribute, which eval() on the module does not come to"
 _ONCE = "dropout was switched on, as for Monte Carlo samples, and not off again"
 _BLANK = "norms are kept in eval mode, as in a pretrained net, and this one starts from scratch"

@@ -1019,6 +1019,36 @@ def test_dropout_is_on_in_validation_to_be_averaged_over(passes, told):
     assert findings(Uncertain(passes)) == told
 
 
+class Keeping(Validated):
+    """Keeps its first layers in eval mode, by a train() of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.ModuleList([net()[:2], net()[2:]]))
+
+    def forward(self, x):
+        return self.net[1](self.net[0](x))
+
+    def train(self, mode=True):
+        self.training = mode
+        self.net[0].eval()
+        return self
+
+
+class Sampling(Keeping):
+    """Keeps the others in train mode on purpose."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.net[1].train()
+        return self
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Keeping, [("MOD102", "net")]), (Sampling, [])])
+def test_an_overridden_train_that_forgets_a_part_does_not_keep_it(kind, told):
+    """eval() calls train(False), which has to be passed on."""
+    assert findings(kind()) == told
+
+
 class Flagged(nn.Module):
     """Has a flag for its dropout, which is on unless somebody says otherwise."""
 

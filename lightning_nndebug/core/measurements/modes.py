@@ -40,7 +40,8 @@ class Stray:
         parameters: How many parameters there are in it.
         is_whole: Whether it holds every parameter that is being trained.
         is_partly_frozen: Whether it holds parameters that do not require a gradient.
-        is_kept: Whether a class of the user's overrides ``train`` around it.
+        is_kept: Whether a class of the user's overrides ``train`` around it; in validation, only
+            one that has called it since.
         is_fresh: Whether it holds norms, and no batch has gone into their statistics yet.
         passes: How often a batch of validation went through it, if it is a dropout: twice if that
             was repeated. 0 if that is not known, or if other dropouts were in eval mode.
@@ -286,7 +287,9 @@ class _Watch:
             parameters=len(parameters),
             is_whole=learning is not None and learning <= set(map(id, parameters)),
             is_partly_frozen=not all(one.requires_grad for one in parameters),
-            is_kept=any(_overrides_train(type(one)) for one in above),
+            # Whoever keeps a part in train mode says so to it; else it was forgotten.
+            is_kept=any(_overrides_train(type(one)) for one in above)
+            and (right or call is not None),
             is_fresh=right and self._is_fresh([one for one in parts if is_norm(one)]),
             passes=0 if right else self._passes[id(root)],
             since=since,
