@@ -139,9 +139,10 @@ class InputDetector(Detector):
             - Check the path, the index and the last transform before the batch
 
         When it is fine:
-            The net is meant to learn a constant. A few constant columns, or those at the end that
-            make a table wider, border pixels, masks and batches of fewer than four samples are
-            never reported.
+            The net is meant to learn a constant. Columns of zeros between others may be padding,
+            and are told without a warning. A few constant columns, or those at the end that make a
+            table wider, border pixels, masks and batches of fewer than four samples are never
+            reported.
 
         References:
             goodfellow2016deep
@@ -688,7 +689,7 @@ def _unfilled(rows: Rows) -> Iterator[Evidence]:
             message=f"{told}, the first is column {empty[0] * rows.step}",
             causes=("Columns were allocated and not filled, or a copy of them was",),
             fixes=("Assign to the table itself: ``table[:, columns] = ...``, ``frame.loc[...]``",),
-            severity=Severity.WARNING,
+            severity=Severity.INFO,  # padding, triangles and flags look like this, too
         )
 
 
@@ -742,6 +743,7 @@ def _refilled(rows: Rows) -> Iterator[Evidence]:
             message=told,
             causes=("A join has found nothing, and a constant fills the gaps",),
             fixes=("Compare the keys and names of both files: count what is missing after a join",),
+            severity=Severity.INFO,  # validation may be a slice of what training has seen
         )
 
 
