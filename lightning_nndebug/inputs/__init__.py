@@ -71,6 +71,7 @@ _RARE = 3.0  # equal pairs that there may be where none was seen
 _NOISES = 3.0  # standard deviations by which a count may be off
 _AWAY = 100.0  # standard deviations between all channels and 0
 _FLAT = 1e-6  # of a mean: a smaller deviation is rounding
+_EITHER = 2  # classes, before and after a limit
 _TINY = 0.01  # the largest value of inputs that were scaled twice
 
 
@@ -811,7 +812,8 @@ def _given_away(leaks: Leaks) -> Iterator[Evidence]:
             message=told,
             causes=("The file is sorted by class, and its index is still in the table",),
             fixes=("Drop the column: ``read_csv(..., index_col=0)``, ``to_csv(index=False)``",),
-            severity=Severity.WARNING,  # a time at which something has changed counts as well
+            # A time at which something has changed, or a dose that is too much, counts as well.
+            severity=Severity.WARNING if len(rows.labels.unique()) > _EITHER else Severity.INFO,
         )
     columns = [one * rows.step for one in leak(rows.train, rows.labels, is_class=rows.is_class)]
     if columns:
