@@ -813,7 +813,9 @@ def _given_away(leaks: Leaks) -> Iterator[Evidence]:
             causes=("The file is sorted by class, and its index is still in the table",),
             fixes=("Drop the column: ``read_csv(..., index_col=0)``, ``to_csv(index=False)``",),
             # A time at which something has changed, or a dose that is too much, counts as well.
-            severity=Severity.WARNING if len(rows.labels.unique()) > _EITHER else Severity.INFO,
+            severity=Severity.WARNING
+            if len(torch.unique(rows.labels)) > _EITHER
+            else Severity.INFO,
         )
     columns = [one * rows.step for one in leak(rows.train, rows.labels, is_class=rows.is_class)]
     if columns:

@@ -146,10 +146,9 @@ def row_number(rows: Rows) -> int | None:
         others = (x != x[:1]).any(0) & (torch.arange(x.shape[1]) != column)
         if changes >= len(counts) or not others.any():
             continue
-        beside, classes = x[by_number][:, others], y[by_number].unique(return_inverse=True)[1]
-        within = (
-            beside - torch.stack([beside[classes == c].mean(0) for c in classes.unique()])[classes]
-        )
+        beside, own = x[by_number][:, others], y[by_number]
+        means = {float(c): beside[own == c].mean(0) for c in torch.unique(own)}
+        within = beside - torch.stack([means[c] for c in own.tolist()])
         known = len(x) * (1 - within.var(0) / beside.var(0)) / (len(counts) - 1)
         if known.max() > _TELLING and _roughness(within).min() > _ROUGH:
             return int(column)
