@@ -456,3 +456,14 @@ def views_against_each_other(net, batch):
 def embeddings_that_are_all_the_same(net, batch):
     z = F.normalize(net.embed(0 * batch["x"]), dim=1)
     return F.cross_entropy(z @ z.T / 0.2, torch.arange(len(z)))
+
+
+@right
+def codes_that_are_kept_apart(net, batch):
+    h = net.embed(torch.randn(64, *batch["x"].shape[1:]))
+    z = F.normalize(h, dim=1)
+    return (
+        h.square().mean()
+        + F.cross_entropy(net.classes(batch["x"]), batch["y"])
+        + F.cross_entropy(z @ z.T / 0.2, torch.arange(len(z)))
+    )

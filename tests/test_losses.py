@@ -21,7 +21,7 @@ from lightning_nndebug import LossDetector
 from lightning_nndebug.core.measurements.batches import Place
 from lightning_nndebug.core.measurements.loss_calls import Listener, LossCall
 from lightning_nndebug.core.measurements.loss_inputs import LossInputs, _is_used, read
-from lightning_nndebug.losses.unsuitable import unwrapped_angles
+from lightning_nndebug.losses.unsuitable import same_views, unwrapped_angles
 
 ONCE = {"max_epochs": 1}
 
@@ -57,6 +57,19 @@ def test_a_misuse_is_named_with_its_line(name: str) -> None:
         number = int(message.partition("losses_wrong.py:")[2].partition(" ")[0])
         assert first <= number < first + len(lines)
         assert "# here" in linecache.getline(inspect.getsourcefile(step), number)
+
+
+def test_views_are_the_same_for_many_samples_in_a_row() -> None:
+    """A few that are hardly changed may be the same by chance."""
+    scores = torch.randn(16, 16)
+    scores = (scores + scores.T).requires_grad_()
+    same, other = (
+        LossInputs((read(LossCall("cross_entropy", one, torch.arange(16), (16, 16))),))
+        for one in (scores, torch.randn(16, 16, requires_grad=True))
+    )
+    seen: dict[str, int] = {}
+    told = [bool(list(same_views(one, seen))) for one in (same, same, other, *[same] * 4)]
+    assert told == [False] * 6 + [True]
 
 
 @pytest.mark.parametrize(

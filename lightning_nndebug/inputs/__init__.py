@@ -71,6 +71,7 @@ _RARE = 3.0  # equal pairs that there may be where none was seen
 _NOISES = 3.0  # standard deviations by which a count may be off
 _AWAY = 100.0  # standard deviations between all channels and 0
 _FLAT = 1e-6  # of a mean: a smaller deviation is rounding
+_EITHER = 2  # classes, before and after a limit
 _TINY = 0.01  # the largest value of inputs that were scaled twice
 
 
@@ -139,9 +140,10 @@ class InputDetector(Detector):
             - Check the path, the index and the last transform before the batch
 
         When it is fine:
-            The net is meant to learn a constant. A few constant columns, or those at the end that
-            make a table wider, border pixels, masks and batches of fewer than four samples are
-            never reported.
+            The net is meant to learn a constant. Columns of zeros between others may be padding,
+            and are told without a warning. A few constant columns, or those at the end that make a
+            table wider, border pixels, masks and batches of fewer than four samples are never
+            reported.
 
         References:
             goodfellow2016deep
@@ -688,7 +690,7 @@ def _unfilled(rows: Rows) -> Iterator[Evidence]:
             message=f"{told}, the first is column {empty[0] * rows.step}",
             causes=("Columns were allocated and not filled, or a copy of them was",),
             fixes=("Assign to the table itself: ``table[:, columns] = ...``, ``frame.loc[...]``",),
-            severity=Severity.WARNING,
+            severity=Severity.INFO,  # padding, triangles and flags look like this, too
         )
 
 
@@ -742,6 +744,7 @@ def _refilled(rows: Rows) -> Iterator[Evidence]:
             message=told,
             causes=("A join has found nothing, and a constant fills the gaps",),
             fixes=("Compare the keys and names of both files: count what is missing after a join",),
+            severity=Severity.INFO,  # validation may be a slice of what training has seen
         )
 
 
@@ -809,7 +812,10 @@ def _given_away(leaks: Leaks) -> Iterator[Evidence]:
             message=told,
             causes=("The file is sorted by class, and its index is still in the table",),
             fixes=("Drop the column: ``read_csv(..., index_col=0)``, ``to_csv(index=False)``",),
-            severity=Severity.WARNING,  # a time at which something has changed counts as well
+            # A time at which something has changed, or a dose that is too much, counts as well.
+            severity=Severity.WARNING
+            if len(torch.unique(rows.labels)) > _EITHER
+            else Severity.INFO,
         )
     columns = [one * rows.step for one in leak(rows.train, rows.labels, is_class=rows.is_class)]
     if columns:

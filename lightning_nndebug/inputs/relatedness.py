@@ -24,6 +24,7 @@ _MOVED = 0.2  # between two distributions; of the column itself, twice as much
 _BEYOND_DOUBT, _KNOWN, _AS_BEFORE = 6.0, 4.0, 2.5  # standard errors
 _CLASSES = 32  # whose columns are looked for, at most
 _WHOLE = 0.1  # of a step: so near are numbers to whole ones; as a share, to be spread evenly
+_TELLING = 20.0  # times as much of a column depends on the class as by chance
 _ROUGH = 0.5  # of the differences between neighbours that there would be in random order
 
 
@@ -123,7 +124,8 @@ def row_number(rows: Rows) -> int | None:
     """Returns a column that counts the rows of a file in which classes come one after the other.
 
     Its values are evenly spread steps of a ladder, each of them taken once, and tell all classes
-    apart. None where the other columns follow it as well: it may be time, or what they are made of.
+    apart, of which the other columns know something too. None where one of these follows it within
+    the classes as well: it may be time, or what they are made of.
     """
     x, y, new_x = rows.train.double(), rows.labels, rows.validation
     if rows.is_image or rows.lag or y is None or not rows.is_class:
@@ -142,7 +144,13 @@ def row_number(rows: Rows) -> int | None:
         by_number = x[:, column].argsort()
         changes = int((y[by_number][1:] != y[by_number][:-1]).sum())
         others = (x != x[:1]).any(0) & (torch.arange(x.shape[1]) != column)
-        if changes < len(counts) and (_roughness(x[by_number][:, others]) > _ROUGH).any():
+        if changes >= len(counts) or not others.any():
+            continue
+        beside, own = x[by_number][:, others], y[by_number]
+        means = {float(c): beside[own == c].mean(0) for c in torch.unique(own)}
+        within = beside - torch.stack([means[c] for c in own.tolist()])
+        known = len(x) * (1 - within.var(0) / beside.var(0)) / (len(counts) - 1)
+        if known.max() > _TELLING and _roughness(within).min() > _ROUGH:
             return int(column)
     return None
 

@@ -119,6 +119,7 @@ class LossDetector(Detector):
 
     labels: Labels = state(dict)
     ends: Ends = state(dict)
+    alike: dict[str, int] = state(dict)
     histories: Histories = state(dict)
     probes: list[dict[str, Any]] = state(list)
     held_up: str = state(str)
@@ -655,7 +656,7 @@ class LossDetector(Detector):
         yield from divided_by_nothing(found)
         yield from means_of_batches(found)
         yield from turned_scores(found)
-        yield from same_views(found)
+        yield from same_views(found, self.alike)
 
     @vital
     def against_constant(self, fits: Fits) -> float | None:

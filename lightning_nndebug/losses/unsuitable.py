@@ -22,6 +22,7 @@ _FILLED = 0.01  # of a turn may be missing at each of its ends
 _MISSED, _OFTEN = 5, 0.05  # angles that are missed by more than half a turn, and their share
 _STEEP = 1e5  # times the usual error: so much weighs one that is divided by almost nothing
 _FORMS = {"squared", "absolute"}  # what a hand-written difference may be made to
+_VIEWS = 64  # samples in a row that are their own partners
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|accuracy)($|[^a-z])", re.IGNORECASE)
 
 # What was done to a loss: in a word, in a sentence, its cause, and the fix.
@@ -205,12 +206,19 @@ def turned_scores(found: LossInputs) -> Iterator[Evidence]:
         )
 
 
-def same_views(found: LossInputs) -> Iterator[Evidence]:
-    """Samples that are to be found among others, by what is exactly equal to them."""
+def same_views(found: LossInputs, alike: dict[str, int]) -> Iterator[Evidence]:
+    """Samples that are to be found among others, by what is exactly equal to them.
+
+    Beside another loss it may keep codes apart; and views that are hardly changed are the same, now
+    and then.
+    """
+    is_all = all(one.are_views_same for one in found.inputs)
     for one in found.inputs:
-        if one.are_views_same:
+        name = where(one.call)
+        alike[name] = alike.get(name, 0) + one.call.shape[0] if is_all else 0
+        if alike[name] >= _VIEWS:
             yield Evidence(
-                where=where(one.call),
+                where=name,
                 measured="the same",
                 message=f"each of the {one.call.shape[0]} samples of a batch has exactly the "
                 f"scores of the partner that it is to find, at {one.call.line}: both views of it "

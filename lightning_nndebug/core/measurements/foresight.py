@@ -24,6 +24,8 @@ _SHORTEST = 4  # tokens
 _ROWS = 4  # sequences, whose first tokens are compared
 _MATCH = 0.98  # of the targets are the tokens of the input
 _CHANGING = 0.05  # of the tokens differ from the one before: else every order is the same
+_PAIRS, _SHUFFLES = 2048, 50  # of tokens in a row, and of these
+_STRUCTURE = 10.0  # deviations: pairs come again more often than by chance
 _NOISE = 1e-3  # of the deviation of the logits: more is no rounding error
 
 
@@ -74,8 +76,12 @@ class Foresight(Measurement):
             for number, call in enumerate(_classifying(heard)):
                 order = None if tokens is None else _order(tokens, call)
                 if tokens is not None and order is not None:
+                    is_text = _is_text(tokens, order[1])
                     changes = _try_out(moment, place, number, order[1])
-                    return None if changes is None else _told(str(place), *order, changes, tokens)
+                    if changes is None:
+                        return None
+                    told = _told(str(place), *order, changes, tokens)
+                    return told if told.shift >= 0 or is_text else None
         return None
 
 
@@ -125,6 +131,23 @@ def _is_behind(target: Tensor, given: Tensor, counts: Tensor) -> bool:
     first, equal = target[:, 0], (target[:, 1:] == given[:, :-1])[counts[:, 1:]]
     is_cut = len(first) >= _ROWS and (first != first[0]).any() and (first != given[:, -1]).any()
     return bool(is_cut and equal.numel() and equal.float().mean() > _MATCH)
+
+
+def _is_text(tokens: Tensor, counts: Tensor) -> bool:
+    """Tells whether a token has to do with the one before: of symbols at random, any may follow."""
+    given, both = tokens[: len(counts), : counts.shape[1]], counts[:, 1:] & counts[:, :-1]
+    first, second = (one[both][:_PAIRS].cpu() for one in (given[:, :-1], given[:, 1:]))
+    own = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(first), generator=own) for _ in range(_SHUFFLES)]
+    found, *others = (
+        torch.unique(torch.stack([first, one]), dim=1, return_counts=True)[1]
+        .double()
+        .square()
+        .sum()
+        for one in (second, *(second[order] for order in orders))
+    )
+    by_chance = torch.stack(others)
+    return bool(found > by_chance.mean() + _STRUCTURE * by_chance.std().clamp_min(1))
 
 
 def _try_out(
