@@ -130,7 +130,9 @@ def _hasty(schedule: Schedule, run: Schedules) -> Misuse | None:
 def _never_stepped(schedule: Schedule, run: Schedules) -> Misuse | None:
     is_late = run.over or run.done >= run.steps / 3
     is_for_steps = run.over and run.steps >= _SHORT and _agree(_length(schedule), run.steps)
-    if schedule.taken or not is_late or (run.epoch < 2 and not is_for_steps):  # noqa: PLR2004
+    if schedule.taken or not schedule.is_still:  # by a step of another name, or a part of one
+        return None
+    if not is_late or (run.epoch < 2 and not is_for_steps):  # noqa: PLR2004
         return None
     return Misuse(
         f"not stepped once in {run.epoch} epoch{'s' * (run.epoch > 1)} of manual optimization",
@@ -154,7 +156,8 @@ def _stepped_twice(schedule: Schedule) -> Misuse | None:
 
 
 def _held_back(schedule: Schedule, run: Schedules) -> Misuse | None:
-    if not run.over or schedule.taken or not schedule.factors or not schedule.asked >= _FEW:
+    is_idle = not schedule.taken and schedule.is_still
+    if not run.over or not is_idle or not schedule.factors or not schedule.asked >= _FEW:
         return None
     return Misuse(
         f"not stepped once, though Lightning has asked for it {schedule.asked:,.0f} times",
