@@ -759,6 +759,7 @@ def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str
         (schedule(monitor="neg_loss", mode="max"), run()),
         (schedule(monitor="score", mode="max"), run()),
         (schedule(taken=100, asked=100), run()),
+        (schedule(taken=1600, asked=100), run()),  # samples that were seen
         (schedule(taken=50, asked=100), run()),  # steps that a scaler has skipped
         (schedule(interval="epoch", taken=303, asked=3), run()),  # by hand, in each batch
         (schedule(interval="epoch", taken=2, asked=1), run()),

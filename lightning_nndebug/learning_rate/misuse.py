@@ -18,7 +18,7 @@ _SHORT = 50  # optimizer steps; a run of fewer is a trial
 _CONFUSED = 4  # epochs were taken for steps, or steps for epochs, if they differ by this factor
 _EARLY = 5  # epochs
 _FEW = 3  # epochs that tell a pace
-_TWICE = 1.9, 3.5  # times as often as Lightning steps it, a scheduler of epochs is stepped anew
+_TWICE = 1.9, 3.5  # times as often as Lightning steps it, a scheduler is stepped by others, too
 _NOTHING = 1e-3  # of a learning rate
 _CONVERGED = 0.9  # of the loss
 _FALLEN = 0.1  # of its peak: from there, a learning rate may climb back
@@ -141,12 +141,10 @@ def _never_stepped(schedule: Schedule, run: Schedules) -> Misuse | None:
 
 
 def _stepped_twice(schedule: Schedule) -> Misuse | None:
-    """Who steps a scheduler of epochs in each batch has another pace in mind than Lightning's."""
-    is_of_epochs = schedule.interval == "epoch"
-    most = _TWICE[1] if is_of_epochs else math.inf
-    if not schedule.asked >= (_FEW if is_of_epochs else _SHORT / 2):
+    """Who steps an epoch's scheduler in each batch, or counts samples, has another pace in mind."""
+    if not schedule.asked >= (_FEW if schedule.interval == "epoch" else _SHORT / 2):
         return None
-    if not _TWICE[0] <= schedule.taken / schedule.asked <= most:
+    if not _TWICE[0] <= schedule.taken / schedule.asked <= _TWICE[1]:
         return None
     return Misuse(
         f"stepped {schedule.taken:,} times in {schedule.asked:,.0f} {schedule.interval}s: "
