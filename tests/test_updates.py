@@ -144,8 +144,8 @@ def fixed(_: Maker) -> nn.Module:
 
 
 def fitted(_: Maker):
-    layer = nn.Linear(64, 64)
-    return lambda x: layer(x) + layer(x.detach())
+    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    return lambda x: layers(x) + layers(x.detach())
 
 
 def made_once(module: Maker) -> nn.Module:

@@ -230,7 +230,7 @@ class _Strangers:
     def __init__(self, moment: Moment) -> None:
         self._module = moment.module
         self._known = {id(one) for one in moment.module.modules()}
-        self._rounds: list[dict[tuple[Any, ...], _Stranger]] = [{}]
+        self._rounds: list[list[_Stranger]] = [[]]
         is_compiled = any(map(is_opaque, moment.module.modules()))
         self._hook = None if is_compiled else register_module_forward_hook(self._called)
 
@@ -239,10 +239,13 @@ class _Strangers:
         if self._hook is None:
             return ()
         if len(self._rounds) < _LOOKS[0]:
-            self._rounds.append({})
+            self._rounds.append([])
             return ()
         self.close()
-        gone = [{key for key, one in seen.items() if one.is_for_one_call} for seen in self._rounds]
+        gone = [
+            {one.key for one in seen} - {one.key for one in seen if not one.is_for_one_call}
+            for seen in self._rounds
+        ]
         return tuple(
             Orphans(f"{kind} at {line}", tuple(names), len(gone), is_remade=True)
             for kind, *names, line in sorted(set.intersection(*gone), key=str)
@@ -256,7 +259,7 @@ class _Strangers:
 
     def _are_same(self, key: tuple[Any, ...]) -> bool:
         """Whether the weights are those of the step before: then nobody draws them."""
-        rows = [seen[key].row for seen in self._rounds]
+        rows = [next(one.row for one in seen if one.key == key) for seen in self._rounds]
         return any(torch.equal(one, other) for one, other in itertools.pairwise(rows))
 
     def _called(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -269,7 +272,7 @@ class _Strangers:
             if not matrices:
                 return
             now = self._rounds[-1]
-            again = next((one for one in now.values() if one.layer() is module), None)
+            again = next((one for one in now if one.layer() is module), None)
             if again is not None:
                 again.is_meant = True
                 return
@@ -280,13 +283,14 @@ class _Strangers:
                 is_meant = is_view or not torch.is_grad_enabled()
                 row = entries(matrices[0]).clone()
                 key = type(module).__name__, *own, line
-                now[key] = _Stranger(weakref.ref(module), row, is_meant)
+                now.append(_Stranger(key, weakref.ref(module), row, is_meant))
 
 
 @dataclass
 class _Stranger:
     """A layer that is no part of the module."""
 
+    key: tuple[Any, ...]  # its kind, its parameters, and the line that called it
     layer: weakref.ref[nn.Module]
     row: Tensor
     is_meant: bool  # by what it does, or by another call of it

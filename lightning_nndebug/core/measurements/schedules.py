@@ -122,14 +122,14 @@ class Schedules(Measurement):
         if not hasattr(memory, "plan"):
             memory.plan, memory.spent = _plan(trainer, moment.module), {}
             memory.first = moment.step, trainer.current_epoch
-            memory.still = [_highest(one) for one in trainer.optimizers]
+            memory.still, memory.is_still = list(map(_highest, trainer.optimizers)), True
             memory.dropped = _dropped(trainer, moment.module)
         plan: _Plan = memory.plan
         # At the end of an epoch, Lightning steps after the hooks; but for what follows a metric.
         over = trainer.current_epoch - memory.first[1]
         ended = over + (moment.hook == "on_train_epoch_end")
         steps = moment.step - memory.first[0]
-        is_still = [_highest(one) for one in trainer.optimizers] == memory.still
+        memory.is_still &= list(map(_highest, trainer.optimizers)) == memory.still
         configs = trainer.lr_scheduler_configs
         now = [_calls(config.scheduler) for config in configs]
         return cls(
@@ -149,7 +149,7 @@ class Schedules(Measurement):
                     one,
                     taken=taken - before,
                     asked=_asked(one, steps, over if one.monitor is None else ended),
-                    is_still=is_still,
+                    is_still=memory.is_still,
                     left=_left(config.scheduler, rate),
                 )
                 for one, config, taken, before, rate in zip(
