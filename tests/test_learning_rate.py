@@ -759,11 +759,14 @@ def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str
         (schedule(monitor="neg_loss", mode="max"), run()),
         (schedule(monitor="score", mode="max"), run()),
         (schedule(taken=100, asked=100), run()),
+        (schedule(taken=1600, asked=100), run()),  # samples that were seen
         (schedule(taken=50, asked=100), run()),  # steps that a scaler has skipped
         (schedule(interval="epoch", taken=303, asked=3), run()),  # by hand, in each batch
         (schedule(interval="epoch", taken=2, asked=1), run()),
         (schedule(asked=100, factors=(1.0, 0.9)), run()),  # it may come later
         (schedule(asked=100), run(over=True)),  # one that keeps no count
+        (schedule(asked=100, factors=(1.0, 0.9), is_still=False), run(over=True)),  # or halves
+        (schedule(interval="hand", is_still=False), run(epoch=3, over=True)),
         (plateau(left=0.01), run(done=200, epoch=2)),
         (plateau(patience=100), run(done=200, epoch=2)),  # of all batches none was better
         (plateau(patience=5, frequency=20), run(done=200, epoch=2)),
@@ -814,7 +817,22 @@ class Careless(Classifier):
         return optimizer
 
 
-@pytest.mark.parametrize(("kind", "dropped"), [(Forgetful, {}), (Careless, {"SGD": "scheduler"})])
+class Own(Classifier):
+    """Keeps a scheduler of its own making, which marks the groups as torch's do."""
+
+    def configure_optimizers(self):
+        parameters = []
+        for name, p in self.named_parameters():  # noqa: B007
+            parameters.append(p)
+        optimizer = torch.optim.SGD(parameters, 0.1)
+        optimizer.param_groups[0]["initial_lr"] = 0.1
+        self.schedule, epochs = optimizer, 2  # noqa: F841
+        return optimizer
+
+
+@pytest.mark.parametrize(
+    ("kind", "dropped"), [(Forgetful, {}), (Own, {}), (Careless, {"SGD": "scheduler"})]
+)
 def test_a_scheduler_that_nothing_reads_is_thrown_away(
     kind: type[Classifier], dropped: dict[str, str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from cases._parts import Classifier, loader
@@ -9,7 +11,7 @@ from program import Program, fit, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_nndebug import Evidence, Severity, StructureDetector, UpdateDetector
+from lightning_nndebug import Evidence, NNDebug, Severity, StructureDetector, UpdateDetector
 from lightning_nndebug.core.detector import Detector, rule
 from lightning_nndebug.core.measurements.wiring import Link, Norm, Part, Wiring
 
@@ -489,10 +491,53 @@ class Deep(Hasty):
         return x
 
 
+class Counted(Hasty):
+    """Goes through as many as it is told to."""
+
+    def forward(self, x, count=1):
+        for _, layer in zip(range(count), self.layers, strict=False):
+            x = layer(x)
+        return self.net(x)
+
+
+class Viewed(Hasty):
+    """Has as many views of a sample as there may be."""
+
+    def forward(self, x, *views):
+        x = self.layers[0](x)
+        for view in views:
+            x = x + self.layers[1](view) + self.layers[2](view)
+        return self.net(x)
+
+
+class Leveled(Hasty):
+    """Counts in a buffer, which it may write to in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("level", torch.tensor(1))
+
+    def forward(self, x):
+        for i in range(self.level):
+            x = self.layers[i](x)
+        return self.net(x)
+
+
+class Prepared(Chosen):
+    """Leaves the choice to what it overrides."""
+
+    def forward(self, x):
+        return super().forward(self.layers[0](x))
+
+
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
         (Hasty, ["layers.1", "layers.2"]),
+        (Counted, []),
+        (Viewed, []),
+        (Leveled, []),
+        (Prepared, []),
         (Repetitive, ["layers.1", "layers.2"]),
         (Late, ["layers.0"]),
         (Growing, []),
@@ -567,3 +612,16 @@ def test_a_hugging_face_transformer_is_well() -> None:
     fit(Program(Tagger(), loader(), trainer={"max_steps": 25}), *detectors)
     assert not [str(one) for each in detectors for one in each.findings if one.severity != "info"]
     assert torch.is_grad_enabled()
+
+
+def test_a_step_may_copy_what_is_watched() -> None:
+    """The run is not copied with it, nor need it be: files and locks cannot."""
+
+    class Copying(Classifier):
+        def training_step(self, batch, batch_idx):
+            copy.deepcopy(self.net)(batch[0])
+            return super().training_step(batch, batch_idx)
+
+    suite = NNDebug()
+    fit(Program(Copying(), loader(), trainer={"max_steps": 10}), suite)
+    assert not [one for one in suite.findings if one.severity != "info"]

@@ -117,6 +117,37 @@ class Rehearsing(Classifier):
         return super().training_step(batch, batch_idx) + F.cross_entropy(twin(batch[0]), batch[1])
 
 
+class Drawing(Classifier):
+    """Sees each batch by a convolution that is drawn anew, too."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        look = nn.Conv2d(1, 1, 3, padding=1)(x.view(-1, 1, 8, 8)).view(-1, 64)
+        return F.cross_entropy(self(torch.cat([x, look])), torch.cat([y, y]))
+
+
+class Noisy(Classifier):
+    """Learns to answer as it does with noise on its weights."""
+
+    def training_step(self, batch, batch_idx):
+        twin = copy.deepcopy(self.net)
+        for p in twin.parameters():
+            p.data += 0.1 * p.std() * torch.randn_like(p)
+        goal = twin(batch[0]).detach()
+        return super().training_step(batch, batch_idx) + F.mse_loss(self(batch[0]), goal)
+
+
+def fixed(_: Maker) -> nn.Module:
+    layer = nn.Linear(64, 64)
+    nn.init.eye_(layer.weight)
+    return layer
+
+
+def fitted(_: Maker):
+    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    return lambda x: layers(x) + layers(x.detach())
+
+
 def made_once(module: Maker) -> nn.Module:
     if not hasattr(module, "late"):
         module.late = nn.Linear(64, 64)
@@ -131,11 +162,15 @@ def made_once(module: Maker) -> nn.Module:
         (Maker(lambda _: nn.LayerNorm(64)), []),  # which scales by 1
         (Maker(lambda _: nn.Linear(64, 64).requires_grad_(False)), []),
         (Maker(made_once), []),
+        (Maker(fixed), []),
+        (Maker(fitted), []),
+        (Drawing(), []),
+        (Noisy(), []),
         (Rehearsing(), []),
     ],
 )
 def test_a_layer_that_is_made_in_each_step_learns_nothing(module, found) -> None:
-    """Nor does it matter that another one is like it; but a copy is made on purpose."""
+    """But a copy is made on purpose, and so is what is called again, or draws another look."""
     told = findings(module)
     assert [where.split()[0] for where, _ in told] == found
     assert all("made anew in each of 3 steps" in message for _, message in told)

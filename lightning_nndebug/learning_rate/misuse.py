@@ -18,7 +18,7 @@ _SHORT = 50  # optimizer steps; a run of fewer is a trial
 _CONFUSED = 4  # epochs were taken for steps, or steps for epochs, if they differ by this factor
 _EARLY = 5  # epochs
 _FEW = 3  # epochs that tell a pace
-_TWICE = 1.9, 3.5  # times as often as Lightning steps it, a scheduler of epochs is stepped anew
+_TWICE = 1.9, 3.5  # times as often as Lightning steps it, a scheduler is stepped by others, too
 _NOTHING = 1e-3  # of a learning rate
 _CONVERGED = 0.9  # of the loss
 _FALLEN = 0.1  # of its peak: from there, a learning rate may climb back
@@ -130,7 +130,9 @@ def _hasty(schedule: Schedule, run: Schedules) -> Misuse | None:
 def _never_stepped(schedule: Schedule, run: Schedules) -> Misuse | None:
     is_late = run.over or run.done >= run.steps / 3
     is_for_steps = run.over and run.steps >= _SHORT and _agree(_length(schedule), run.steps)
-    if schedule.taken or not is_late or (run.epoch < 2 and not is_for_steps):  # noqa: PLR2004
+    if schedule.taken or not schedule.is_still:  # by a step of another name, or a part of one
+        return None
+    if not is_late or (run.epoch < 2 and not is_for_steps):  # noqa: PLR2004
         return None
     return Misuse(
         f"not stepped once in {run.epoch} epoch{'s' * (run.epoch > 1)} of manual optimization",
@@ -139,12 +141,10 @@ def _never_stepped(schedule: Schedule, run: Schedules) -> Misuse | None:
 
 
 def _stepped_twice(schedule: Schedule) -> Misuse | None:
-    """Who steps a scheduler of epochs in each batch has another pace in mind than Lightning's."""
-    is_of_epochs = schedule.interval == "epoch"
-    most = _TWICE[1] if is_of_epochs else math.inf
-    if not schedule.asked >= (_FEW if is_of_epochs else _SHORT / 2):
+    """Who steps an epoch's scheduler in each batch, or counts samples, has another pace in mind."""
+    if not schedule.asked >= (_FEW if schedule.interval == "epoch" else _SHORT / 2):
         return None
-    if not _TWICE[0] <= schedule.taken / schedule.asked <= most:
+    if not _TWICE[0] <= schedule.taken / schedule.asked <= _TWICE[1]:
         return None
     return Misuse(
         f"stepped {schedule.taken:,} times in {schedule.asked:,.0f} {schedule.interval}s: "
@@ -154,7 +154,8 @@ def _stepped_twice(schedule: Schedule) -> Misuse | None:
 
 
 def _held_back(schedule: Schedule, run: Schedules) -> Misuse | None:
-    if not run.over or schedule.taken or not schedule.factors or not schedule.asked >= _FEW:
+    is_idle = not schedule.taken and schedule.is_still
+    if not run.over or not is_idle or not schedule.factors or not schedule.asked >= _FEW:
         return None
     return Misuse(
         f"not stepped once, though Lightning has asked for it {schedule.asked:,.0f} times",

@@ -49,6 +49,10 @@ class Moment:
     optimizer: Any = None
     dataloader_idx: int = 0
 
+    def __deepcopy__(self, _: dict[int, Any]) -> Moment:
+        """Returns itself: who copies a module with our hooks does not mean the run."""
+        return self
+
 
 @dataclass(frozen=True)
 class Cadence:

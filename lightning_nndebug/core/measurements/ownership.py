@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import weakref
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_hook
 
 from ..sandbox import running
 from ..source import nearest_line
@@ -23,6 +24,7 @@ from . import Measurement, Moment
 from .gradients import is_sharded, read_norms
 from .reach import shape, topmost
 from .schedules import optimizer_name
+from .unused import is_opaque
 from .weights import entries, is_dense, looks_random
 
 _LOOKS = (3, 10, 30, 100, 300)  # batches with a step, in each epoch
@@ -32,6 +34,7 @@ _SHORT = 20  # batches, at least, of a run that ends without any; or half of one
 _OPPOSED = -0.15  # the cosine of gradients that undo each other, in each step; of two tasks it is 0
 _WITNESSES = 4  # parameters of an optimizer tell whether gradients come
 _MOVES = 8  # that may lie between a parameter and what is kept of it
+_NEAR = 0.5  # the cosine of weights and a noisy copy, at least; of weights drawn anew it is 0
 _LIGHTNING = ("lightning.", "pytorch_lightning.")
 
 Named = list[tuple[str, nn.Module, Tensor]]
@@ -218,30 +221,35 @@ class _Nursery:
 
 
 class _Strangers:
-    """Layers that are called in the first steps, and that are made for one step alone.
+    """Layers that are made anew in each of the first steps, with other weights, for one call.
 
-    Copies of what the module has are meant: they take a few steps of their own.
+    What is called again may well learn in the step, or be drawn on purpose. So are copies of what
+    the module has, with noise or without, and what makes data of another look of the same shape.
     """
 
     def __init__(self, moment: Moment) -> None:
         self._module = moment.module
         self._known = {id(one) for one in moment.module.modules()}
-        self._rounds: list[dict[tuple[Any, ...], weakref.ref[nn.Module]]] = [{}]
-        is_compiled = any(hasattr(one, "_orig_mod") for one in moment.module.modules())
-        self._hook = None if is_compiled else register_module_forward_pre_hook(self._called)
+        self._rounds: list[list[_Stranger]] = [[]]
+        is_compiled = any(map(is_opaque, moment.module.modules()))
+        self._hook = None if is_compiled else register_module_forward_hook(self._called)
 
     def turn(self) -> tuple[Orphans, ...]:
         """Begins a step anew, and returns what was there in all of the first ones, if it is so."""
         if self._hook is None:
             return ()
         if len(self._rounds) < _LOOKS[0]:
-            self._rounds.append({})
+            self._rounds.append([])
             return ()
         self.close()
-        gone = [{key for key, one in seen.items() if one() is None} for seen in self._rounds]
+        gone = [
+            {one.key for one in seen} - {one.key for one in seen if not one.is_for_one_call}
+            for seen in self._rounds
+        ]
         return tuple(
             Orphans(f"{kind} at {line}", tuple(names), len(gone), is_remade=True)
             for kind, *names, line in sorted(set.intersection(*gone), key=str)
+            if not self._are_same((kind, *names, line))
         )
 
     def close(self) -> None:
@@ -249,18 +257,47 @@ class _Strangers:
             self._hook.remove()
         self._hook = None
 
-    def _called(self, module: nn.Module, _: Any) -> None:
+    def _are_same(self, key: tuple[Any, ...]) -> bool:
+        """Whether the weights are those of the step before: then nobody draws them."""
+        rows = [next(one.row for one in seen if one.key == key) for seen in self._rounds]
+        return any(torch.equal(one, other) for one, other in itertools.pairwise(rows))
+
+    def _called(self, module: nn.Module, args: Any, output: Any) -> None:
         """Notes a layer with weights; it runs in the user's forward, and may not raise."""
-        if id(module) in self._known or running() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or id(module) in self._known or running():
             return
-        own = dict(module.named_parameters(recurse=False))
         with suppress(Exception):  # another device, or weights that are still to come
-            if not any(p.requires_grad and p.dim() > 1 for p in own.values()):
+            own = dict(module.named_parameters(recurse=False))
+            matrices = [p for p in own.values() if p.requires_grad and p.dim() > 1]
+            if not matrices:
+                return
+            now = self._rounds[-1]
+            again = next((one for one in now if one.layer() is module), None)
+            if again is not None:
+                again.is_meant = True
                 return
             if any(_is_copy(module, one) for one in self._module.modules()):
                 self._known.add(id(module))
             elif (line := nearest_line(sys._getframe(1))) is not None:
-                self._rounds[-1][(type(module).__name__, *own, line)] = weakref.ref(module)
+                is_view = all(map(_is_given, args)) and any(x.shape == output.shape for x in args)
+                is_meant = is_view or not torch.is_grad_enabled()
+                row = entries(matrices[0]).clone()
+                key = type(module).__name__, *own, line
+                now.append(_Stranger(key, weakref.ref(module), row, is_meant))
+
+
+@dataclass
+class _Stranger:
+    """A layer that is no part of the module."""
+
+    key: tuple[Any, ...]  # its kind, its parameters, and the line that called it
+    layer: weakref.ref[nn.Module]
+    row: Tensor
+    is_meant: bool  # by what it does, or by another call of it
+
+    @property
+    def is_for_one_call(self) -> bool:
+        return self.layer() is None and not self.is_meant
 
 
 @dataclass
@@ -391,11 +428,20 @@ class _Ledger:
         return [p for one in self._accounts.values() for p in one.witnesses]
 
 
+def _is_given(x: Any) -> bool:
+    return isinstance(x, Tensor) and not x.requires_grad
+
+
 def _is_copy(module: nn.Module, of: nn.Module) -> bool:
     if type(module) is not type(of) or shape(module) != shape(of):
         return False
-    pairs = zip(module.parameters(), of.parameters(), strict=True)
-    return all(torch.equal(entries(one), entries(other)) for one, other in pairs)
+    pairs = [(entries(one), entries(other)) for one, other in _matrices(module, of)]
+    return all(torch.cosine_similarity(a, b, 0) > _NEAR for a, b in pairs)
+
+
+def _matrices(*modules: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+    rows = zip(*(one.parameters() for one in modules), strict=True)
+    yield from (row for row in rows if row[0].dim() > 1)
 
 
 def _is_half_over(moment: Moment) -> bool:

@@ -47,6 +47,7 @@ class Schedule:
         planned: How many calls of its ``step`` the run leaves time for; inf if nobody knows.
         taken: How many calls there were so far,
         asked: and how many Lightning has asked for; nan where that is left to the user's code.
+        is_still: Whether the learning rate is what it was when the run began.
         length: The number of calls after which it has done what it was made for, if it has one.
         factors: The largest learning rate after 0, 1, 2, ... calls from now, relative to its peak.
             They reach beyond the end of the run, and are empty for what cannot be foretold.
@@ -64,6 +65,7 @@ class Schedule:
     planned: float = math.inf
     taken: int = 0
     asked: float = math.nan
+    is_still: bool = True
     length: int | None = None
     factors: tuple[float, ...] = ()
     summit: int | None = None
@@ -120,12 +122,14 @@ class Schedules(Measurement):
         if not hasattr(memory, "plan"):
             memory.plan, memory.spent = _plan(trainer, moment.module), {}
             memory.first = moment.step, trainer.current_epoch
+            memory.still, memory.is_still = list(map(_highest, trainer.optimizers)), True
             memory.dropped = _dropped(trainer, moment.module)
         plan: _Plan = memory.plan
         # At the end of an epoch, Lightning steps after the hooks; but for what follows a metric.
         over = trainer.current_epoch - memory.first[1]
         ended = over + (moment.hook == "on_train_epoch_end")
         steps = moment.step - memory.first[0]
+        memory.is_still &= list(map(_highest, trainer.optimizers)) == memory.still
         configs = trainer.lr_scheduler_configs
         now = [_calls(config.scheduler) for config in configs]
         return cls(
@@ -145,6 +149,7 @@ class Schedules(Measurement):
                     one,
                     taken=taken - before,
                     asked=_asked(one, steps, over if one.monitor is None else ended),
+                    is_still=memory.is_still,
                     left=_left(config.scheduler, rate),
                 )
                 for one, config, taken, before, rate in zip(
@@ -344,6 +349,8 @@ def _to_come(moment: Moment, steps: float, spent: dict[str, _Spent]) -> dict[str
 
 
 def _asked(schedule: Schedule, steps: int, epochs: int) -> float:
+    if schedule.interval == "step" and schedule.frequency > 1:
+        return math.nan  # it counts the batches of each epoch
     times = {"step": steps, "epoch": epochs}.get(schedule.interval, math.nan)
     return times / max(schedule.frequency, 1)
 
@@ -370,8 +377,12 @@ def _unread(kind: type) -> str:
         return ""
     names = [one for one in ast.walk(tree) if isinstance(one, ast.Name)]
     read = {one.id for one in names if isinstance(one.ctx, ast.Load)}
-    stored = (one.id for one in names if isinstance(one.ctx, ast.Store))
-    return next((one for one in stored if one not in read and not one.startswith("_")), "")
+    made = (
+        ast.unparse(one.targets[0])
+        for one in ast.walk(tree)
+        if isinstance(one, ast.Assign) and isinstance(one.value, ast.Call) and len(one.targets) == 1
+    )
+    return next((one for one in made if one.isidentifier() and one not in read | {"_"}), "")
 
 
 def _left(scheduler: Any, began: float) -> float:

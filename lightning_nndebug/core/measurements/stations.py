@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _EXITS = (ast.Return, ast.Break, ast.Continue)
-_BRANCHES = (ast.If, ast.IfExp, ast.While, ast.Try)
+_BRANCHES = (ast.If, ast.IfExp, ast.While, ast.Try, ast.Match, ast.BoolOp)
 _CLOSURES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -36,7 +36,8 @@ def stations(method: ast.AST, own: str, is_fixed: Callable[[ast.expr], bool]) ->
         own: What the method calls its object.
         is_fixed: Whether a condition, or a number, is the same for ever.
     """
-    reader = _Reader(own, is_fixed)
+    given = {one.arg for one in ast.walk(method) if isinstance(one, ast.arg)}
+    reader = _Reader(own, is_fixed, given)
     for one in ast.iter_child_nodes(method):
         reader.visit(one)
     seen, foreign = frozenset(reader.seen), frozenset(reader.foreign)
@@ -85,12 +86,12 @@ def _read(node: ast.AST) -> set[str]:
 
 
 class _Reader(ast.NodeVisitor):
-    def __init__(self, own: str, is_fixed: Callable[[ast.expr], bool]) -> None:
+    def __init__(self, own: str, is_fixed: Callable[[ast.expr], bool], given: set[str]) -> None:
         self.seen: set[str] = set()
         self.foreign: set[str] = set()
         self.loose: set[str] = set()
         self.is_open = False  # whether it may end, or go on, under a condition
-        self._own, self._is_fixed = own, is_fixed
+        self._own, self._is_fixed, self._given = own, is_fixed, given
         self._depth = 0
         self._counters: set[str] = set()
         self._elements: dict[str, set[str]] = {}
@@ -105,6 +106,8 @@ class _Reader(ast.NodeVisitor):
         self._depth -= is_open
 
     def visit_For(self, node: ast.For) -> None:
+        varies = self._varies(node.iter)
+        self._depth += varies
         self._go_through(node.target, node.iter)
         attributes = {
             self._attribute(one) for one in ast.walk(node.iter) if isinstance(one, ast.expr)
@@ -113,6 +116,7 @@ class _Reader(ast.NodeVisitor):
             self._elements[name] = attributes - {""}
         for one in (*node.body, *node.orelse):
             self.visit(one)
+        self._depth -= varies
 
     def visit_Name(self, node: ast.Name) -> None:
         if self._depth:  # what is done with an element may be done another time
@@ -165,6 +169,19 @@ class _Reader(ast.NodeVisitor):
         ):
             first = target.elts[0] if isinstance(target, ast.Tuple) else target
             self._counters.add(ast.unparse(first))
+
+    def _varies(self, of: ast.expr) -> bool:
+        """Whether what a loop goes through may be of another length another time."""
+        if isinstance(of, ast.Call):
+            is_range = ast.unparse(of.func) == "range"
+            return (
+                not all(map(self._is_known, of.args))
+                if is_range
+                else any(map(self._varies, of.args))
+            )
+        if isinstance(of, ast.Subscript):
+            return not self._is_known(of.slice) or self._varies(of.value)
+        return isinstance(of, ast.Name) and of.id in self._given
 
     def _is_length(self, node: ast.expr) -> bool:
         is_call = isinstance(node, ast.Call) and ast.unparse(node.func) == "len"

@@ -131,7 +131,7 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]
     """
     root = moment.module
     tree = dict(root.named_modules())
-    if any(_is_opaque(one) for one in tree.values()):
+    if any(is_opaque(one) for one in tree.values()):
         return
     kinds: set[type] = {type(one) for one in (*tree.values(), *moment.trainer.callbacks)}
     bases = {base for kind in kinds for base in kind.__mro__}
@@ -188,14 +188,20 @@ def _takes_the_same(
         value: Any = owner
         for key in ast.unparse(test).split(".")[1:] if isinstance(test, ast.Attribute) else "-":
             value = getattr(value, key, None)
+        if isinstance(value, torch.Tensor):  # which is written to in place
+            return False
         # Who counts up to less than there is, knows it.
         is_number = isinstance(value, int) and not isinstance(value, bool)
         return not is_number or value >= len(getattr(owner, attribute))
 
     line = [kind for kind in type(owner).__mro__ if kind in users]
-    takes = []
-    # The first of a name goes before those that it overrides.
-    for method in {k: v for kind in reversed(line) for k, v in methods(kind).items()}.values():
+    takes: list[bool] = []
+    found: dict[str, list[ast.FunctionDef]] = {}
+    for kind in reversed(line):
+        for name, one in methods(kind).items():  # goes before what it overrides, or calls it
+            has_super = any(getattr(part, "id", "") == "super" for part in ast.walk(one))
+            found[name] = [one, *(found.get(name, []) if has_super else [])]
+    for method in (one for several in found.values() for one in several):
         own = _own(method)
         read = stations(method, own, functools.partial(is_fixed, own=own))
         if attribute in read.seen:
@@ -238,8 +244,8 @@ def _all(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from root.named_modules(remove_duplicate=False)
 
 
-def _is_opaque(module: nn.Module) -> bool:
-    """Whether calls of it, or in it, go past the hooks."""
+def is_opaque(module: nn.Module) -> bool:
+    """Returns whether calls of a module, or in it, go past the hooks."""
     return (
         isinstance(module, torch.jit.ScriptModule)
         or getattr(module, "_compiled_call_impl", None) is not None
