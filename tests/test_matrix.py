@@ -6,6 +6,7 @@ cannot run is listed as skipped, with the reason.
 
 from __future__ import annotations
 
+import functools
 import json
 from itertools import combinations, product
 from pathlib import Path
@@ -213,3 +214,19 @@ def test_a_compiled_module_is_compiled_as_often_as_without_us() -> None:
         fit(program(Cell("single", "fp32", "whole", "automatic", "")), *callbacks)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[1]
+
+
+@pytest.mark.xfail(OLD_TORCH, reason="torch < 2.6 cannot be told to run eagerly", run=False)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_function_that_is_compiled_as_one_graph_is_left_alone(is_known: bool) -> None:
+    """It stands no hook, whether the module knows it or nobody does."""
+    seed()
+    torch._dynamo.reset()
+    started = program(Cell("single", "fp32", "", "automatic", ""))
+    body, module = started.module.body, started.module
+    step = torch.compile(lambda x: body(x), backend="eager", fullgraph=True)
+    del module.body
+    module.body = step if is_known else functools.partial(step)
+    module.layers = body
+    fit(started, NNDebug())
+    assert module.trainer.global_step == SAMPLES // SIZE

@@ -130,7 +130,17 @@ def eagerly(module: Any) -> AbstractContextManager[Any]:
     Hooks and torch function modes that come after compilation are silently ignored, or cause
     another compilation. Before torch 2.6 there is no way around that: see ``can_watch``.
     """
-    return _Eagerly() if is_compiled(module) and can_watch(module) else nullcontext()
+    is_any = is_compiled(module) or are_functions_compiled()
+    return _Eagerly() if is_any and hasattr(torch.compiler, "set_stance") else nullcontext()
+
+
+def are_functions_compiled() -> bool:
+    """Returns whether anybody has compiled something, such as a function that no module knows.
+
+    Dynamo keeps the backends it was asked for, and None for code that it is to leave alone.
+    """
+    backends = getattr(sys.modules.get("torch._dynamo.eval_frame"), "cached_backends", {})
+    return any(one is not None for one in backends.values())
 
 
 def is_compiled(module: Any) -> bool:

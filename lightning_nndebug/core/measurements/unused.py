@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..source import owner_of
-from ..trainer import plain_name
+from ..trainer import are_functions_compiled, plain_name
 from . import Measurement, Moment
 from .stations import stations
 
@@ -131,7 +131,7 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]
     """
     root = moment.module
     tree = dict(root.named_modules())
-    if any(is_opaque(one) for one in tree.values()):
+    if any(is_opaque(one) for one in tree.values()) or are_functions_compiled():
         return
     kinds: set[type] = {type(one) for one in (*tree.values(), *moment.trainer.callbacks)}
     bases = {base for kind in kinds for base in kind.__mro__}
