@@ -224,7 +224,7 @@ def test_a_function_that_is_compiled_as_one_graph_is_left_alone(is_known: bool) 
     torch._dynamo.reset()
     started = program(Cell("single", "fp32", "", "automatic", ""))
     body, module = started.module.body, started.module
-    step = torch.compile(lambda x: body(x), backend="eager", fullgraph=True)
+    step = torch.compile(body.forward, backend="eager", fullgraph=True)
     del module.body
     module.body = step if is_known else functools.partial(step)
     module.layers = body
