@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from ..sandbox import running
 from ..source import nearest_line
-from ..trainer import are_functions_compiled, plain_name
+from ..trainer import plain_name
 from . import Measurement, Moment
 from .gradients import is_sharded, read_norms
 from .reach import shape, topmost
@@ -231,7 +231,7 @@ class _Strangers:
         self._module = moment.module
         self._known = {id(one) for one in moment.module.modules()}
         self._rounds: list[list[_Stranger]] = [[]]
-        is_compiled = any(map(is_opaque, moment.module.modules())) or are_functions_compiled()
+        is_compiled = any(map(is_opaque, moment.module.modules()))
         self._hook = None if is_compiled else register_module_forward_hook(self._called)
 
     def turn(self) -> tuple[Orphans, ...]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..source import owner_of
-from ..trainer import are_functions_compiled, plain_name
+from ..trainer import plain_name
 from . import Measurement, Moment
 from .stations import stations
 
@@ -104,6 +104,8 @@ class _Watch:
         self._hook = self._hook or register_module_forward_pre_hook(self._called)
 
     def _called(self, module: nn.Module, _: Any) -> None:
+        if torch.compiler.is_compiling():  # it can be told by its gradient
+            return
         self.modules.pop(self._parts.get(id(module), ""), None)
 
     def left(self) -> Iterator[tuple[str, nn.Module]]:
@@ -131,7 +133,7 @@ def _unnamed(moment: Moment) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]
     """
     root = moment.module
     tree = dict(root.named_modules())
-    if any(is_opaque(one) for one in tree.values()) or are_functions_compiled():
+    if any(is_opaque(one) for one in tree.values()):
         return
     kinds: set[type] = {type(one) for one in (*tree.values(), *moment.trainer.callbacks)}
     bases = {base for kind in kinds for base in kind.__mro__}
