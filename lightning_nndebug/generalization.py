@@ -499,7 +499,7 @@ def _by_heart(looks: Sequence[Look]) -> float:
 
 
 def _on_new_samples(looks: Sequence[Look]) -> float:
-    """Returns the skill in training on samples that were new to it, if validation never reached it.
+    """Returns the skill in training while samples were all but new, if validation never reached it.
 
     Nothing had been learned by heart then: two sets that are alike would score alike.
     """

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from .core.detector import Detector, rule, state, threshold, vital
 from .core.findings import Evidence, Severity
+from .core.measurements.blank_norms import BlankNorms
 from .core.measurements.both_modes import BothModes
 from .core.measurements.dropouts import ActiveDropouts
 from .core.measurements.graphs import LostGraph
@@ -223,7 +224,7 @@ class ModeDetector(Detector):
         patience=2,
         caused_by=["CLS102", "CLS103", "MOD103", "MOD106", "STR101", "STR104"],
     )
-    def train_eval_disagreement(self, both: BothModes) -> Iterator[Evidence]:
+    def train_eval_disagreement(self, both: BothModes | BlankNorms) -> Iterator[Evidence]:
         """On the very same batch, the net does well in train mode and badly in eval mode.
 
         Why it matters:
@@ -235,11 +236,13 @@ class ModeDetector(Detector):
             - or it is near 1: they are those of the last batch alone
             - batches of one domain each, or of very few samples
             - dropout by hand that does not divide by 1 - p
+            - a moving average of the weights that leaves out the statistics of batch norm
 
         How to fix:
             - use the default momentum of 0.1, which in PyTorch is the share of the new batch
             - shuffle, and make the batches larger; or use GroupNorm or LayerNorm
             - use torch.nn.Dropout
+            - copy the buffers as well, or go through the training data once more: ``update_bn``
 
         When it is fine:
             While the data are being exchanged, for a few steps. Two looks in a row must show it,
@@ -249,6 +252,9 @@ class ModeDetector(Detector):
             - arXiv:2105.07576
             - arXiv:1801.05134
         """
+        if isinstance(both, BlankNorms):
+            yield from _without_statistics(both, self.norm_drift)
+            return
         if (kept := math.prod(both.unscaled.values())) < _SCALED:
             yield Evidence(
                 next(iter(both.unscaled)),
@@ -347,6 +353,22 @@ _ROUSED = "it was in eval mode when the run began, and a call of train() has tak
 _FORGETFUL = "the momentum is near 1, and batches are small: the last one is all that they hold"
 _UNSCALED = "dropout by hand that does not divide by 1 - p"
 _UNREGISTERED = ("an nn.Dropout made in forward or kept in a plain list: no module knows of it",)
+
+
+def _without_statistics(blank: BlankNorms, limit: float) -> Iterator[Evidence]:
+    """Norms whose weights were learned elsewhere, and whose statistics were left behind there."""
+    if max(blank.off.values(), default=0.0) > limit:
+        name, off = max(blank.off.items(), key=lambda one: one[1])
+        more = f" (and {len(blank.off) - 1} more)" if len(blank.off) > 1 else ""
+        yield Evidence(
+            name,
+            off,
+            limit,
+            message=f"validation norms by a mean of 0 and a variance of 1{more}: no batch has ever "
+            f"gone into these statistics, and what comes is off by {off:.2g} standard deviations",
+            causes=("the weights were copied or averaged, and the buffers were not",),
+            fixes=("copy the buffers as well, or go through the training data: ``update_bn``",),
+        )
 
 
 def share_lost(both: BothModes) -> float:

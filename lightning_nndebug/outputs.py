@@ -151,6 +151,7 @@ class OutputDetector(Detector):
 
         Likely causes:
             - A sigmoid, tanh, ReLU or softmax is left over at the end of a regression
+            - A ReLU comes before a sigmoid, or products of ReLUs are scores: no answer is a no
             - The state of an LSTM or GRU, or a cosine, is the prediction: they stay within [-1, 1]
             - The targets are not scaled to what the output can give
 
@@ -166,13 +167,14 @@ class OutputDetector(Detector):
             goodfellow2016deep
         """
         for one in predictions.pairs:
-            if one.beyond > self.unreachable_share and not one.is_of_classes:
-                low, high = one.ends
+            is_bounded = one.is_of_answers or not one.is_of_classes
+            if one.beyond > self.unreachable_share and is_bounded:
+                given = _interval("probabilities" if one.is_of_answers else "values", *one.ends)
                 yield Evidence(
                     where=one.place,
                     measured=one.beyond,
                     limit=self.unreachable_share,
-                    message=f"{one.operation.lower()} gives {_interval(low, high)}, the targets "
+                    message=f"{one.operation.lower()} gives {given}, the targets "
                     f"are from {one.asked[0]:.3g} to {one.asked[1]:.3g}: an error of "
                     f"{_percent(one.beyond)} of their variance remains; "
                     f"the limit is {_percent(self.unreachable_share)}",
@@ -338,8 +340,8 @@ def _spreads(
         yield widest.where, widest.varying or 0.0, _EMBEDDINGS
 
 
-def _interval(low: float, high: float) -> str:
-    return f"values in [{low:g}, {high:g}]".replace("[-inf", "(-inf").replace("inf]", "inf)")
+def _interval(what: str, low: float, high: float) -> str:
+    return f"{what} in [{low:g}, {high:g}]".replace("[-inf", "(-inf").replace("inf]", "inf)")
 
 
 def _percent(share: float) -> str:

@@ -467,3 +467,22 @@ def codes_that_are_kept_apart(net, batch):
         + F.cross_entropy(net.classes(batch["x"]), batch["y"])
         + F.cross_entropy(z @ z.T / 0.2, torch.arange(len(z)))
     )
+
+
+@right
+def both_sides_of_an_equation(net, batch):
+    x = batch["column"].detach().requires_grad_()
+    height = torch.tanh(net.one(x.expand(-1, 8)))
+    slope = torch.autograd.grad(height.sum(), x, create_graph=True)[0]
+    return (slope + torch.sin(3 * x)).square().mean()
+
+
+@right
+def sums_of_all_pairs(net, batch):
+    scores = net.one(batch["x"])[:, 0]
+    return (scores[:, None] + batch["quantity"]).square().mean()
+
+
+@right
+def bias_of_each_sample(net, batch):
+    return (net.one(batch["x"]) + batch["quantity"]).logsumexp(1).mean()

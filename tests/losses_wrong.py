@@ -546,3 +546,12 @@ def sigmoid_in_the_net_and_in_the_step(net, batch):
 def softmax_in_the_net_and_its_logarithm_in_the_step(net, batch):
     model = nn.Sequential(net.classes, nn.Softmax(dim=1))
     return F.nll_loss(F.log_softmax(model(batch["x"]), dim=1), batch["y"])  # here
+
+
+@wrong("LOS103", "all pairs")
+def both_sides_of_an_equation(net, batch):
+    x = batch["column"].detach().requires_grad_()
+    height = torch.tanh(net.one(x.expand(-1, 8)))
+    slope = torch.autograd.grad(height.sum(), x, create_graph=True)[0]
+    load = torch.sin(3 * x[:, 0])
+    return (slope + load).square().mean()  # here

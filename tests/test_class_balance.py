@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cases._parts import Classifier, loader
-from program import Program, fit, seed
+from program import Program, digits, fit, seed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -593,6 +593,35 @@ class Quadratic(Classifier):
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return (self(x).softmax(1) - nn.functional.one_hot(y, 10)).pow(2).mean()
+
+
+class OneHot(Classifier):
+    """Gets classes as ones and zeros, and makes numbers of them."""
+
+    def __init__(self, numbers: Any) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self(x), self.numbers(y))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        (lambda y: y.max(1)[0].long(), ["CLS104"]),
+        (lambda y: y.long()[:, 0] * 0, ["CLS104"]),
+        (lambda y: y.max(1)[1], []),
+    ],
+)
+def test_labels_that_the_step_makes_alike_are_told(numbers: Any, told: list[str]) -> None:
+    """The batch has them all, and the loss gets one."""
+    seed()
+    detector = ClassBalanceDetector()
+    x, y = digits(640)
+    data = loader(x, nn.functional.one_hot(y, 10).float())
+    fit(Program(OneHot(numbers), data), detector, max_epochs=8)
+    assert [one.code for one in detector.findings] == told
 
 
 def test_a_key_makes_labels_of_a_hand_written_loss_known() -> None:

@@ -1649,3 +1649,49 @@ def test_labels_that_are_noisier_in_validation(sick: bool) -> None:
     rows = replace(rows, train=flag[:512], validation=flag[512:])
     # Of two values, such as the sex of a few patients, none is a mean.
     assert not [*_told_in_training(Leaks("batch[0]", rows=rows))]
+
+
+class Tastes(pl.LightningModule):
+    """Predicts stars by a vector for each user."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.Embedding(80, 8)
+        self.out = nn.Linear(12, 1)
+
+    def loss(self, batch: Any) -> Tensor:
+        x, user, stars = batch
+        return F.mse_loss(self.out(torch.cat([x, self.user(user)], 1))[:, 0], stars)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+@pytest.mark.parametrize("split", ["by user", "at random", "many new ones"])
+def test_rows_that_training_never_looked_up_are_as_they_were(split: str) -> None:
+    """Unless users come once in training as well: then nobody knows their row."""
+    seed()
+    draws = torch.Generator().manual_seed(0)
+    user = torch.randint(80, (2000,), generator=draws)
+    user = user.sort().values if split == "by user" else user
+    x = torch.randn(2000, 4, generator=draws)
+    stars = x[:, 0] + torch.randn(80, generator=draws)[user]
+    train, val = (TensorDataset(x[part], user[part], stars[part]) for part in (slice(1600), slice(1600, None)))  # fmt: skip
+    module = Tastes()
+    if split == "many new ones":
+        module.user = nn.Embedding(100_000, 8)
+        train, val = (
+            TensorDataset(x[:n], torch.arange(i, i + n), stars[:n])
+            for i, n in ((0, 1600), (1600, 400))
+        )
+    detector = InputDetector()
+    data = DataLoader(train, batch_size=32, shuffle=True), DataLoader(val, batch_size=100)
+    fit(Program(module, *data), detector, max_epochs=1 + (split != "many new ones"))
+    told = [(one.code, one.where) for one in detector.findings if "looks up" in one.message]
+    assert told == [("INP202", "user")] * (split == "by user")

@@ -36,7 +36,7 @@ def judged(step: Any, way: int = 1) -> list[tuple[str, str]]:
     # Some loss functions refuse what they are given.
     with Listener(given) as mode, contextlib.suppress(RuntimeError):
         mode.trace(step(Net(), given))
-    calls, _, _, differences, _, overlaps = mode.heard()
+    calls, _, _, differences, _, overlaps, _ = mode.heard()
     used = [one for one in (*calls, *differences) if one.failed or _is_used(one)]
     found = LossInputs(tuple(read(one) for one in (*used, *overlaps)), way)
     for one in detector.rules:
@@ -243,6 +243,22 @@ def test_manual_optimization_is_understood() -> None:
         module = Manual(loss)
         fit(Program(module, digits(3), trainer=ONCE), detector)
         assert [one.code for one in detector.findings] == codes
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda z, y: z.mean(), True),
+        (lambda z, y: -z.reshape(-1).sum() / 10, True),
+        (lambda z, y: z.square().mean(), False),
+        (lambda z, y: z[y == 1].mean() - z[y == 0].mean(), False),
+        (lambda z, y: z.sigmoid().mean(), False),
+        (lambda z, y: z.mean() + 0.1 * z.square().mean(), False),
+    ],
+)
+def test_the_mean_of_raw_scores_is_no_loss(loss: Any, told: bool) -> None:
+    """Nothing holds it; a critic has two sides, or a penalty."""
+    assert ("LOS109" in [one.code for one in found(loss)]) == told
 
 
 def test_maximize_turns_a_loss_around() -> None:

@@ -1113,6 +1113,62 @@ def test_dropout_by_a_flag_or_by_hand_is_found(make, told):
     assert [code for code, _ in findings(Validated(make()))] == ["MOD106"] * told
 
 
+class Shared(DropPath):
+    """Drops by one module in two places."""
+
+    def forward(self, x):
+        return self.out(self.drop(self.inner(self.drop(x.relu() + 1))))
+
+    def __init__(self) -> None:
+        super().__init__(0.2)
+        self.drop = _Mask()
+
+
+class _Mask(nn.Module):
+    def forward(self, x):
+        mask = x.new_empty(x.shape).bernoulli_(0.8)
+        return x * mask / 0.8
+
+
+def test_one_dropout_in_two_places_is_not_averaged_over():
+    """Each of them calls it once; the draw of its mask and the product with it are one finding."""
+    assert [code for code, _ in findings(Validated(Shared()))] == ["MOD106"]
+
+
+class Averaged(Validated):
+    """Validates by a moving average of its weights, with the statistics of the norm or without."""
+
+    def __init__(self, *, whole: bool, trained: bool = True) -> None:
+        super().__init__(net())
+        self.average = copy.deepcopy(self.net).requires_grad_(False)
+        self.whole, self.trained = whole, trained
+
+    def on_train_batch_end(self, *_):
+        old, new = self.average, self.net
+        for one, other in zip(old.parameters(), new.parameters(), strict=True):
+            if self.trained:
+                one.lerp_(other.detach(), 0.1)
+        if self.whole:
+            old[1].load_state_dict(new[1].state_dict())
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val_loss", F.cross_entropy(self.average(x), y))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"whole": False}, [("MOD105", "average.1")]),
+        ({"whole": True}, []),
+        ({"whole": False, "trained": False}, []),
+    ],
+)
+def test_a_norm_that_no_batch_went_into_validates_by_nothing(options, told):
+    """Its weights were learned elsewhere; a net that stays random was meant to."""
+    assert [one for one in findings(Averaged(**options)) if one[0] == "MOD105"] == told
+
+
 class HeadAlone(Validated):
     """Leaves the backbone out of the optimizer, and its norm at work."""
 

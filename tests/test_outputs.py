@@ -237,6 +237,27 @@ def test_the_ends_of_the_output_are_held_against_the_targets(
     assert (one.beyond > 0.05) == beyond
 
 
+@pytest.mark.parametrize(
+    ("answer", "beyond"),
+    [
+        (lambda h: F.binary_cross_entropy(h.mean(1).relu().sigmoid(), YES), True),
+        (lambda h: F.binary_cross_entropy(h.mean(1).sigmoid(), YES), False),
+        (lambda h: F.binary_cross_entropy_with_logits((h.relu() * h.relu()).sum(1), YES), True),
+        (lambda h: F.binary_cross_entropy_with_logits((h.relu() * h).sum(1), YES), False),
+        (lambda h: F.binary_cross_entropy_with_logits(h.exp().mean(1) - 1, YES), False),
+        (lambda h: F.binary_cross_entropy_with_logits(h.relu().sum(1) + h[:, 0], YES), False),
+        (lambda h: F.binary_cross_entropy_with_logits(10 * h.tanh().mean(1), YES), False),
+    ],
+)
+def test_answers_must_be_able_to_say_no(answer: Any, beyond: bool) -> None:
+    """A score that is never below 0 is a probability of a half at least."""
+    pairs = watch(Predictions, nn.Linear(64, 4), lambda net, x, y: answer(net(x))).pairs
+    assert (pairs[0].beyond > 0.05) == beyond
+
+
+YES = (torch.arange(32) % 2).float()
+
+
 class Recurrent(nn.Module):
     """A recurrent net over the rows of a picture, and what it returns."""
 

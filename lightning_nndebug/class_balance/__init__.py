@@ -16,7 +16,7 @@ from ..core.measurements.class_counts import ClassCounts
 from ..core.measurements.label_stream import LabelStream
 from ..core.measurements.loss_calls import LabelCalls
 from ..core.statistics import absence, homogeneity, spent
-from .encoding import misencoded
+from .encoding import Made, made_alike, misencoded
 from .neglect import LOOKS, SETTLED, Progress, given_up, neglected, take_up, told
 
 _STEPS = 16  # optimizer steps before the order of labels is judged
@@ -77,6 +77,7 @@ class ClassBalanceDetector(Detector):
 
     progress: Progress = state(dict)
     explained: dict[str, str] = state(dict)
+    made: Made = state(dict)
 
     @rule("CLS101", severity=Severity.WARNING)
     def imbalanced_classes(self, counts: ClassCounts) -> Iterator[Evidence]:
@@ -220,7 +221,7 @@ class ClassBalanceDetector(Detector):
             yield from self._explain("CLS103", stream, stream.order)
 
     @rule("CLS104", severity=Severity.WARNING, caused_by=["INP102"])
-    def missing_class(self, counts: ClassCounts) -> Iterator[Evidence]:
+    def missing_class(self, counts: ClassCounts | LabelCalls) -> Iterator[Evidence]:
         """A class that is asked for never occurs in training.
 
         Why it matters:
@@ -245,6 +246,9 @@ class ClassBalanceDetector(Detector):
         References:
             fisher1922interpretation
         """
+        if isinstance(counts, LabelCalls):
+            yield from made_alike(counts, self.made)
+            return
         take_up(self.progress, counts)
         target, shown = counts.target, self.progress["train"]
         is_all = counts.passes and shown.sum() >= _FEW and not counts.resampled

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
-from ..core.measurements.loss_calls import LossCall
+from ..core.findings import Evidence
+from ..core.measurements.loss_calls import LabelCalls, LossCall
 
+Made = dict[str, list[float]]  # of labels that the step makes: looks, how many, least, largest
+
+_LOOKS, _LABELS = 10, 200  # until labels that are all alike are no chance
+_LAST = {"Addmm", "Linear", "Convolution"}  # what makes scores of classes, rather than of partners
+_LARGEST = (
+    "``torch.max(y, 1)[0]`` is the largest value; its place is ``[1]``",
+    "Take the class number by ``argmax(1)``",
+)
 _VOID = 255  # what an image has where it has no label, and where a mask says yes
 
 
@@ -26,6 +37,29 @@ def misencoded(call: LossCall) -> tuple[str, str] | None:
     if call.is_binary:
         return _answers(call)
     return _numbers(call) if call.strange else _kind(call) if call.failed else None
+
+
+def made_alike(heard: LabelCalls, seen: Made) -> Iterator[Evidence]:
+    """Labels that are computed in the step, and are all of one class."""
+    for call in heard.calls:
+        if not call.has_indices or call.place is not None or call.target is None:
+            continue
+        key = f"{call.function} of {call.classes}"  # several calls may each have a class of its own
+        looks, count, low, high = seen.get(key, [0, 0, float("inf"), float("-inf")])
+        low, high = min(low, call.lowest), max(high, call.highest)
+        seen[key] = [looks + 1, count + call.target.numel(), low, high]
+        # The first of several candidates is the right one in some contrastive losses.
+        is_meant = low == 0 and call.made_by not in _LAST
+        if looks >= _LOOKS and count >= _LABELS and low == high and not is_meant:
+            yield Evidence(
+                where=key,
+                measured=1.0,
+                limit=2.0,
+                message=f"all {int(count):,} labels that the step has made are of class "
+                f"{int(low)}, of the {call.classes} that the loss tells apart, at {call.line}",
+                causes=_LARGEST[:1] if low == 1 else (),
+                fixes=_LARGEST[1:] if low == 1 else (),
+            )
 
 
 def _is_misshapen(call: LossCall, target: Tensor) -> bool:

@@ -127,7 +127,7 @@ class Session:
         self._can_watch = can_watch(module)
         self.directory = run_directory(trainer)
         self._plan()
-        if "torch._dynamo" in sys.modules:
+        if "torch._dynamo" in sys.modules and not module.automatic_optimization:
             # Manual optimization calls hooks from within a training_step that may be compiled: they
             # would be traced, and compiled anew whenever a rule remembers something.
             untraced = torch.compiler.disable(self.pass_on)  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ from ..core.measurements.first_layers import FirstLayer, FirstLayers
 from ..core.measurements.leaks import Leaks
 from ..core.measurements.learned import Learned
 from ..core.measurements.loaders import TrainLoader
+from ..core.measurements.lookups import UntrainedRows
 from ..core.measurements.padding import Padding
 from ..core.measurements.processors import Processor
 from ..core.measurements.rows import Rows
@@ -72,6 +73,8 @@ _NOISES = 3.0  # standard deviations by which a count may be off
 _AWAY = 100.0  # standard deviations between all channels and 0
 _FLAT = 1e-6  # of a mean: a smaller deviation is rounding
 _EITHER = 2  # classes, before and after a limit
+_UNTRAINED = 0.5  # of what validation looks up was never looked up before,
+_NEWCOMERS = 0.05  # and so much at most of what a late step of training does
 _TINY = 0.01  # the largest value of inputs that were scaled twice
 
 
@@ -368,7 +371,7 @@ class InputDetector(Detector):
         )
 
     @rule("INP202", severity=Severity.WARNING, caused_by=["CLS106", "INP104", "INP106", "INP203"])
-    def train_val_skew(self, rows: Rows) -> Iterator[Evidence]:
+    def train_val_skew(self, rows: Rows | UntrainedRows) -> Iterator[Evidence]:
         """The inputs of validation have other values than those of training.
 
         Why it matters:
@@ -380,10 +383,13 @@ class InputDetector(Detector):
             - Each set was normalized by its own statistics, or one of them twice
             - A column has another unit, order, encoding or filling of gaps in one of the files
             - The images of one of them are transposed, rotated or flipped
+            - Users, items or words of validation do not occur in training, and have no row of
+              their own that was learned
 
         How to fix:
             - Use the same normalization for both, with the statistics of training
             - Compare one row of each, column by column
+            - Split within each user, or describe new ones by what is known of them
 
         When it is fine:
             Validation asks how far the net extrapolates. Augmentation of the training data, which
@@ -393,6 +399,9 @@ class InputDetector(Detector):
         References:
             bhattacharyya1943measure, breck2019data
         """
+        if isinstance(rows, UntrainedRows):
+            yield from _looked_up(rows)
+            return
         if rows.validation is None:
             return
         yield from turned_images(rows)
@@ -746,6 +755,24 @@ def _refilled(rows: Rows) -> Iterator[Evidence]:
             fixes=("Compare the keys and names of both files: count what is missing after a join",),
             severity=Severity.INFO,  # validation may be a slice of what training has seen
         )
+
+
+def _looked_up(rows: UntrainedRows) -> Iterator[Evidence]:
+    """Tables whose rows validation uses as they were initialized."""
+    for name, share in rows.shares.items():
+        if share > _UNTRAINED and rows.usual[name] < _NEWCOMERS:
+            yield Evidence(
+                where=name,
+                measured=share,
+                limit=_UNTRAINED,
+                message=f"{share:.0%} of what validation looks up in this table was never looked "
+                f"up in training, where {rows.usual[name]:.0%} of a step is new: these rows are as "
+                f"they were initialized; the limit is {_UNTRAINED:.0%}",
+                causes=(
+                    "Samples were split by user, item or word, and the net knows each of them",
+                ),
+                fixes=("Split within each of them, or describe those that are new by features",),
+            )
 
 
 def _told_of_all(samples: Samples, loader: TrainLoader, ranks: int) -> Evidence:

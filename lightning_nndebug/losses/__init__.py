@@ -47,6 +47,7 @@ from .unsuitable import (
     divided_by_nothing,
     flipped,
     means_of_batches,
+    plain_outputs,
     same_views,
     squared_classes,
     turned_scores,
@@ -619,6 +620,7 @@ class LossDetector(Detector):
             - An accuracy for a regression, which is always near 0
             - A metric that is computed from something else than the predictions
             - Two views of a sample that are the same, and should find each other
+            - The mean of the raw scores, without a target
 
         How to fix:
             - Classes: ``cross_entropy``; yes and no: ``binary_cross_entropy_with_logits``
@@ -635,6 +637,7 @@ class LossDetector(Detector):
             goodfellow2016deep, humbatova2020taxonomy
         """
         yield from flipped(found)
+        yield from plain_outputs(found)
         for name in self.turned:
             history = self.histories[name]
             level = excess(recent(history))

@@ -71,6 +71,19 @@ def flipped(found: LossInputs) -> Iterator[Evidence]:
         )
 
 
+def plain_outputs(found: LossInputs) -> Iterator[Evidence]:
+    """A mean of raw outputs, which nothing holds."""
+    if found.plain:
+        yield Evidence(
+            where="loss",
+            measured="no targets",
+            message=f"the loss is the plain mean of what a linear layer gives, of shape "
+            f"{found.plain}: no target has a part in it, and it can fall for ever",
+            causes=("The scores were taken for the loss, as the first of what the net returns",),
+            fixes=("Give the net its targets by the name that it knows, or compute the loss here",),
+        )
+
+
 def squared_classes(found: LossInputs, seen: Labels) -> Iterator[Evidence]:
     """Numbers of classes that are taken for quantities."""
     has_accuracy = any(map(_ACCURACY.search, found.metrics))

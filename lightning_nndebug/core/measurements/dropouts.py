@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import FrameType, SimpleNamespace
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -118,7 +118,7 @@ class _Listener(ListeningMode):
         self.calls: dict[Line, DropoutCall] = {}
         self.error: Exception | None = None
         self._owners: dict[Line, int] = {}
-        self._passes: Counter[int] = Counter()
+        self._passes: Counter[tuple[int, CodeType, int]] = Counter()
         self._masks = RandomMasks()
         self._rows = max((len(t) for _, t in named_tensors(batch) if t.dim()), default=0)
         self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
@@ -152,13 +152,21 @@ class _Listener(ListeningMode):
             self._note(frame, True, rows, is_proven=True)
 
     def pass_(self, module: nn.Module, _: Any) -> None:
-        """Counts how often a module of the user's is called."""
-        self._passes[id(module)] += not running()
+        """Counts how often a module of the user's is called from the same place.
+
+        One that several places share is called by each of them in a single pass.
+        """
+        frame = sys._getframe(1)
+        caller = next((one for one in outward(frame) if not _is_within(one)), frame)
+        self._passes[id(module), caller.f_code, caller.f_lasti] += not running()
 
     def heard(self) -> Iterator[DropoutCall]:
         """Returns the calls, when the batch is over."""
+        most: Counter[int] = Counter()
+        for (owner, *_), times in self._passes.items():
+            most[owner] = max(most[owner], times)
         for line, call in self.calls.items():
-            again = call.is_repeated or self._passes[self._owners[line]] > 1
+            again = call.is_repeated or most[self._owners[line]] > 1
             yield replace(call, is_repeated=again)
 
     def _note(
@@ -179,9 +187,10 @@ class _Listener(ListeningMode):
         line = Line.of(outside[0])
         told = (*(one.f_code.co_name for one in inside), line.text)
         is_named = any("drop" in one or "attention" in one for one in told)
-        is_told = any((one.file, one.function) == (line.file, line.function) for one in self.calls)
+        others = {(one.file, one.function) for one in self.calls if one != line}
+        is_told = is_proven and (line.file, line.function) in others  # by the draw of its mask
         known = _is_by_hand(outside[0]) if is_by_hand else is_named
-        if not (known or (is_proven and not is_told)):
+        if is_told or not (known or is_proven):
             return
         callers = [(one.f_code.co_name, _self(one)) for one in outside]
         modules = [(name, one) for name, one in callers if id(one) in self._names]
@@ -200,6 +209,11 @@ class _Listener(ListeningMode):
             is_unregistered=any(isinstance(one, _DropoutNd) for one in called),
             is_repeated=rows >= _TIMES * self._rows > 0,
         )
+
+
+def _is_within(frame: FrameType) -> bool:
+    """Whether it is one of the frames by which torch calls a module, or passes it on."""
+    return owner_of(frame.f_code.co_filename) == "framework"
 
 
 def _drops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

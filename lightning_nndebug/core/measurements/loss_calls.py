@@ -14,7 +14,7 @@ from types import FrameType, SimpleNamespace, TracebackType
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..listening import ListeningMode, listen, stop_listening
@@ -53,6 +53,7 @@ _ROUNDING = 1e-4  # of the range of what was scaled
 _UNIT = 1e-2  # so near to 1 is a length of 1, also in half precision
 _PRODUCTS = {"Mm": ("self", "mat2"), "Bmm": ("self", "mat2"), "Mul": ("self", "other")}
 _SUMS = ("Sum", "Mean", "Add", "Sub", "Mul", "View", "UnsafeView", "ClampMin", "Clamp")
+_ADDED = ("Mean", "Sum", "Neg", "View", "UnsafeView", "Squeeze", "Unsqueeze", "ToCopy")
 _FLOORS = ("ClampMin", "Clamp", "Relu")
 # What takes some of the entries, and leaves others.
 _PARTS = re.compile(
@@ -202,6 +203,19 @@ class LossCall:
 
 
 @dataclass(frozen=True)
+class Plain:
+    """What a linear layer gives, where its mean is all of the loss.
+
+    Attributes:
+        shape: Its shape.
+        parameters: Those of the layer.
+    """
+
+    shape: tuple[int, ...]
+    parameters: tuple[nn.Parameter, ...]
+
+
+@dataclass(frozen=True)
 class LossCalls(Measurement):
     """The loss functions that one training step has called, in order.
 
@@ -210,12 +224,15 @@ class LossCalls(Measurement):
         embedded: Tensors of the batch that an embedding has looked up: inputs for sure.
         vocabularies: The sizes of those embeddings.
         differences: Predictions minus targets, or the reverse, written by hand: those of a tensor
-            that requires a gradient and one that does not.
+            that requires a gradient and one that does not. A sum is one as well if its shapes make
+            all pairs, as that of both sides of an equation.
         hinges: Margins written by hand: what does not fall below zero of 1 minus target times
             prediction.
         overlaps: What is to be large: overlaps written by hand, as those of Dice and Jaccard, a sum
             of predictions times targets divided by one of predictions; and cosines of predictions
             and targets.
+        plain: The shape of what a linear layer gives, if the loss is its mean and nothing else,
+            with the layer's parameters; None of any other loss.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_before_backward", "on_train_batch_end", "on_exception")
@@ -228,6 +245,7 @@ class LossCalls(Measurement):
     differences: tuple[LossCall, ...] = ()
     hinges: tuple[LossCall, ...] = ()
     overlaps: tuple[LossCall, ...] = ()
+    plain: Plain | None = None
 
     @classmethod
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
@@ -328,18 +346,20 @@ class Listener(ListeningMode):
         self._overlaps: list[LossCall] = []
         self._apart: dict[str | None, list[LossCall]] = {
             "difference": self._differences,
+            "sum": self._differences,
             "cosine_similarity": self._overlaps,
         }
         self._nodes: dict[Any, tuple[list[LossCall], int]] = {}  # what made which call's result
         self._dropped: list[Tensor] = []
         self._embedded: set[Place] = set()
         self._vocabularies: set[int] = set()
+        self._plain: Plain | None = None
 
     def heard(self) -> tuple[Any, ...]:
         """Returns the calls, what was embedded, and what was written by hand."""
         embedded, vocabularies = frozenset(self._embedded), frozenset(self._vocabularies)
         written = tuple(self._differences), tuple(self._hinges), tuple(self._overlaps)
-        return tuple(self._calls), embedded, vocabularies, *written
+        return tuple(self._calls), embedded, vocabularies, *written, self._plain
 
     def made(self) -> dict[Any, LossCall]:
         """Returns the calls by the node of the graph that they have left."""
@@ -351,6 +371,7 @@ class Listener(ListeningMode):
             overlaps = self._shares(loss.grad_fn)
             found, meets, divisors = _factors(loss.grad_fn, {*self._nodes, *overlaps})
             self._hinges += self._margins(loss.grad_fn)
+            self._plain = _plain(loss.grad_fn)
             for node, overlap in overlaps.items():
                 self._overlaps.append(replace(overlap, factor=found.get(node, (None,))[0]))
         except Exception:  # graphs of extensions may hold anything
@@ -424,6 +445,9 @@ class Listener(ListeningMode):
             return None
 
     def _digest(self, name: str, func: Any, args: Any, kwargs: Any) -> LossCall | None:
+        if name == "sum":
+            call = self._difference(*args[:2]) if _meet_in_pairs(*args[:2]) else None
+            return None if call is None else replace(call, place=None)  # its target is the negative
         if name in ("difference", "cosine_similarity"):
             return (self._difference if name == "difference" else self._cosine)(*args[:2])
         if name == "index":
@@ -505,9 +529,12 @@ class Listener(ListeningMode):
     def _difference(self, one: Any, other: Any) -> LossCall | None:
         if not isinstance(one, Tensor) or not isinstance(other, Tensor):
             return None
-        if one.requires_grad == other.requires_grad or not one.numel() or not other.numel():
+        is_made = [tensor.requires_grad for tensor in (one, other)]
+        if all(is_made) and _meet_in_pairs(one, other):  # who derives by inputs has graphs of them
+            is_made = [_is_learned(tensor) for tensor in (one, other)]
+        if is_made[0] == is_made[1] or not one.numel() or not other.numel():
             return None
-        made, given = (one, other) if one.requires_grad else (other, one)
+        made, given = (one, other) if is_made[0] else (other, one)
         call = LossCall("difference", made, given, tuple(made.shape), **_making(made))
         if averaged := self._averaged(made, given):
             return replace(call, averaged=averaged, line=nearest_line(sys._getframe(4)))
@@ -595,7 +622,8 @@ def heard_functions() -> dict[Any, str]:
     names += [one for one in vars(functional) if one.endswith("_loss")]
     heard = {getattr(functional, name): name for name in [*names, "embedding", "dropout"]}
     differences = (torch.sub, Tensor.sub, Tensor.__sub__, Tensor.__rsub__)
-    heard |= dict.fromkeys(differences, "difference")
+    sums = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
+    heard |= dict.fromkeys(differences, "difference") | dict.fromkeys(sums, "sum")
     heard |= {torch.gather: "gather", Tensor.gather: "gather", Tensor.__getitem__: "index"}
     heard |= {functional.cosine_similarity: "cosine_similarity"}
     return heard
@@ -705,6 +733,28 @@ def bound_of(scores: Tensor) -> float:
 def _is_bias(node: Any) -> bool:
     parameter = getattr(node, "variable", None)
     return parameter is not None and parameter.dim() == 1
+
+
+def _meet_in_pairs(one: Any, other: Any) -> bool:
+    """Whether a column and a row of as many numbers are given, and neither was made one for it."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return False
+    shapes = sorted((tuple(one.shape), tuple(other.shape)), key=len)
+    return len(shapes[0]) == 1 and shapes[0][0] > 1 and shapes[1] == (*shapes[0], 1)
+
+
+def _is_learned(tensor: Tensor) -> bool:
+    """Whether parameters have a part in it, rather than inputs alone that require a gradient."""
+    nodes = dict.fromkeys([tensor.grad_fn])
+    todo = list(nodes)
+    while todo and len(nodes) < _NODES:
+        node = todo.pop()
+        if isinstance(getattr(node, "variable", None), nn.Parameter):
+            return True
+        new = [one for one, _ in getattr(node, "next_functions", ()) if one not in nodes]
+        nodes |= dict.fromkeys(new)
+        todo += new
+    return False
 
 
 def _adds_axis(made: Tensor, given: Tensor, shape: tuple[int, ...]) -> bool:
@@ -840,6 +890,20 @@ def _summands(root: Any) -> list[Any]:
         if op(node) in _SUMS and not is_scaled:
             nodes += [one for one, _ in node.next_functions]
     return [one for one in nodes if one is not None]
+
+
+def _plain(root: Any) -> Plain | None:
+    """Finds a linear layer whose outputs the loss adds up, and does nothing else with them."""
+    node = root
+    while node is not None and (op(node) in _ADDED or factor_of(node)):
+        node = next((one for one, _ in node.next_functions if one is not None), None)
+    if node is None or node is root or op(node) not in ("Addmm", "Mm", "Linear"):
+        return None
+    leaves = [one for one, _ in node.next_functions]
+    leaves += [one.next_functions[0][0] for one in leaves if one is not None and op(one) == "T"]
+    found = [getattr(one, "variable", None) for one in leaves]
+    parameters = tuple(one for one in found if isinstance(one, nn.Parameter))
+    return Plain(tuple(node._input_metadata[0].shape), parameters) if parameters else None
 
 
 def maker(node: Any) -> Any:

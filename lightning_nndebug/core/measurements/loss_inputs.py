@@ -130,6 +130,8 @@ class LossInputs(Measurement):
         doubt: What the user's accuracy says beside what the answers of validation are.
         turned: A score that is worse than that of a guess, as if answers were turned around.
         numbering: Whether whole numbers of the targets are quantities, or names.
+        plain: The shape of the outputs of a layer in training whose mean is all of the loss; empty
+            if there is more to it.
     """
 
     hooks: ClassVar[tuple[str, ...]] = LossCalls.hooks
@@ -141,6 +143,7 @@ class LossInputs(Measurement):
     doubt: Doubt = field(default_factory=Doubt)
     turned: Turned = field(default_factory=Turned)
     numbering: Numbering = field(default_factory=Numbering)
+    plain: tuple[int, ...] = ()
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossInputs | None:
@@ -157,6 +160,7 @@ class LossInputs(Measurement):
             moment.take(Doubt) or Doubt(),
             moment.take(Turned) or Turned(),
             moment.take(Numbering) or Numbering(),
+            _plain(heard, moment.trainer.optimizers),
         )
 
 
@@ -247,6 +251,13 @@ def _finds_partners(call: LossCall) -> bool:
 def _is_used(call: LossCall) -> bool:
     is_loss = call.function != "gather" or call.is_likelihood
     return is_loss and (call.input.requires_grad or call.is_exchanged) and call.factor != 0
+
+
+def _plain(heard: LossCalls, optimizers: Sequence[Any]) -> tuple[int, ...]:
+    if heard.plain is None or len(optimizers) != 1:
+        return ()
+    trained = {id(one) for group in optimizers[0].param_groups for one in group["params"]}
+    return heard.plain.shape if any(id(p) in trained for p in heard.plain.parameters) else ()
 
 
 def _way(optimizers: Sequence[Any]) -> int:

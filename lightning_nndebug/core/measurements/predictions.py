@@ -65,7 +65,8 @@ class Prediction:
         spread: Standard deviation of the predictions between samples: of logits, for classes; else
             as a share of that of the targets. None if the targets do not vary.
         operation: The last operation that made them, such as ``Tanh``.
-        ends: The least and the largest value that it can give.
+        ends: The least and the largest value that it can give; of answers of yes and no, the
+            probabilities.
         asked: The least and the largest target.
         beyond: The squared error that no net with these ends can avoid, as a share of the variance
             of the targets.
@@ -86,6 +87,11 @@ class Prediction:
     def is_of_classes(self) -> bool:
         """Whether classes are predicted, rather than values."""
         return self.function in _SCORES or self.function in _ANSWERS
+
+    @property
+    def is_of_answers(self) -> bool:
+        """Whether they answer yes or no."""
+        return self.function in _ANSWERS
 
     @property
     def place(self) -> str:
@@ -233,7 +239,9 @@ class _Listener(ListeningMode):
                 pair = pair_of(name, args, kwargs, self._leaves)
                 self.centered |= pair is None and _is_centered(args)
                 if pair is not None and pair.prediction.requires_grad:
-                    ended = self._ended(pair.prediction)
+                    answers = pair.function in _ANSWERS
+                    read = _answered(pair.function, pair.prediction.grad_fn) if answers else None
+                    ended = read or self._ended(pair.prediction)
                     self._notes.append(_noted(pair, ended, nearest_line(sys._getframe(2))))
         except Exception:  # an exotic tensor; this runs inside of the user's step
             log.debug("nndebug: a call of %s could not be read.", name, exc_info=True)
@@ -281,6 +289,7 @@ def _is_centered(args: Sequence[Any]) -> bool:
 
 def _noted(pair: Pair, ended: tuple[str, tuple[float, float]], line: Line | None) -> _Note:
     operation, ends = ended
+    is_answer = pair.function in _ANSWERS
     x, y = _part(pair.prediction.detach()), _part(pair.target.detach())
     # Three samples may well be alike.
     varied = (y != y.flatten()[0]).any() & (len(x) > 3)  # noqa: PLR2004
@@ -292,8 +301,43 @@ def _noted(pair: Pair, ended: tuple[str, tuple[float, float]], line: Line | None
         operation=operation,
         ends=ends,
         lonely=_is_lonely(pair),
-        numbers=torch.stack([spread, *_reach(y, ends)]),
+        # What is no answer is a marker, or told of as a label.
+        numbers=torch.stack([spread, *_reach(y.clamp(0, 1) if is_answer else y, ends)]),
     )
+
+
+def _answered(function: str, node: Any) -> tuple[str, tuple[float, float]]:
+    """Returns what has made answers of yes and no, and between which probabilities they are."""
+    node = through(node)
+    if not function.endswith("logits"):
+        if node is None or node.name() != "SigmoidBackward0":
+            return _ended(node)
+        node = through(node.next_functions[0][0])
+    operation, (low, high) = _ended(node)
+    if operation not in _ENDS:
+        operation, (low, high) = "a sum of products", _signed(node, _TERMS)
+    return operation, (_sigmoid(low), _sigmoid(high))
+
+
+def _signed(node: Any, left: int) -> tuple[float, float]:
+    """Returns ends at 0 or nowhere: the sign is all that sums and products keep for sure."""
+    node = through(node)
+    if node is None or not left:
+        return -math.inf, math.inf
+    name = node.name().partition("Backward")[0]
+    if name in ("Sum", "Mean", "Mm", "Bmm", "Mul", "Add", "Stack", "Cat"):
+        parents = [one for one, _ in node.next_functions]
+        signs = [_signed(one, left - 1) for one in parents]
+        if name in ("Mm", "Bmm", "Mul"):
+            is_positive = all(low >= 0 for low, _ in signs)
+            return (0.0 if is_positive else -math.inf), math.inf
+        return min(low for low, _ in signs), max(high for _, high in signs)
+    low, high = _ended(node)[1]
+    return (0.0 if low >= 0 else -math.inf), (0.0 if high <= 0 else math.inf)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0  # noqa: PLR2004 -- exp overflows
 
 
 def _ended(node: Any) -> tuple[str, tuple[float, float]]:

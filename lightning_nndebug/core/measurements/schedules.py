@@ -358,8 +358,8 @@ def _asked(schedule: Schedule, steps: int, epochs: int) -> float:
 def _dropped(trainer: Any, module: Any) -> dict[str, str]:
     known = [config.scheduler for config in trainer.lr_scheduler_configs]
     scheduled = {id(getattr(one, "optimizer", None)) for one in known}
-    # Schedulers leave this in the groups of their optimizer.
-    marked = [one for one in trainer.optimizers if "initial_lr" in one.param_groups[0]]
+    # Schedulers leave this in the groups of their optimizer; who has none gets one without groups.
+    marked = [one for one in trainer.optimizers if any("initial_lr" in g for g in one.param_groups)]
     marked = [one for one in marked if id(one) not in scheduled]
     if not marked or not (name := _unread(type(module))):
         return {}

@@ -24,6 +24,7 @@ REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _ENTRIES = 2**16  # of the inputs, whose texture is looked at
 _FEW = 32  # samples; fewer say little
 _SETTLED = 50  # steps, of which running statistics with a momentum of 0.1 forget the first
+_HONEST = 2  # epochs, in which nothing is known by heart
 _KEPT = 8  # calls, until they are enough
 _SURE = 3.0  # standard errors
 
@@ -92,8 +93,8 @@ class Look:
         train: Training since the validation before, or the one before that if it was too short to
             tell; of more than a few steps, the later half.
         validation: The validation.
-        is_fresh: Whether that was the first epoch: what the net says to samples that it has not
-            been trained on yet is as honest as a validation.
+        is_fresh: Whether that was one of the first two epochs: what the net says to samples that it
+            has been trained on once at most is hardly less honest than a validation.
     """
 
     step: int
@@ -296,7 +297,7 @@ def _close(cls: type[Skill], moment: Moment, memory: SimpleNamespace) -> Skill |
         if train is None:  # epochs of a few steps, of which not all are heard
             memory.train = parts[-_KEPT:]
         return None
-    look = Look(moment.step, train, validation, is_fresh=moment.trainer.current_epoch == 0)
+    look = Look(moment.step, train, validation, is_fresh=moment.trainer.current_epoch < _HONEST)
     memory.looks = (*memory.looks, look)
     shift = _shift(*memory.inputs)
     has_norms = any(effect(one) == "norm" for one in moment.module.modules())
