@@ -48,9 +48,10 @@ def made_alike(heard: LabelCalls, seen: Made) -> Iterator[Evidence]:
         looks, count, low, high = seen.get(key, [0, 0, float("inf"), float("-inf")])
         low, high = min(low, call.lowest), max(high, call.highest)
         seen[key] = [looks + 1, count + call.target.numel(), low, high]
-        # The first of several candidates is the right one in some contrastive losses.
-        is_meant = low == 0 and call.made_by not in _LAST
-        if looks >= _LOOKS and count >= _LABELS and low == high and not is_meant:
+        # The right one of several candidates, each with a score of its own, may be where it likes.
+        is_last = call.features == call.classes or call.made_by == "Convolution"
+        is_last &= call.made_by in _LAST
+        if looks >= _LOOKS and count >= _LABELS and low == high and is_last:
             yield Evidence(
                 where=key,
                 measured=1.0,
