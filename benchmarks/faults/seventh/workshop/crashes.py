@@ -30,7 +30,7 @@ class Potential(Paper):
 @fault(
     "ERR106",
     "LOS107",
-    source="common in code reviews (create_graph=True for what is to be differentiated once more)",
+    source="https://github.com/facebookresearch/DomainBed/issues/50 (create_graph is missing from a gradient that is to be differentiated)",
 )
 def forces_without_a_second_derivative(fixed: bool) -> Program:
     """Forces are the gradient of the energy, without create_graph: no gradient of theirs leads to the net."""

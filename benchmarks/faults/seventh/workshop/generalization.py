@@ -40,7 +40,10 @@ class Denoiser(Paper):
         return F.mse_loss(self.net(batch["noisy"]), batch["clean"]), {}
 
 
-@fault("GEN101", source="common in code reviews (noise made in the __init__ of the data set)")
+@fault(
+    "GEN101",
+    source="https://github.com/Zhiyuan-R/Tiger-Diffusion/issues/15 (a fixed noise for each sample?)",
+)
 def noise_drawn_once_for_each_image(fixed: bool) -> Program:
     """The noise of a denoiser is drawn once, when the data set is made: it is learned by heart, image by image."""
     x, _ = digits(1797)

@@ -148,7 +148,7 @@ class Swapped(Paper):
     "LRN105",
     "UPD102",
     "GEN102",
-    source="common in code reviews (store and restore of an average of weights)",
+    source="https://github.com/atomistic-machine-learning/schnetpack/pull/785 and https://github.com/PKU-YuanGroup/Open-Sora-Plan/issues/186 (stored weights that come back wrong, or not at all)",
 )
 def backup_that_is_taken_once(fixed: bool) -> Program:
     """Averaged weights are put in for validation; what is put back is a copy from the first time, for ever."""

@@ -90,7 +90,7 @@ class Flow(Paper):
     "LOS109",
     "UPD105",
     "OUT101",
-    source="common in code reviews (the log-determinant of x to z is added to the log-likelihood, that of z to x subtracted)",
+    source="https://github.com/VincentStimper/normalizing-flows/issues/27 and https://github.com/ikostrikov/pytorch-flows/issues/16 (the sign of a log-determinant)",
 )
 def volume_counted_the_wrong_way(fixed: bool) -> Program:
     """The log-determinant has the sign of the other direction: squeezing everything to a point pays for ever."""

@@ -50,7 +50,7 @@ class AveragedCodes(Paper):
 @fault(
     "NAN104",
     "NAN102",
-    source="https://arxiv.org/abs/1711.00937 (VQ-VAE, appendix A.1; implementations smooth the counts)",
+    source="https://github.com/rosinality/vq-vae-2-pytorch/pull/72 and https://arxiv.org/abs/1711.00937 (VQ-VAE, appendix A.1; others smooth the counts)",
 )
 def mean_of_a_code_that_nobody_uses(fixed: bool) -> Program:
     """Codes follow the mean of what they stand for; that of a code which stands for nothing is 0 / 0."""
@@ -86,7 +86,7 @@ class Tagger(Paper):
     "NAN103",
     "NAN104",
     "NAN102",
-    source="https://github.com/pytorch/pytorch/issues/49724 (logsumexp of nothing but -inf has a gradient of nan)",
+    source="https://github.com/pytorch/pytorch/issues/31829 (logsumexp of nothing but -inf has a gradient of nan)",
 )
 def transitions_of_minus_infinity(fixed: bool) -> Program:
     """Forbidden transitions of a CRF are -inf; the start is reached from nowhere, and its gradient is NaN."""

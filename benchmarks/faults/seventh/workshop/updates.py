@@ -51,7 +51,7 @@ class Fixup(Paper):
     "ACT103",
     "LOS101",
     "GRD101",
-    source="https://arxiv.org/abs/1901.09321 (Fixup: the last layer of each branch starts at zero)",
+    source="https://github.com/yz93/LAVT-RIS/issues/25 and https://arxiv.org/abs/1901.09321 (Fixup: the last layer of each branch starts at zero)",
 )
 def zeros_lost_to_apply(fixed: bool) -> Program:
     """Each residual branch starts at zero, until self.apply gives all linear layers the same initialization."""
