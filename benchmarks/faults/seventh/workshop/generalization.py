@@ -93,4 +93,6 @@ class Averaged(Paper):
 )
 def average_longer_than_the_run(fixed: bool) -> Program:
     """The paper's average of weights with 0.9999 in a run of some hundred steps: validated is mostly the untrained net."""
-    return Program(Averaged(fixed=fixed), **images(), trainer={"max_epochs": 8})
+    return Program(
+        Averaged(fixed=fixed), **images(), trainer={"max_epochs": 8, "precision": "bf16-mixed"}
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ... import fault
-from ._parts import DataLoader, Paper, Program, explained, feed, generator, right, waves_of_time
+from ._parts import DataLoader, Paper, Program, explained, generator, right, waves_of_time
 
 
 class Forecaster(Paper):
@@ -46,8 +48,21 @@ def norm_after_the_last_projection(fixed: bool) -> Program:
         Forecaster(fixed=fixed),
         DataLoader(rows[:2000], batch_size=32, shuffle=True),
         DataLoader(rows[2060:], batch_size=100),
-        {"max_epochs": 9},
+        {"max_epochs": 9, "gradient_clip_val": 1.0},
     )
+
+
+@dataclass
+class Clips:
+    """Clips (N, 8, 1, side, side), and which way the spot goes in each."""
+
+    frames: torch.Tensor
+    way: torch.Tensor
+
+
+def collate(samples):
+    """A batch of clips."""
+    return Clips(*map(torch.stack, zip(*samples, strict=True)))
 
 
 class Shifted(Paper):
@@ -70,9 +85,8 @@ class Shifted(Paper):
         return self.head(self.mix(h).mean(1))
 
     def losses(self, batch):
-        clip, way = batch
-        logits = self(clip)
-        return F.cross_entropy(logits, way), {"acc": right(logits, way)}
+        logits = self(batch.frames)
+        return F.cross_entropy(logits, batch.way), {"acc": right(logits, batch.way)}
 
 
 @fault(
@@ -93,4 +107,11 @@ def frames_shifted_into_another_clip(fixed: bool) -> Program:
     hot = (grid == place[..., :1])[:, :, None, :] & (grid == place[..., 1:])[..., None]
     clips = 3 * hot.float() + 0.2 * torch.randn(size, 8, side, side, generator=g)
     clips = ((clips - clips.mean()) / clips.std())[:, :, None]
-    return Program(Shifted(fixed=fixed), **feed(clips, way), trainer={"max_epochs": 10})
+    order = torch.randperm(size, generator=g).tolist()
+    rows = [(clips[i], way[i]) for i in order]
+    return Program(
+        Shifted(fixed=fixed),
+        DataLoader(rows[:1200], batch_size=32, shuffle=True, drop_last=True, collate_fn=collate),
+        DataLoader(rows[1200:], batch_size=100, collate_fn=collate),
+        {"max_epochs": 10},
+    )

@@ -57,4 +57,8 @@ def condition_added_before_an_instance_norm(fixed: bool) -> Program:
     wish = torch.randint(4, (1797,), generator=generator(22))
     kinds = torch.stack([image, -image, F.avg_pool2d(image, 3, 1, 1), image.roll(1, 3)])
     wanted = kinds[wish, torch.arange(1797)]
-    return Program(Translator(fixed=fixed), **feed(image, wish, wanted), trainer={"max_epochs": 12})
+    return Program(
+        Translator(fixed=fixed),
+        **feed(image, wish, wanted, batch_size=16),
+        trainer={"max_epochs": 10, "accumulate_grad_batches": 2},
+    )
