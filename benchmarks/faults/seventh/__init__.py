@@ -1,0 +1,1 @@
+"""The seventh round of programs written blind."""
