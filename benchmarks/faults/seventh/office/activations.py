@@ -74,8 +74,8 @@ class Clicks(Model):
     """Which of three offers is taken, by a cross net beside a deep one."""
 
     def __init__(self, deviation: float) -> None:
-        super().__init__(lr=4e-3)
-        self.cross = Crossing(12, 5, deviation)
+        super().__init__(lr=3e-3)
+        self.cross = Crossing(12, 6, deviation)
         self.deep = nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU())
         self.offer = nn.Linear(36, 3)
 
@@ -92,11 +92,13 @@ class Clicks(Model):
     "LOS101",
     source="https://arxiv.org/abs/1708.05123 (Deep & Cross: each layer raises the degree by one)",
 )
-def crossed_five_times_with_itself(fixed: bool) -> Program:
-    """The weights of a cross net start as standard normal: five products with the row make its numbers explode."""
+def crossed_six_times_with_itself(fixed: bool) -> Program:
+    """The weights of a cross net start as standard normal: six products with the row make its numbers explode."""
     g = rng(4)
-    x = torch.randn(3200, 12, generator=g)
-    worth = torch.stack([x[:, 0] * x[:, 1], x[:, 2] + 0.5 * x[:, 3], x[:, 4] * x[:, 5] - 0.3], dim=1)
-    offer = (worth + 0.15 * torch.randn(3200, 3, generator=g)).argmax(1)
+    x = torch.randn(4800, 12, generator=g)
+    worth = torch.stack(
+        [x[:, 0] * x[:, 1], x[:, 2] + 0.5 * x[:, 3], x[:, 4] * x[:, 5] - 0.3], dim=1
+    )
+    offer = (worth + 0.15 * torch.randn(4800, 3, generator=g)).argmax(1)
     module = Clicks(0.1 if fixed else 1.0)
-    return Program(module, **feeders(*parted(x, offer)), trainer={"max_epochs": 12})
+    return Program(module, **feeders(*parted(x, offer)), trainer={"max_epochs": 6})

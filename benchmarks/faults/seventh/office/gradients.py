@@ -80,7 +80,9 @@ def lag_cut_to_whole_hours(fixed: bool) -> Program:
     series = F.conv1d(noise.T[None], kernel, groups=4)[0].T
     series = (series - series.mean(0)) / series.std(0)
     t = torch.arange(20, 2500)
-    flow = sum(w * series[t - d, i] for i, (d, w) in enumerate([(9, 1.0), (3, 0.8), (7, -0.7), (1, 0.5)]))
+    flow = sum(
+        w * series[t - d, i] for i, (d, w) in enumerate([(9, 1.0), (3, 0.8), (7, -0.7), (1, 0.5)])
+    )
     flow = flow + 0.1 * torch.randn(len(t), generator=g)
     past = torch.stack([series[i - 15 : i + 1] for i in t.tolist()])
     data = feeders(*parted(past, flow / flow.std()))

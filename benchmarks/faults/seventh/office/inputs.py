@@ -100,39 +100,6 @@ def each_window_comes_a_day_long(fixed: bool) -> Program:
     return Program(NextHours(), **feeders(train, val, 32), trainer={"max_epochs": 12})
 
 
-class Loyalty(Model):
-    """How much a member will spend."""
-
-    def __init__(self) -> None:
-        super().__init__(lr=2e-3)
-        self.net = mlp(6, 48, 48, 1)
-
-    def shared(self, batch):
-        visits, spent = batch
-        out = self.net(visits).squeeze(1)
-        return F.mse_loss(out, spent), {"r2": explained(out, spent)}
-
-
-@fault(
-    "INP204",
-    "LOS104",
-    "GEN101",
-    "GEN105",
-    source="https://pandas.pydata.org/docs/reference/api/pandas.DataFrame.groupby.html (sort=True) and pandas.unique (order of appearance)",
-)
-def groups_sorted_and_uniques_not(fixed: bool) -> Program:
-    """Features follow the order in which members appear, spending is grouped and so sorted by member."""
-    g = rng(4)
-    members = torch.randperm(90000, generator=g)[:1600]
-    habits = torch.randn(1600, 6, generator=g)
-    spent = habits[:, 0] + habits[:, 1] * (habits[:, 2] > 0) - 0.6 * habits[:, 3]
-    spent = standard(spent + 0.2 * torch.randn(1600, generator=g))
-    by_number = members.argsort()
-    features = habits[by_number] if fixed else habits
-    data = feeders(*parted(features, spent[by_number]))
-    return Program(Loyalty(), **data, trainer={"max_epochs": 12})
-
-
 class Bearing(Model):
     """How worn a bearing is, by a second of its vibration."""
 

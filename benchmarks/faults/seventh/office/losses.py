@@ -40,10 +40,10 @@ class Parcels(Model):
 )
 def each_task_chooses_its_weight(fixed: bool) -> Program:
     """The weights of two tasks are parameters with nothing to hold them: they fall below nought, and errors pay."""
-    x, late = scores(3200, seed=6)
+    x, late = scores(4800, seed=6)
     cause = torch.stack([x[:, 4] + x[:, 5], 1.5 * x[:, 6], x[:, 7] - x[:, 4]], dim=1)
     data = feeders(*parted(x, late, cause.argmax(1)))
-    return Program(Parcels(fixed=fixed), **data, trainer={"max_epochs": 10})
+    return Program(Parcels(fixed=fixed), **data, trainer={"max_epochs": 7})
 
 
 class Survival(Model):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ... import fault
-from ._parts import Model, Program, feeders, parted, rng, scans
+from ._parts import Model, Program, feeders, parted, scans
 
 
 def block(before: int, after: int, *, tracked: bool) -> nn.Sequential:
@@ -51,52 +51,3 @@ def instances_normed_by_all_in_the_end(fixed: bool) -> Program:
     """Scans have gains of their own; the instance norm tracks statistics, and in eval uses those of all scans."""
     data = feeders(*parted(*scans(400)), batch_size=8)
     return Program(Organ(tracked=not fixed), **data, trainer={"max_epochs": 6})
-
-
-class Baskets(Model):
-    """Completes a basket from a part of it, by a denoising autoencoder."""
-
-    def __init__(self, *, fixed: bool) -> None:
-        super().__init__(lr=2e-3)
-        self.encoder = nn.Sequential(nn.Linear(120, 64), nn.Tanh())
-        self.decoder = nn.Linear(64, 120)
-        self.fixed = fixed
-
-    def forward(self, basket):
-        seen = F.normalize(basket, dim=1)
-        if self.fixed:
-            seen = F.dropout(seen, 0.5, training=self.training)
-        else:
-            seen = F.dropout(seen, 0.5)
-        return self.decoder(self.encoder(6 * seen))
-
-    def shared(self, batch):
-        basket = batch["seen"] + batch["next"]
-        scores = F.log_softmax(self(basket if self.training else batch["seen"]), dim=1)
-        loss = -(scores * basket).sum(1).mean() / 12
-        if self.training:
-            return loss, {}
-        best = scores.masked_fill(batch["seen"] > 0, -torch.inf).topk(12).indices
-        hits = batch["next"].gather(1, best).sum(1) / batch["next"].sum(1)
-        return loss, {"recall_at_12": hits.mean()}
-
-
-@fault(
-    "MOD106",
-    "MOD102",
-    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.dropout.html (training=True by default)",
-)
-def basket_half_emptied_before_the_advice(fixed: bool) -> Program:
-    """The autoencoder drops articles with F.dropout, which knows no eval: advice is given from half of the basket."""
-    g = rng(3)
-    taste = torch.randint(10, (2400,), generator=g)
-    likes = 0.15 * torch.ones(10, 120)
-    for kind in range(10):
-        likes[kind, 12 * kind : 12 * kind + 12] = 4.0
-        likes[kind, (12 * kind + 30) % 120 : (12 * kind + 30) % 120 + 6] = 2.0
-    drawn = torch.multinomial(likes[taste], 12, generator=g)
-    seen = torch.zeros(2400, 120).scatter(1, drawn[:, :8], 1.0)
-    later = torch.zeros(2400, 120).scatter(1, drawn[:, 8:], 1.0)
-    rows = [{"seen": s, "next": n} for s, n in zip(seen, later, strict=True)]
-    data = feeders(rows[:2000], rows[2000:])
-    return Program(Baskets(fixed=fixed), **data, trainer={"max_epochs": 10})

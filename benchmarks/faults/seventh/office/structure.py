@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ... import fault
-from ._parts import Model, Program, customers, feeders, parted, rng, scored, scores
+from ._parts import Model, Program, feeders, parted, rng, scored
 
 
 class Claims(Model):
@@ -36,43 +36,8 @@ class Claims(Model):
 def as_many_groups_as_columns(fixed: bool) -> Program:
     """GroupNorm(64, 64) came from a net for images; in a table each group is one number, and its norm is nought."""
     g = rng(2)
-    x = torch.randn(3000, 12, generator=g)
+    x = torch.randn(6000, 12, generator=g)
     worth = x[:, :4] + 0.8 * x[:, 4:8].abs()
-    desk = (worth + 0.2 * torch.randn(3000, 4, generator=g)).argmax(1)
+    desk = (worth + 0.2 * torch.randn(6000, 4, generator=g)).argmax(1)
     data = feeders(*parted(x, desk))
-    return Program(Claims(8 if fixed else 64), **data, trainer={"max_epochs": 10})
-
-
-class Renewal(Model):
-    """Whether a contract is renewed, by numbers, the contract, and the region."""
-
-    def __init__(self, *, fixed: bool) -> None:
-        super().__init__(lr=2e-3)
-        self.numbers = nn.Sequential(nn.Linear(8, 24), nn.SiLU(), nn.Linear(24, 24))
-        self.contract, self.region = nn.Embedding(5, 24), nn.Embedding(16, 24)
-        self.head = nn.Sequential(nn.Linear(72, 48), nn.SiLU(), nn.Linear(48, 2))
-        self.fixed = fixed
-
-    def shared(self, batch):
-        numbers, contract, region, stays = batch
-        n, c, r = self.numbers(numbers), self.contract(contract), self.region(region)
-        logits = self.head(torch.cat([n, c, r] if self.fixed else [c, r, r], dim=1))
-        return F.cross_entropy(logits, stays), {"acc": scored(logits, stays)}
-
-
-@fault(
-    "GRD103",
-    "OUT103",
-    "STR105",
-    "UPD101",
-    "GEN102",
-    source="common in code reviews (a name typed twice in torch.cat, where all widths are alike)",
-)
-def region_twice_and_no_numbers(fixed: bool) -> Program:
-    """What is put together is contract, region, and region again: the numbers are encoded, and left behind."""
-    numbers, contract, score = customers(2400, seed=3)
-    region = torch.randint(16, (2400,), generator=rng(3))
-    score = score + 0.6 * torch.randn(16, generator=rng(4))[region]
-    stays = (score > score.median()).long()
-    data = feeders(*parted(numbers, contract, region, stays))
-    return Program(Renewal(fixed=fixed), **data, trainer={"max_epochs": 8})
+    return Program(Claims(8 if fixed else 64), **data, trainer={"max_epochs": 5})

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ... import fault
-from ._parts import Model, Program, digits, explained, feeders, mlp, parted, rng, scored, scores
+from ._parts import Model, Program, digits, feeders, mlp, parted, rng, scored
 
 
 class Ads(Model):
