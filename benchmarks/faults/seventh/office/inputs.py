@@ -90,6 +90,7 @@ class NextHours(Model):
     "INP106",
     "GEN101",
     "INP102",
+    "GEN105",
     source="common in code reviews (the index is rounded to the stride, the length of the data set is not divided by it)",
 )
 def each_window_comes_a_day_long(fixed: bool) -> Program:
