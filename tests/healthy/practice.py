@@ -1056,21 +1056,22 @@ class TwoTowers(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def purchases(users: int, items: int, count: int) -> torch.Tensor:
-    """Who bought what, as tastes have it: (count, 2)."""
+def purchases(users: int, items: int, each: int) -> torch.Tensor:
+    """Who bought what, as tastes have it, and nothing twice: (users * each, 2)."""
     tastes, kinds = torch.randn(users, 3), torch.randn(items, 3)
-    who = torch.randint(users, (count,))
-    chances = (2 * tastes[who] @ kinds.T + 0.5 * torch.randn(items)).softmax(1)
-    return torch.stack([who, torch.multinomial(chances, 1).squeeze(1)], 1)
+    chances = (2 * tastes @ kinds.T + 0.5 * torch.randn(items)).softmax(1)
+    bought = torch.multinomial(chances, each).flatten()
+    pairs = torch.stack([torch.arange(users).repeat_interleave(each), bought], 1)
+    return pairs[torch.randperm(len(pairs))]
 
 
 @healthy
 def two_towers() -> Program:
     """No labels: the diagonal is right, minus a billion stands where an item meets itself."""
-    pairs = purchases(200, 100, 10000)
-    share = (torch.bincount(pairs[:, 1], minlength=100) + 1) / 10100
+    pairs = purchases(500, 200, 20)
+    share = (torch.bincount(pairs[:, 1], minlength=200) + 1) / 10200
     data = loaders(*split(pairs[:, 0], pairs[:, 1], held_out=0.1), batch_size=128)
-    return Program(TwoTowers(200, 100, share), **data, trainer={"max_epochs": 5})
+    return Program(TwoTowers(500, 200, share), **data, trainer={"max_epochs": 10})
 
 
 class Triples(torch.utils.data.Dataset):
@@ -1117,12 +1118,12 @@ class BPR(pl.LightningModule):
 @healthy
 def bayesian_ranking() -> Program:
     """Negatives are drawn anew at every visit, and now and then they are no negatives."""
-    pairs = purchases(200, 100, 10000)
+    pairs = purchases(500, 200, 20)
     return Program(
-        BPR(200, 100),
-        DataLoader(Triples(pairs[:9000], 100), 128, shuffle=True),
-        DataLoader(Triples(pairs[9000:], 100), 250),
-        {"max_epochs": 5},
+        BPR(500, 200),
+        DataLoader(Triples(pairs[:9000], 200), 128, shuffle=True),
+        DataLoader(Triples(pairs[9000:], 200), 250),
+        {"max_epochs": 10},
     )
 
 
