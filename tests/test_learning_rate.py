@@ -1443,6 +1443,30 @@ def test_what_cannot_be_foretold_has_no_peak() -> None:
     assert found.schedules[0].factors == ()
 
 
+class WithoutOptimizer(Classifier):
+    """Descends by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.zero_grad()
+        self.manual_backward(self.loss(*batch))
+        with torch.no_grad():
+            for one in self.parameters():
+                one.sub_(0.1 * one.grad)
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_a_run_without_an_optimizer_is_watched(caplog) -> None:
+    """Lightning puts one in its place that has no groups."""
+    fit(Program(WithoutOptimizer(), loader()), NNDebug(), max_steps=-1, max_epochs=2)
+    assert "is off" not in caplog.text
+
+
 def test_of_a_rate_of_0_nothing_is_foretold() -> None:
     """It has no peak to be a share of: that it is 0 is another matter."""
 

@@ -63,13 +63,17 @@ def test_views_are_the_same_for_many_samples_in_a_row() -> None:
     """A few that are hardly changed may be the same by chance."""
     scores = torch.randn(16, 16)
     scores = (scores + scores.T).requires_grad_()
-    same, other = (
+    others = torch.randn(16, 16, requires_grad=True)
+    masked = others.clone()
+    masked[1, 2] = masked[2, 1] = -1e9  # the same item twice, which is no negative
+    same, other, hit = (
         LossInputs((read(LossCall("cross_entropy", one, torch.arange(16), (16, 16))),))
-        for one in (scores, torch.randn(16, 16, requires_grad=True))
+        for one in (scores, others, masked)
     )
     seen: dict[str, int] = {}
     told = [bool(list(same_views(one, seen))) for one in (same, same, other, *[same] * 4)]
     assert told == [False] * 6 + [True]
+    assert not any(list(same_views(hit, seen)) for _ in range(8))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ DDP = {"strategy": "ddp_fork", "devices": 2}
 def at(step: int, loss: float, relation: float = 0.0, **options: Any) -> Fits:
     """One look at a cross entropy over four classes."""
     made = {"floor": 0.0, "totals": BALANCED, "kind": "classes", "chance": CHANCE, **options}
-    return Fits((Fit("ce", None, loss=loss, relation=relation, samples=40, **made),), step=step)
+    made = {"samples": 40, **made}
+    return Fits((Fit("ce", None, loss=loss, relation=relation, **made),), step=step)
 
 
 def planned(steps: float) -> Schedules:
@@ -521,6 +522,14 @@ def test_terms_are_told_apart_however_the_run_goes_backward(
 def test_diverging(losses: list[float], fires: bool) -> None:
     """Above its own best and above a constant, to stay."""
     looks = [at(10 * step, loss) for step, loss in enumerate(losses)]
+    assert bool(told(LossDetector(), looks, "diverging_loss")) is fires
+
+
+@pytest.mark.parametrize(("samples", "fires"), [(1, False), (16, True), (64, True)])
+def test_single_samples_do_not_tell_that_a_loss_diverges(samples: int, fires: bool) -> None:
+    """Their losses have long tails: some are far above chance until the end."""
+    losses = [1.4] * 12 + [0.6, 0.5, 0.6, 0.5] * 3 + [2.5, 2.3, 2.4, 2.5, 2.4, 2.5]
+    looks = [at(10 * i, one, samples=samples) for i, one in enumerate(losses)]
     assert bool(told(LossDetector(), looks, "diverging_loss")) is fires
 
 

@@ -22,7 +22,7 @@ TOO_LONG = "steps are too long"
 
 STEEP = 100.0  # times the loss of a guess: more than cosines give with any temperature in use
 
-STEP, LOSS, FLOOR, CHANCE, RELATION, PRIOR = range(6)  # what is kept of a look
+STEP, LOSS, FLOOR, CHANCE, RELATION, PRIOR, SAMPLES = range(7)  # what is kept of a look
 
 _MEANS = ("loss", "floor", "chance")
 _FIRST, _LAST = 3, 60  # looks that are kept
@@ -38,6 +38,7 @@ _RELATED, _SURE = 0.01, 3.0  # related by so much, and so many standard errors: 
 _FLAT = 0.3  # of the first differences between scores: training has made them alike
 _GUESSED = 1.1  # times the loss of a guess
 _PROMISING = 0.1  # so much less at the end of the run, if it goes on like this
+_TOGETHER = 64  # samples, of which the mean is taken: the losses of single ones have long tails
 _NOISES = 3.0  # times that a rise must be larger than what looks differ by anyway
 # The beginning of a run, an eighth, a quarter, a half, and all of it.
 _DOUBLINGS = ((0.0, 0.04), (0.1, 0.13), (0.22, 0.25), (0.46, 0.5), (0.95, 1.0))
@@ -69,7 +70,8 @@ def take_up(histories: Histories, fits: Fits) -> None:
             known["origin"] = known["totals"] if len(looks) < _FIRST else known["origin"]
             means[-1] = loss_of_constant(fit.kind, known["origin"], totals)
         related = max(one.relation for one in same)
-        looks.append([fits.step, *means, related, _prior(known, totals)])
+        samples = sum(one.samples for one in same)
+        looks.append([fits.step, *means, related, _prior(known, totals), samples])
         if len(looks) > _FIRST + _LAST:
             del looks[_FIRST]
 
@@ -209,18 +211,20 @@ def is_turned(history: History, relation: float) -> bool:
 def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     """Returns the best level so far and the one now, if it is that much worse and stays so.
 
-    Levels are means over two looks, as shares of the constant's loss; of quantities that have
-    wandered off since the start, as returns of a better policy do, as shares of what the constant
-    of then loses now. The rise must be beyond what looks differ by anyway, and beyond any other
-    that did not last: batches may be small, and losses heavy-tailed.
+    Levels are means over two looks, or over as many as have 64 samples together, as shares of the
+    constant's loss; of quantities that have wandered off since the start, as returns of a better
+    policy do, as shares of what the constant of then loses now. The rise must be beyond what looks
+    differ by anyway, and beyond any other that did not last: batches may be small, and losses
+    heavy-tailed.
     """
     looks = history["looks"]
-    if len(looks) <= 2 * _FEW:
+    width = max(2, math.ceil(_TOGETHER / statistics.median(one[SAMPLES] for one in looks)))
+    if len(looks) <= 2 * (_FEW - 1) + width:
         return None
     constant = baseline(history)
     usual = max(constant, 1e-9) if history["kind"] == "quantities" else math.inf
     single = [_share([one], constant) / max(1.0, one[CHANCE] / usual) for one in looks]
-    levels = [(one + other) / 2 for one, other in itertools.pairwise(single)]
+    levels = [statistics.fmean(single[i : i + width]) for i in range(len(single) - width + 1)]
     earlier, last = levels[:-_FEW], levels[-_FEW:]
     best = min(earlier)
     worst = min(last)

@@ -20,6 +20,7 @@ _READ = 2**20  # entries of a tensor that are looked at: its first rows
 _TURNS = (math.tau, 360.0)
 _END = 0.05  # of a turn, at either end of it
 _SPREAD, _ROUNDING = 1e-3, 1e-3  # of the largest score, and of the spread of scores
+_MASKED = 30.0  # interquartile ranges
 _PARTNERS = 8  # samples that are told from each other, at least
 _EPS = 1e-2  # of the mean of targets: so much may be added to them before they divide
 _LABELS = 1000  # of more values than that, nobody would take the numbers for classes
@@ -235,6 +236,12 @@ def _are_views_same(call: LossCall) -> bool:
     theirs = scores.T if torch.equal(partner, here) else scores[partner]
     others = torch.ones_like(scores, dtype=torch.bool)
     others[here, here] = others[here, partner] = False
+    # What is far below all others was masked, on both sides alike.
+    quarters = scores[others][:_READ].quantile(scores.new_tensor([0.25, 0.5, 0.75]))
+    others &= scores > quarters[1] - _MASKED * (quarters[2] - quarters[0])
+    others &= theirs.isfinite()
+    if others.sum() < _PARTNERS:
+        return False
     spread = scores[others].std()
     apart = (scores - theirs)[others].abs().amax()
     return bool((spread > _SPREAD * scores[others].abs().amax()) & (apart < _ROUNDING * spread))
