@@ -26,6 +26,7 @@ _DEEP = 3  # of such layers, at least, shrink a signal to nothing
 _UNITS = 8  # that are alike, at least, are no mean on purpose
 _EARLY = 1000  # steps in which nothing that is well grows so much
 _LAYERS = 2  # matrices, at least: a lone one may have to go wherever the targets are
+_SHORTENED = 0.5  # of the first steps: such as are longer still do the same
 _BEGINNING = 20  # steps, whose length a layer's first size is a measure of
 _LEFT = 3.0  # times as large as it was, there is little left of what a layer was
 _NOISE = 1e-4  # of the usual gradient: less does not ask a weight to move
@@ -519,14 +520,16 @@ class UpdateDetector(Detector):
     def _strides(self, layers: Sequence[Update]) -> Iterator[Evidence]:
         """Notes a look at all layers, and yields if the usual one has been walked away from."""
         growth = median(map(_growth, layers))
+        stride = median(one.update / _scale(one) for one in layers)
         # Later, a layer that has grown for other reasons moves as far.
         if layers[0].age <= _BEGINNING:
-            stride = median(one.update / _scale(one) for one in layers)
             self.strides = [*self.strides, stride][-_LOOKS:]
             if len(self.strides) == _LOOKS:
                 self.stride = max(self.stride, min(self.strides))
         is_left = layers[0].age <= _EARLY and growth > _LEFT
-        if is_left and self.stride > self.usual_update:
+        # Some make shorter steps the more they have seen, as Adagrad does, and soon need no help.
+        goes_on = stride > _SHORTENED * self.stride
+        if is_left and goes_on and self.stride > self.usual_update:
             yield Evidence(
                 where=layers[0].optimizer,
                 measured=self.stride,
