@@ -24,6 +24,13 @@ _PATIENCE = 3  # times as long as the run is, for a signal that comes back
 _HOPELESS = 10.0  # times smaller is enough, if it leaves the loss no hope
 _LOOKS = 10  # looks in a row that a gradient must be too large, or clipped too much
 _RECENT, _EARLIER, _HISTORY = 5, 20, 60  # looks that may be a jump, and before them: from, to
+_ROUNDING = 1e-5  # of the usual elasticity; float32 keeps 1e-7 of what it adds up
+_COMMON = 0.01  # of it, in a layer before
+_FAINT = 25  # looks in a row
+_TAKEN = (
+    "What they give is added right before a norm that takes it away, as that of each channel",
+    "Add it behind the norm, or let it scale and shift what the norm gives",
+)
 _STEPS = 5  # at least must have been watched before never is never
 _MANY = 0.5  # of the steps that get an old gradient as well: those zero at other times
 _BY_NORM = "Set ``gradient_clip_algorithm='norm'``, or clip at a typical entry of the gradient"
@@ -63,6 +70,7 @@ class GradientDetector(Detector):
     flows: list[dict[str, float]] = state(list)
     began: float = state(float)
     squeezes: dict[str, list[float]] = state(dict)
+    faint: dict[str, int] = state(dict)
 
     @vital
     def norm(self, gradients: Gradients) -> float | None:
@@ -213,7 +221,7 @@ class GradientDetector(Detector):
         severity=Severity.ERROR,
         caused_by=["ACT101", "LOS107", "MOD104", "STR105", "UPD104"],
     )
-    def missing_gradient(self, reach: Reach) -> Iterator[Evidence]:
+    def missing_gradient(self, reach: Reach | Gradients) -> Iterator[Evidence]:
         """These parameters take part in each step, but no gradient ever comes to them.
 
         Why it matters:
@@ -225,6 +233,8 @@ class GradientDetector(Detector):
             - A forward under ``torch.no_grad()``
             - A step without a slope: ``argmax``, ``round``, ``sign``, a comparison
             - A term is missing in the loss, or a connection in the net
+            - What they give is added to whole channels right before a norm that takes the mean of
+              each away: all that comes back is rounding
 
         How to fix:
             - Remove what cuts the graph between these parameters and the loss
@@ -239,6 +249,9 @@ class GradientDetector(Detector):
         References:
             paszke2019pytorch
         """
+        if isinstance(reach, Gradients):
+            yield from self._rounded(reach)
+            return
         for cut in reach.cuts:
             yield Evidence(
                 where=cut.name,
@@ -499,6 +512,33 @@ class GradientDetector(Detector):
             ),
             fixes=("Add it: ``x = x + attention(norm(x))``",),
         )
+
+    def _rounded(self, gradients: Gradients) -> Iterator[Evidence]:
+        """Weights whose gradient is what rounding leaves of zero, between others that learn."""
+        matrices = [one for one in gradients.parameters if one.is_matrix and one.elasticity]
+        usual = median(one.elasticity for one in matrices) if len(matrices) > 2 else 0.0  # noqa: PLR2004
+        faint = []
+        for number, one in enumerate(matrices):
+            # Where a gradient dies on its way, the layers before get even less.
+            is_between = any(it.elasticity > _COMMON * usual for it in matrices[:number])
+            is_faint = one.elasticity < _ROUNDING * usual and is_between
+            self.faint[one.name] = self.faint.get(one.name, 0) + 1 if is_faint else 0
+            if self.faint[one.name] >= _FAINT:
+                faint.append(one)
+        if faint:
+            most = max(one.elasticity for one in faint) / usual
+            yield Evidence(
+                where=faint[0].name,
+                measured=most,
+                limit=_ROUNDING,
+                message=f"the loss depends on {faint[0].name}"
+                + (f" and {len(faint) - 1} more" if len(faint) > 1 else "")
+                + f" no more than {most:.0e} times as much as on the usual layer: that is rounding",
+                causes=_TAKEN[:1],
+                fixes=_TAKEN[1:],
+                severity=Severity.WARNING,
+                details={"parameters": [one.name for one in faint]},
+            )
 
     def _remember(self, gradients: Gradients) -> Sequence[dict[str, float]]:
         """Notes a look, and returns the history of its optimizer."""

@@ -313,6 +313,26 @@ def test_a_cut_is_told_by_its_kind() -> None:
     assert len(set(causes)) == 3
 
 
+@pytest.mark.parametrize(
+    ("norms", "told"),
+    [
+        ((1.0, 1e-7, 1.0, 1.0), ["b"]),  # a condition that a norm takes away
+        ((1.0, 1e-3, 1.0, 1.0), []),
+        ((1.0, 0.0, 1.0, 1.0), []),  # exactly none is told by where it is cut
+        ((1e-7, 1e-6, 1.0, 1.0), []),  # it dies on its way to the first layers
+    ],
+)
+def test_a_gradient_of_rounding_errors_is_none(norms: tuple[float, ...], told: list[str]) -> None:
+    """For as long as it is that small, and layers before get a real one."""
+    detector = GradientDetector()
+    parameters = tuple(Gradient(name, one) for name, one in zip("abcd", norms, strict=True))
+    look = Gradients("Adam", parameters)
+    said = [[one.where for one in detector.missing_gradient(look)] for _ in range(25)]
+    assert said == [*[[]] * 24, told]
+    larger = Gradients("Adam", tuple(replace(one, norm=1.0) for one in parameters))
+    assert not [*detector.missing_gradient(larger), *detector.missing_gradient(look)]
+
+
 def test_parameters_are_told_by_the_topmost_module_that_is_missing_as_a_whole() -> None:
     """Frozen parameters do not stand in the way; one parameter alone is told by its own name."""
     net = nn.ModuleDict(

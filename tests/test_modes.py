@@ -371,6 +371,18 @@ class Noisy(nn.Module):
         return x + torch.randn_like(x) if self.training else x
 
 
+class HandNorm(nn.Module):
+    """Keeps running means, as a batch norm does, or none."""
+
+    def __init__(self, *, keeps: bool = True) -> None:
+        super().__init__()
+        if keeps:
+            self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        return x - (x.mean() if self.training else getattr(self, "mean", 0.0))
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
@@ -392,6 +404,8 @@ class Noisy(nn.Module):
         (Holder(), None),
         (Checkpointed(), None),
         (Noisy(), "code"),
+        (HandNorm(), "norm"),
+        (HandNorm(keeps=False), "code"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
 )

@@ -46,12 +46,20 @@ def effect(module: nn.Module) -> Effect | None:
         return "noise" if module.lower < module.upper else None
     kind: type = type(module)
     effects = {_written_effect(module, names) for names in _names_beside_mode(kind)}
-    return "noise" if "noise" in effects else "code" if "code" in effects else None
+    if "code" in effects and _keeps_statistics(module):
+        effects.add("norm")
+    return next((one for one in ("noise", "norm", "code") if one in effects), None)
 
 
 def is_norm(module: nn.Module) -> bool:
     """Returns whether it normalizes with running statistics in eval mode."""
     return isinstance(module, _NormBase) and module.running_mean is not None
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether it is a norm of the user's own, with numbers beside its weights."""
+    is_norm = "norm" in type(module).__name__.lower()
+    return is_norm and any(one.is_floating_point() for one in module.buffers(recurse=False))
 
 
 @functools.cache
