@@ -255,6 +255,23 @@ def test_answers_must_be_able_to_say_no(answer: Any, beyond: bool) -> None:
     assert (pairs[0].beyond > 0.05) == beyond
 
 
+def _doubling(x: Tensor) -> Tensor:
+    for _ in range(60):
+        x = 0.5 * x + 0.1 * x * x.tanh()
+    return x.mean(1)
+
+
+def test_graphs_in_which_ways_double_are_looked_at_in_no_time() -> None:
+    """Each layer leads to the one before by two ways."""
+    net = nn.Linear(64, 4)
+    (one,) = watch(
+        Predictions,
+        net,
+        lambda net, x, y: F.binary_cross_entropy_with_logits(_doubling(net(x)), YES),
+    ).pairs
+    assert one.ends == (0.0, 1.0)
+
+
 YES = (torch.arange(32) % 2).float()
 
 

@@ -44,9 +44,9 @@ class TrainedRows(Measurement):
     def prepare(cls, moment: Moment, memory: SimpleNamespace) -> None:
         """Hooks the tables."""
         if not hasattr(memory, "seen"):
-            memory.seen, memory.looks = {}, 0
-        memory.new, memory.stack = {}, ExitStack()
-        _listen(memory.stack, moment.module, functools.partial(_mark, memory))
+            memory.seen, memory.looks, memory.tables = {}, 0, _tables(moment.module)
+        memory.new = {}
+        _listen(moment, memory, memory.tables, functools.partial(_mark, memory))
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> TrainedRows:
@@ -85,7 +85,7 @@ class UntrainedRows(Measurement):
         memory.trained, memory.stack = moment.take(TrainedRows), ExitStack()
         memory.counts = vars(memory).get("counts", {})
         if memory.trained is not None and memory.trained.looks >= _LOOKS:
-            _listen(memory.stack, moment.module, functools.partial(_count, memory))
+            _listen(moment, memory, _tables(moment.module), functools.partial(_count, memory))
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> UntrainedRows | None:
@@ -109,13 +109,19 @@ class UntrainedRows(Measurement):
             memory.stack.close()
 
 
-def _listen(stack: ExitStack, module: nn.Module, look: Any) -> None:
-    tables = [(name, one) for name, one in hookable(module) if _is_trained(one)]
+def _tables(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(plain_name(name), one) for name, one in hookable(module) if _is_trained(one)]
+
+
+def _listen(
+    moment: Moment, memory: SimpleNamespace, tables: list[tuple[str, nn.Module]], look: Any
+) -> None:
+    memory.stack = ExitStack()
     if tables:
-        stack.enter_context(eagerly(module))
+        memory.stack.enter_context(eagerly(moment.module))
     for name, one in tables:
-        handle = one.register_forward_pre_hook(functools.partial(_hear, look, plain_name(name)))
-        stack.callback(handle.remove)
+        handle = one.register_forward_pre_hook(functools.partial(_hear, look, name))
+        memory.stack.callback(handle.remove)
 
 
 def _is_trained(module: nn.Module) -> bool:

@@ -35,7 +35,10 @@ _HELD = 2**20  # entries that are looked at
 _EPS = 1e-6
 _ROWS = 8  # embeddings of a batch, and features of each, at least
 _UNIT = 1e-2  # so near to 1 is a length of 1, also in half precision
-_TERMS = 64  # operations between a loss and the cosines that it is made of
+_TERMS = 64  # operations between a loss and the cosines that it is made of, or behind a score
+# Of positive numbers, and of numbers of one sign: they keep it.
+_PRODUCTS = {"Mul", "Mm", "Bmm"}
+_TOGETHER = {"Sum", "Mean", "Add", "Stack", "Cat"}
 
 # With which sign a linear operation takes what it is given, first and next.
 _SIGNS: dict[str, tuple[float, ...]] = {
@@ -315,25 +318,32 @@ def _answered(function: str, node: Any) -> tuple[str, tuple[float, float]]:
         node = through(node.next_functions[0][0])
     operation, (low, high) = _ended(node)
     if operation not in _ENDS:
-        operation, (low, high) = "a sum of products", _signed(node, _TERMS)
+        operation, (low, high) = "a sum of products", _signed(node, {})
     return operation, (_sigmoid(low), _sigmoid(high))
 
 
-def _signed(node: Any, left: int) -> tuple[float, float]:
-    """Returns ends at 0 or nowhere: the sign is all that sums and products keep for sure."""
+def _signed(node: Any, known: dict[Any, tuple[float, float]]) -> tuple[float, float]:
+    """Returns ends at 0 or nowhere: the sign is all that sums and products keep for sure.
+
+    Args:
+        node: What has made a tensor.
+        known: The ends of the nodes so far; of a graph that has more than a few, nothing is said.
+    """
     node = through(node)
-    if node is None or not left:
+    if node in known:
+        return known[node]
+    if node is None or len(known) == _TERMS:
         return -math.inf, math.inf
+    known[node] = -math.inf, math.inf  # until it is known
     name = node.name().partition("Backward")[0]
-    if name in ("Sum", "Mean", "Mm", "Bmm", "Mul", "Add", "Stack", "Cat"):
-        parents = [one for one, _ in node.next_functions]
-        signs = [_signed(one, left - 1) for one in parents]
-        if name in ("Mm", "Bmm", "Mul"):
-            is_positive = all(low >= 0 for low, _ in signs)
-            return (0.0 if is_positive else -math.inf), math.inf
-        return min(low for low, _ in signs), max(high for _, high in signs)
-    low, high = _ended(node)[1]
-    return (0.0 if low >= 0 else -math.inf), (0.0 if high <= 0 else math.inf)
+    if name in _PRODUCTS or name in _TOGETHER:
+        signs = [_signed(one, known) for one, _ in node.next_functions]
+        low, high = min(low for low, _ in signs), max(high for _, high in signs)
+        known[node] = low, math.inf if name in _PRODUCTS else high
+    else:
+        low, high = _ended(node)[1]
+        known[node] = 0.0 if low >= 0 else -math.inf, 0.0 if high <= 0 else math.inf
+    return known[node]
 
 
 def _sigmoid(x: float) -> float:
