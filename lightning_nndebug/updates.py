@@ -218,7 +218,10 @@ class UpdateDetector(Detector):
         if len(everywhere) < _LAYERS:
             return
         usual = median(everywhere)
-        yield from self._strides([one for ones in layers.values() for one in ones])
+        # A norm behind takes away the size: long strides make it grow, and are short ones then.
+        sized = [one for ones in layers.values() for one in ones if not one.is_normalized]
+        if len(sized) >= _LAYERS:
+            yield from self._strides(sized)
         for ones in layers.values():
             long = [one for one in ones if one.update > self.largest_update * _scale(one)]
             long = [one for one in long if one.ratio > _SHARE]

@@ -635,6 +635,23 @@ def test_labels_that_the_step_makes_alike_are_told(numbers: Any, told: list[str]
     assert [one.code for one in detector.findings] == told
 
 
+class WithNoise(OneHot):
+    """Has a class for what is none of the others."""
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        nothing = nn.functional.cross_entropy(self(torch.randn_like(x)), torch.full((len(x),), 9))
+        return nothing + super().loss(x, y)
+
+
+def test_a_class_of_noise_is_one_of_several() -> None:
+    """Its labels are made in the step, and the others are not all alike."""
+    seed()
+    detector = ClassBalanceDetector()
+    data = loader(*digits(640))
+    fit(Program(WithNoise(lambda y: y), data), detector, max_epochs=8)
+    assert detector.findings == []
+
+
 def test_a_key_makes_labels_of_a_hand_written_loss_known() -> None:
     """The option may be the suite's or the detector's own."""
     x, y = torch.randn(640, 64), torch.arange(640) // 64

@@ -1149,6 +1149,19 @@ def test_one_dropout_in_two_places_is_not_averaged_over():
     assert [code for code, _ in findings(Validated(Shared()))] == ["MOD106"]
 
 
+class Sampled(DropPath):
+    """Averages over many masks of the same answers, inside of its forward."""
+
+    def forward(self, x):
+        h = self.inner(x)
+        return torch.stack([self.out(F.dropout(h, 0.3, training=True)) for _ in range(4)]).mean(0)
+
+
+def test_a_loop_over_masks_is_an_average():
+    """The same tensor comes to the same line again."""
+    assert findings(Validated(Sampled(0.3))) == []
+
+
 class Averaged(Validated):
     """Validates by a moving average of its weights, with the statistics of the norm or without."""
 

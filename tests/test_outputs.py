@@ -584,6 +584,21 @@ def test_an_input_that_is_ignored_is_known(way: Any, ignored: bool) -> None:
     assert seen.inputs == ("batch[0]",)
 
 
+def flow(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    """The velocity from data to noise, which nobody has learned."""
+    noise, t = torch.randn_like(x), torch.rand(len(x), 1)
+    return F.mse_loss(net((1 - t) * x + t * noise), noise - x)
+
+
+def test_noise_minus_data_is_no_prediction() -> None:
+    """It is the same whatever label there is."""
+    seed(0)
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64))
+    data, detector = DataLoader(TensorDataset(*digits()), batch_size=32), OutputDetector()
+    fit(Program(Learner(net, flow), data, trainer={"max_steps": 40}), detector)
+    assert detector.findings == []
+
+
 def test_a_target_that_is_the_input_is_not_called_an_input() -> None:
     """The labels of an autoencoder's batch may well be ignored."""
     net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from ..core.findings import Evidence
-from ..core.measurements.loss_calls import LabelCalls, LossCall
+from ..core.measurements.loss_calls import LabelCalls, LossCall, is_trained
 
 Made = dict[str, list[float]]  # of labels that the step makes: looks, how many, least, largest
 
@@ -42,7 +43,7 @@ def misencoded(call: LossCall) -> tuple[str, str] | None:
 def made_alike(heard: LabelCalls, seen: Made) -> Iterator[Evidence]:
     """Labels that are computed in the step, and are all of one class."""
     for call in heard.calls:
-        if not call.has_indices or call.place is not None or call.target is None:
+        if not call.has_indices or call.target is None or math.isnan(call.lowest):
             continue
         key = f"{call.function} of {call.classes}"  # several calls may each have a class of its own
         looks, count, low, high = seen.get(key, [0, 0, float("inf"), float("-inf")])
@@ -50,7 +51,7 @@ def made_alike(heard: LabelCalls, seen: Made) -> Iterator[Evidence]:
         seen[key] = [looks + 1, count + call.target.numel(), low, high]
         # The right one of several candidates, each with a score of its own, may be where it likes.
         is_last = call.features == call.classes or call.made_by == "Convolution"
-        is_last &= call.made_by in _LAST
+        is_last &= call.made_by in _LAST and call.place is None and is_trained(call.input)
         if looks >= _LOOKS and count >= _LABELS and low == high and is_last:
             yield Evidence(
                 where=key,

@@ -772,6 +772,8 @@ def _looked_up(rows: UntrainedRows) -> Iterator[Evidence]:
                     "Samples were split by user, item or word, and the net knows each of them",
                 ),
                 fixes=("Split within each of them, or describe those that are new by features",),
+                # Nets that know them otherwise, too, may well do without.
+                severity=Severity.INFO,
             )
 
 

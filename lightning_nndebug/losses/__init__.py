@@ -126,6 +126,7 @@ class LossDetector(Detector):
     held_up: str = state(str)
     turned: list[str] = state(list)
     pulls: dict[str, list[float]] = state(dict)
+    levels: list[float] = state(list)
     falls: list[tuple[float, float]] = state(list)
 
     @rule(
@@ -637,7 +638,7 @@ class LossDetector(Detector):
             goodfellow2016deep, humbatova2020taxonomy
         """
         yield from flipped(found)
-        yield from plain_outputs(found)
+        yield from plain_outputs(found, self.levels)
         for name in self.turned:
             history = self.histories[name]
             level = excess(recent(history))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ _MISSED, _OFTEN = 5, 0.05  # angles that are missed by more than half a turn, an
 _STEEP = 1e5  # times the usual error: so much weighs one that is divided by almost nothing
 _FORMS = {"squared", "absolute"}  # what a hand-written difference may be made to
 _VIEWS = 64  # samples in a row that are their own partners
+_FALLING = 10  # looks in a row, at each of which a loss is lower
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|accuracy)($|[^a-z])", re.IGNORECASE)
 
 # What was done to a loss: in a word, in a sentence, its cause, and the fix.
@@ -71,14 +73,20 @@ def flipped(found: LossInputs) -> Iterator[Evidence]:
         )
 
 
-def plain_outputs(found: LossInputs) -> Iterator[Evidence]:
-    """A mean of raw outputs, which nothing holds."""
-    if found.plain:
+def plain_outputs(found: LossInputs, levels: list[float]) -> Iterator[Evidence]:
+    """A mean of raw outputs that falls and falls: a bound elsewhere would hold it."""
+    if not found.plain:
+        levels.clear()
+    elif levels[-1:] != [found.level]:  # a step is told twice, before its backward and at its end
+        levels[:] = [*levels, found.level][-_FALLING:]
+    falls = all(after < before for before, after in itertools.pairwise(levels))
+    if len(levels) == _FALLING and falls and levels[-1] < 0:
         yield Evidence(
             where="loss",
             measured="no targets",
             message=f"the loss is the plain mean of what a linear layer gives, of shape "
-            f"{found.plain}: no target has a part in it, and it can fall for ever",
+            f"{found.plain}: no target has a part in it; it is {levels[-1]:.3g}, and has fallen at "
+            f"each of {_FALLING} looks",
             causes=("The scores were taken for the loss, as the first of what the net returns",),
             fixes=("Give the net its targets by the name that it knows, or compute the loss here",),
         )

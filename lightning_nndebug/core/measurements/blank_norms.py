@@ -18,10 +18,31 @@ from . import Cadence, Measurement, Moment
 
 
 @dataclass(frozen=True)
-class BlankNorms(Measurement):
-    """The norms that validate by a mean of 0 and a variance of 1, though their weights are learned.
+class NewNorms(Measurement):
+    """The norms that no batch has gone into when the run begins.
 
-    Those that an optimizer holds are left out: they are in eval mode while they train.
+    Attributes:
+        weights: Their weights, by name.
+    """
+
+    hooks: ClassVar[tuple[str, ...]] = ("on_train_start",)
+    lasting: ClassVar[bool] = True
+
+    weights: dict[str, list[Tensor]]
+
+    @classmethod
+    def take(cls, moment: Moment, memory: SimpleNamespace) -> NewNorms:
+        """Copies them: a few numbers for each channel."""
+        modules = moment.module.named_modules()
+        return cls({name: _weights(one) for name, one in modules if _is_blank(one)})
+
+
+@dataclass(frozen=True)
+class BlankNorms(Measurement):
+    """The norms that validate by a mean of 0 and a variance of 1, though their weights move.
+
+    Those that an optimizer holds are left out: they are in eval mode while they train. So are those
+    whose weights stay: a random target is to be random, and others have their statistics in them.
 
     Attributes:
         off: For each, how far what it gets is from these: by how many standard deviations the mean,
@@ -31,6 +52,7 @@ class BlankNorms(Measurement):
     hooks: ClassVar[tuple[str, ...]] = ("on_validation_batch_end",)
     prepares: ClassVar[str | None] = "on_validation_batch_start"
     cadence: ClassVar[Cadence] = Cadence(first=4, every=500)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (NewNorms,)
 
     off: dict[str, float]
 
@@ -40,10 +62,13 @@ class BlankNorms(Measurement):
         memory.stack, memory.found = ExitStack(), {}
         groups = [group for one in moment.trainer.optimizers for group in one.param_groups]
         trained = {id(p) for group in groups for p in group["params"] if p.requires_grad}
+        new = moment.take(NewNorms)
+        first = new.weights if new is not None else {}
         blank = [
             (name, one)
             for name, one in moment.module.named_modules()
-            if _is_blank(one) and trained.isdisjoint(map(id, one.parameters()))
+            if name in first and not one.training and _is_blank(one)
+            if trained.isdisjoint(map(id, one.parameters())) and _have_moved(one, first[name])
         ]
         if blank:
             memory.stack.enter_context(eagerly(moment.module))
@@ -53,12 +78,10 @@ class BlankNorms(Measurement):
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> BlankNorms:
-        """Reads what came to them."""
+        """Reads what came to the norms."""
         names, rows = list(memory.found), list(memory.found.values())
         read = torch.stack([one.to(rows[0].device) for one in rows]).tolist() if rows else []
-        return cls(
-            {name: off for name, (off, is_learned) in zip(names, read, strict=True) if is_learned}
-        )
+        return cls({name: off for name, (off, is_new) in zip(names, read, strict=True) if is_new})
 
     @classmethod
     def release(cls, memory: SimpleNamespace) -> None:
@@ -69,7 +92,19 @@ class BlankNorms(Measurement):
 
 def _is_blank(module: nn.Module) -> bool:
     # Whoever has copied a net into another framework's may have lost the count, not the statistics.
-    return is_norm(module) and not module.training and not bool(module.num_batches_tracked)
+    return is_norm(module) and not bool(module.num_batches_tracked)
+
+
+def _weights(norm: nn.Module) -> list[Tensor]:
+    return [one.detach().clone() for one in norm.parameters(recurse=False)]
+
+
+def _have_moved(norm: nn.Module, first: list[Tensor]) -> bool:
+    return any(map(_differ, _weights(norm), first))
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and not torch.equal(one.to(other.device), other)
 
 
 def _look(name: str, found: dict[str, Tensor], norm: Any, args: tuple[Any, ...]) -> None:
@@ -79,10 +114,5 @@ def _look(name: str, found: dict[str, Tensor], norm: Any, args: tuple[Any, ...])
         return
     values = x.detach().float().transpose(0, 1).flatten(1)
     is_new = (norm.running_mean == 0).all() & (norm.running_var == 1).all()
-    # Of a net that nobody has trained, as a random target, nothing else was meant.
-    is_learned = torch.zeros_like(is_new)
-    for weight, start in ((norm.weight, 1.0), (norm.bias, 0.0)):
-        if weight is not None:
-            is_learned |= (weight != start).any()
     off = torch.hypot(values.mean(1), values.std(1) - 1).square().mean().sqrt()
-    found.setdefault(name, torch.stack([off, (is_new & is_learned).float()]))
+    found.setdefault(name, torch.stack([off, is_new.float()]))

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, ClassVar
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,7 @@ class _Listener(ListeningMode):
         self.error: Exception | None = None
         self._owners: dict[Line, int] = {}
         self._passes: Counter[tuple[int, CodeType, int]] = Counter()
+        self._given: dict[Any, list[ReferenceType[Tensor]]] = {}
         self._masks = RandomMasks()
         self._rows = max((len(t) for _, t in named_tensors(batch) if t.dim()), default=0)
         self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
@@ -144,21 +146,35 @@ class _Listener(ListeningMode):
     ) -> None:
         name = getattr(func, "__name__", "")
         if _drops(func, args, kwargs):
-            self._note(frame, name in DRAWS, _rows(args, kwargs))
+            self._note(frame, name in DRAWS, _rows(args, kwargs), args)
         with torch.no_grad(), torch._C.DisableTorchFunction():
             source = self._masks.follow(name, args, kwargs, result)
         if source is not None and source not in self._batch:
             rows = 0 if any(isinstance(one, nn.Parameter) for one in args) else _rows(args, kwargs)
-            self._note(frame, True, rows, is_proven=True)
+            self._note(frame, True, rows, args, is_proven=True)
 
-    def pass_(self, module: nn.Module, _: Any) -> None:
+    def pass_(self, module: nn.Module, args: Any) -> None:
         """Counts how often a module of the user's is called from the same place.
 
-        One that several places share is called by each of them in a single pass.
+        One that several places share is called by each of them in a single pass, and gets something
+        else from each.
         """
         frame = sys._getframe(1)
         caller = next((one for one in outward(frame) if not _is_within(one)), frame)
-        self._passes[id(module), caller.f_code, caller.f_lasti] += not running()
+        times = 2 if self._is_again(id(module), args) else 1
+        self._passes[id(module), caller.f_code, caller.f_lasti] += 0 if running() else times
+
+    def _is_again(self, place: Any, args: Any) -> bool:
+        """Whether the same tensor comes to a place once more, or stands for many."""
+        if torch._C._functorch.maybe_current_level() is not None:  # as in vmap, each with a draw
+            return True
+        given = next((one for one in args if isinstance(one, Tensor)), None)
+        if given is None or running():
+            return False
+        before = self._given.setdefault(place, [])
+        is_again = any(one() is given for one in before)
+        before.append(ref(given))
+        return is_again
 
     def heard(self) -> Iterator[DropoutCall]:
         """Returns the calls, when the batch is over."""
@@ -170,7 +186,7 @@ class _Listener(ListeningMode):
             yield replace(call, is_repeated=again)
 
     def _note(
-        self, frame: FrameType, is_by_hand: bool, rows: int, *, is_proven: bool = False
+        self, frame: FrameType, is_by_hand: bool, rows: int, args: Any, *, is_proven: bool = False
     ) -> None:
         """Notes the line that is to blame, unless dropping is what it is there for."""
         frames = list(outward(frame))
@@ -197,8 +213,11 @@ class _Listener(ListeningMode):
         owner = next((one for _, one in modules if one is not None), None)
         if owner is None or owner.training or all(name != "forward" for name, _ in modules):
             return
+        again = self._is_again((line.file, line.number, line.text), args)
         if line in self.calls:
-            self.calls[line] = replace(self.calls[line], calls=self.calls[line].calls + 1)
+            call = self.calls[line]
+            repeated = call.is_repeated or again
+            self.calls[line] = replace(call, calls=call.calls + 1, is_repeated=repeated)
             return
         self._owners[line] = id(owner)
         self.calls[line] = DropoutCall(
@@ -207,7 +226,7 @@ class _Listener(ListeningMode):
             kind=type(owner).__name__,
             is_explicit=is_by_hand or _is_explicit(line.text),
             is_unregistered=any(isinstance(one, _DropoutNd) for one in called),
-            is_repeated=rows >= _TIMES * self._rows > 0,
+            is_repeated=again or rows >= _TIMES * self._rows > 0,
         )
 
 

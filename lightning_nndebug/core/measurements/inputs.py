@@ -194,7 +194,8 @@ def _described(
         return None
     count = _samples(inputs, answers)
     found = [(place, one, axis) for place, one in inputs if (axis := _axis(one, count)) is not None]
-    telling = [one for one in found if one[1].numel() > count]
+    # A number for each sample may be anything, unless it is looked up.
+    telling = [one for one in found if one[1].numel() > count or one[0] in embedded]
     if not telling and len(found) == len(inputs):
         telling = found  # else these say where the samples begin in what holds them end to end
     if not telling:

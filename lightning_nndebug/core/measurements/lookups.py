@@ -18,6 +18,8 @@ from . import Cadence, Measurement, Moment
 
 _ROWS = 2**20  # of a table, at most
 _LOOKS = 8  # of training, before anything is said of validation
+_SIZE = 0.25  # of the rows that were trained: noise that is smaller disturbs little
+_CHANCE = 3.0  # times the variance that chance gives to means and variances of columns
 _FEW = 64  # lookups, and so many of as many batches at least
 
 
@@ -67,7 +69,8 @@ class UntrainedRows(Measurement):
 
     Attributes:
         shares: For each table, which share of the lookups is of rows that training never looked up,
-            as far as it was watched;
+            as far as it was watched, and that are no smaller than those it did: rows of zeros, and
+            such as differ in size as learned ones do, are no matter;
         usual: and which share of those in the last step of training that was watched.
     """
 
@@ -84,7 +87,8 @@ class UntrainedRows(Measurement):
         """Hooks the tables, if enough of training is known."""
         memory.trained, memory.stack = moment.take(TrainedRows), ExitStack()
         memory.counts = vars(memory).get("counts", {})
-        if memory.trained is not None and memory.trained.looks >= _LOOKS:
+        is_known = memory.trained is not None and memory.trained.looks >= _LOOKS
+        if is_known and _has_seen_all(moment.trainer):
             _listen(moment, memory, _tables(moment.module), functools.partial(_count, memory))
 
     @classmethod
@@ -113,6 +117,11 @@ def _tables(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(plain_name(name), one) for name, one in hookable(module) if _is_trained(one)]
 
 
+def _has_seen_all(trainer: Any) -> bool:
+    """Whether training has gone through all of its data: what is missing may be yet to come."""
+    return bool(trainer.fit_loop.total_batch_idx + 1 >= trainer.num_training_batches)
+
+
 def _listen(
     moment: Moment, memory: SimpleNamespace, tables: list[tuple[str, nn.Module]], look: Any
 ) -> None:
@@ -137,22 +146,41 @@ def _hear(look: Any, name: str, table: Any, args: tuple[Any, ...]) -> None:
     rows = index.detach().reshape(-1).long()
     if len(rows):
         with torch.no_grad():
-            look(name, rows.clamp(0, len(table.weight) - 1), len(table.weight))
+            look(name, rows.clamp(0, len(table.weight) - 1), table.weight)
 
 
-def _mark(memory: SimpleNamespace, name: str, rows: Tensor, size: int) -> None:
+def _mark(memory: SimpleNamespace, name: str, rows: Tensor, weight: Tensor) -> None:
     if name not in memory.seen:
-        memory.seen[name] = torch.zeros(size, dtype=torch.bool, device=rows.device)
+        memory.seen[name] = torch.zeros(len(weight), dtype=torch.bool, device=rows.device)
     seen = memory.seen[name]
     if name not in memory.new:  # a table that is looked up twice has been seen by itself
         memory.new[name] = (~seen[rows]).float().mean()
     seen[rows] = True
 
 
-def _count(memory: SimpleNamespace, name: str, rows: Tensor, size: int) -> None:
+def _count(memory: SimpleNamespace, name: str, rows: Tensor, weight: Tensor) -> None:
     seen = memory.trained.seen.get(name)
-    if seen is None or len(seen) != size:
+    if seen is None or len(seen) != len(weight):
         return
-    unseen = (~seen[rows]).float().sum()
+    unseen = (~seen[rows]).float().sum() * _are_drawn(weight.detach(), seen)
     now = torch.stack([unseen, torch.full_like(unseen, len(rows)), torch.ones_like(unseen)])
     memory.counts[name] = memory.counts[name] + now if name in memory.counts else now
+
+
+def _are_drawn(weight: Tensor, seen: Tensor) -> Tensor:
+    """Whether the rows that were never looked up are noise, as large as those that were.
+
+    Numbers that are drawn at random, all from one distribution, have columns of the same mean, and
+    of the same spread but for chance; learned vectors have not.
+    """
+    count = (~seen).sum().clamp_min(2)
+    weights = (~seen)[:, None].float()
+    rows = weight.float()
+    mean = (rows * weights).sum(0) / count
+    variance = ((rows - mean).square() * weights).sum(0) / (count - 1)
+    usual = variance.mean().clamp_min(1e-30)
+    off = (mean - mean.mean()).square().mean() * count / usual
+    uneven = (variance / usual - 1).square().mean() * count / 2
+    trained = (rows.square() * seen[:, None]).sum() / seen.sum().clamp_min(1) / rows.shape[1]
+    is_large = usual > _SIZE**2 * trained
+    return (is_large & (off < _CHANCE) & (uneven < _CHANCE)).float()

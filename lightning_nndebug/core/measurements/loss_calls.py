@@ -209,10 +209,12 @@ class Plain:
     Attributes:
         shape: Its shape.
         parameters: Those of the layer.
+        loss: The loss.
     """
 
     shape: tuple[int, ...]
     parameters: tuple[nn.Parameter, ...]
+    loss: Tensor
 
 
 @dataclass(frozen=True)
@@ -371,7 +373,7 @@ class Listener(ListeningMode):
             overlaps = self._shares(loss.grad_fn)
             found, meets, divisors = _factors(loss.grad_fn, {*self._nodes, *overlaps})
             self._hinges += self._margins(loss.grad_fn)
-            self._plain = _plain(loss.grad_fn)
+            self._plain = _plain(loss)
             for node, overlap in overlaps.items():
                 self._overlaps.append(replace(overlap, factor=found.get(node, (None,))[0]))
         except Exception:  # graphs of extensions may hold anything
@@ -892,18 +894,29 @@ def _summands(root: Any) -> list[Any]:
     return [one for one in nodes if one is not None]
 
 
-def _plain(root: Any) -> Plain | None:
+def is_trained(made: Tensor) -> bool:
+    """Whether the layer that has made a tensor has parameters that are being trained."""
+    return bool(_parameters(maker(made.grad_fn)))
+
+
+def _plain(loss: Tensor) -> Plain | None:
     """Finds a linear layer whose outputs the loss adds up, and does nothing else with them."""
-    node = root
+    root = node = loss.grad_fn
     while node is not None and (op(node) in _ADDED or factor_of(node)):
         node = next((one for one, _ in node.next_functions if one is not None), None)
     if node is None or node is root or op(node) not in ("Addmm", "Mm", "Linear"):
         return None
-    leaves = [one for one, _ in node.next_functions]
+    shape = tuple(node._input_metadata[0].shape)
+    parameters = _parameters(node)
+    return Plain(shape, parameters, loss.detach()) if parameters else None
+
+
+def _parameters(node: Any) -> tuple[nn.Parameter, ...]:
+    """Returns what an operation takes of parameters, as they are or transposed."""
+    leaves = [one for one, _ in node.next_functions] if node is not None else []
     leaves += [one.next_functions[0][0] for one in leaves if one is not None and op(one) == "T"]
     found = [getattr(one, "variable", None) for one in leaves]
-    parameters = tuple(one for one in found if isinstance(one, nn.Parameter))
-    return Plain(tuple(node._input_metadata[0].shape), parameters) if parameters else None
+    return tuple(one for one in found if isinstance(one, nn.Parameter))
 
 
 def maker(node: Any) -> Any:

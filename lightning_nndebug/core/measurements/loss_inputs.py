@@ -133,6 +133,7 @@ class LossInputs(Measurement):
         numbering: Whether whole numbers of the targets are quantities, or names.
         plain: The shape of the outputs of a layer in training whose mean is all of the loss; empty
             if there is more to it.
+        level: That loss.
     """
 
     hooks: ClassVar[tuple[str, ...]] = LossCalls.hooks
@@ -145,6 +146,7 @@ class LossInputs(Measurement):
     turned: Turned = field(default_factory=Turned)
     numbering: Numbering = field(default_factory=Numbering)
     plain: tuple[int, ...] = ()
+    level: float = math.nan
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> LossInputs | None:
@@ -154,6 +156,7 @@ class LossInputs(Measurement):
             return None
         used = [one for one in (*heard.calls, *heard.differences) if one.failed or _is_used(one)]
         used += [one for one in heard.overlaps if one.factor != 0]
+        plain = _plain(heard, moment) if heard.plain is not None else ()
         return cls(
             tuple(map(read, used)),
             _way(moment.trainer.optimizers),
@@ -161,7 +164,8 @@ class LossInputs(Measurement):
             moment.take(Doubt) or Doubt(),
             moment.take(Turned) or Turned(),
             moment.take(Numbering) or Numbering(),
-            _plain(heard, moment.trainer.optimizers),
+            plain,
+            float(heard.plain.loss) if plain and heard.plain is not None else math.nan,
         )
 
 
@@ -260,10 +264,14 @@ def _is_used(call: LossCall) -> bool:
     return is_loss and (call.input.requires_grad or call.is_exchanged) and call.factor != 0
 
 
-def _plain(heard: LossCalls, optimizers: Sequence[Any]) -> tuple[int, ...]:
-    if heard.plain is None or len(optimizers) != 1:
+def _plain(heard: LossCalls, moment: Moment) -> tuple[int, ...]:
+    # Where several go backward, one may hold the other.
+    if heard.plain is None or not _way(moment.trainer.optimizers):
         return ()
-    trained = {id(one) for group in optimizers[0].param_groups for one in group["params"]}
+    if not moment.module.automatic_optimization:
+        return ()
+    groups = moment.trainer.optimizers[0].param_groups
+    trained = {id(one) for group in groups for one in group["params"]}
     return heard.plain.shape if any(id(p) in trained for p in heard.plain.parameters) else ()
 
 

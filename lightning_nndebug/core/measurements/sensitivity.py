@@ -121,6 +121,18 @@ class _Runs:
         # nets give other outputs than their training step takes.
         self._ways = [(False, True), (True, True), (False, False), (True, False)]
 
+    def usual(self) -> list[Pair]:
+        """Returns what is predicted of the batch as it is.
+
+        Where a difference is among it, all runs have a graph from here on, which tells what is
+        learned: noise minus data is a target.
+        """
+        pairs = self.pairs()
+        if all(pair.function != "sub" for pair in pairs):
+            return pairs
+        self._ways = [way for way in self._ways if way[0]]
+        return self.pairs()
+
     def pairs(self, change: Callable[[], None] | None = None) -> list[Pair]:
         """Returns what is predicted, after a change of the batch that the sandbox takes back."""
         return self._run(lambda: _Ears([one for _, one in self.leaves]), change).pairs
@@ -154,7 +166,7 @@ class _Runs:
 
 
 def _look(cls: type[Sensitivity], runs: _Runs) -> Sensitivity | None:
-    usual = runs.pairs()
+    usual = runs.usual()
     found = {i: one for i, pair in enumerate(usual) if (one := _target(pair, runs.leaves))}
     samples = next((samples for _, samples in found.values()), 0)
     answers = [i for i, (_, size) in found.items() if size == samples]
@@ -239,10 +251,11 @@ class _Ears(ListeningMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name, is_told = getattr(func, "__name__", ""), torch.is_grad_enabled()
         with torch.no_grad(), torch._C.DisableTorchFunction():
             pair = pair_of(name, args, kwargs, self._leaves)
-            if pair is not None:
+            is_fixed = pair is not None and is_told and not pair.prediction.requires_grad
+            if pair is not None and not (is_fixed and pair.function == "sub"):
                 one, other = pair.prediction.detach().clone(), pair.target.detach().clone()
                 self.pairs.append(Pair(pair.function, one, other))
         return func(*args, **kwargs)

@@ -27,6 +27,7 @@ from .weights import (
     fan_in,
     has_units,
     is_dense,
+    is_normalized,
     kind_of,
 )
 
@@ -53,6 +54,7 @@ class Update:
         moved: Whether any entry is not what it was at the first look, before this step.
         is_alike: Whether all units of the layer, or columns of a table, have been equal at every
             look. Of a matrix without a layer, that began as one number, units may be either.
+        is_normalized: Whether a norm comes next, so that its size is no matter.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Update:
     rounding: float = 6e-8
     moved: bool = True
     is_alike: bool = False
+    is_normalized: bool = False
 
     @property
     def ratio(self) -> float:
@@ -140,6 +143,7 @@ class _First:
     fan_in: int
     is_alike: bool
     is_even: bool
+    is_normalized: bool
 
 
 @dataclass
@@ -215,6 +219,7 @@ class _Book:
                 rounding=torch.finfo(p.dtype).eps / 2,
                 moved=bool(moved),
                 is_alike=one.is_alike,
+                is_normalized=one.is_normalized,
             )
             for (name, p), rate, is_reached, one, (weight, update, gradient, start, moved) in zip(
                 self.held, self.rates, self.reached, firsts, rows, strict=True
@@ -231,7 +236,8 @@ class _Book:
             for owner in moment.module.modules()
             for name, p in owner.named_parameters(recurse=False)
         }
-        for (_, p), row in zip(self.held, self.rows, strict=True):
+        tree = dict(moment.module.named_modules())
+        for (path, p), row in zip(self.held, self.rows, strict=True):
             if id(p) not in self.first:
                 owner, name = owners[id(p)]
                 self.first[id(p)] = _First(
@@ -239,6 +245,7 @@ class _Book:
                     step=moment.step,
                     kind=(kind := kind_of(owner, name, p)),
                     fan_in=fan_in(owner, p),
+                    is_normalized=is_normalized(tree, path),
                     is_even=(is_even := _is_even(owner, kind, p)),
                     is_alike=is_even
                     or ((has_units(owner, p) or _is_wide(kind, p)) and are_alike(_units(kind, p))),

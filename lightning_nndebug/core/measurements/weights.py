@@ -105,7 +105,7 @@ class InitialWeights(Measurement):
                     size=float(row.square().mean().sqrt()),
                     is_constant=bool((row == row[0]).all()),
                     is_alike=has_units(owner, p) and are_alike(p),
-                    is_normalized=_is_normalized(tree, name),
+                    is_normalized=is_normalized(tree, name),
                     looks_random=looks_random(owner, p, row),
                 )
             )
@@ -184,7 +184,7 @@ def _places(n: int, device: torch.device) -> Tensor:
     return torch.arange(ENTRIES, device=device) * step % n
 
 
-def _is_normalized(tree: dict[str, nn.Module], name: str) -> bool:
+def is_normalized(tree: dict[str, nn.Module], name: str) -> bool:
     """Returns whether the next module in the same parent is a norm."""
     owner, parent = name.rpartition(".")[0], name.rpartition(".")[0].rpartition(".")[0]
     siblings = list(tree[parent].named_children()) if owner else []
