@@ -245,7 +245,8 @@ class UpdateDetector(Detector):
             short = [
                 one
                 for one, least in zip(ones, limits, strict=True)
-                if one.age >= _STEPS and one.ratio < least and one.moved
+                # Exactly 0 is no size: weights that are clipped are put back where they were.
+                if one.age >= _STEPS and 0 < one.ratio < least and one.moved
             ]
             if short:
                 least = min(short, key=lambda one: one.ratio)
