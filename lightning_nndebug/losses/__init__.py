@@ -258,6 +258,7 @@ class LossDetector(Detector):
         Likely causes:
             - The net returns (N, 1), and the targets are (N,)
             - Losses of shape (N, 1), by ``reduction="none"``, are multiplied with weights (N,)
+            - Both sides of an equation are added up, one as (N, 1) and the other as (N,)
 
         How to fix:
             - Make the shapes equal: ``prediction.squeeze(-1)``, or ``target.unsqueeze(-1)``

@@ -17,6 +17,7 @@ from ..trainer import eagerly, plain_name
 from . import Cadence, Measurement, Moment
 
 _ROWS = 2**20  # of a table, at most
+_COMPARED = 2**12  # rows of a table that are compared
 _LOOKS = 8  # of training, before anything is said of validation
 _SIZE = 0.25  # of the rows that were trained: noise that is smaller disturbs little
 _CHANCE = 3.0  # times the variance that chance gives to means and variances of columns
@@ -171,8 +172,11 @@ def _are_drawn(weight: Tensor, seen: Tensor) -> Tensor:
     """Whether the rows that were never looked up are noise, as large as those that were.
 
     Numbers that are drawn at random, all from one distribution, have columns of the same mean, and
-    of the same spread but for chance; learned vectors have not.
+    of the same spread but for chance; learned vectors have not. Of a large table, rows are looked
+    at that are spread over it: a copy of the whole may not fit beside it.
     """
+    step = -(-len(weight) // _COMPARED)
+    weight, seen = weight[::step], seen[::step]
     count = (~seen).sum().clamp_min(2)
     weights = (~seen)[:, None].float()
     rows = weight.float()
