@@ -90,7 +90,9 @@ class Autopsy(Measurement):
             return _before_update(moment, memory)
         else:
             memory.draws.end_step()
-            return None if memory.stepped else _without_update(moment, memory)
+            if not memory.stepped:
+                return _without_update(moment, memory)
+            memory.step = None  # or the next batch could not have the memory of this one
         return None
 
     @classmethod
@@ -117,18 +119,21 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     """
     if not tensors:
         return True
-    tensors = [_values(one) for one in tensors]
-    small = [one for one in tensors if one.dim() <= 1 and not one.is_complex()]
-    large = [one for one in tensors if one.dim() > 1 or one.is_complex()]
-    parts = [*small, *torch._foreach_norm(large)] if large else small
+    parts, large = [], []
+    for one in map(_values, tensors):
+        if one.dim() > 1 or one.is_complex():
+            large.append(one)
+        else:
+            parts.append(one if one.dim() else one.reshape(1))
+    if large:
+        parts += [one.reshape(1) for one in torch._foreach_norm(large)]
     device = parts[0].device
-    parts = [one if one.dim() else one.reshape(1) for one in parts]
     if any(one.device != device for one in parts):
         parts = [one.to(device) for one in parts]
     witness = torch.cat(parts).sum(dtype=torch.float32)
     if math.isfinite(witness.item()):
         return True
-    return all(bool(one.isfinite().all()) for one in tensors)
+    return all(bool(_values(one).isfinite().all()) for one in tensors)
 
 
 def _begin(moment: Moment, memory: SimpleNamespace) -> None:
