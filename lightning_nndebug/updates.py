@@ -38,6 +38,7 @@ _HISTORY = 15, 120  # looks that tell so: at least, and at most
 _ALIKE = 1e-4  # of their size: so far apart, replicas are not by rounding
 _ROUNDINGS = 8  # nor by so many of them
 _LASTING = 0.99  # a first beta from which on an average is one over a hundred steps and more
+_DAMPED, _DECAYED = 0.5, 0.1  # from and below these, steps are much shorter than they seem
 _SOFT_EPS, _HARD_EPS = 1e-2, 1e-15  # beyond these, an eps is no rounding guard any more
 
 
@@ -779,6 +780,16 @@ def _oddities(group: Settings) -> Iterator[tuple[str, str]]:
         yield f"{group.kind} with lr={group.rate:g}", "Set a learning rate near 1e-3"
     if group.momentum >= 1.0:
         yield f"momentum={group.momentum:g} never forgets", "Set ``momentum=0.9``"
+    if group.momentum and _DAMPED <= group.dampening < 1:
+        yield (
+            f"dampening={group.dampening:g} leaves {1 - group.dampening:.2g} of each step",
+            "Leave ``dampening`` at 0, or raise the learning rate by as much",
+        )
+    if group.left < _DECAYED:
+        yield (
+            f"lr_decay leaves {group.left:.1%} of the learning rate when the run ends",
+            "Leave ``lr_decay`` at 0: Adagrad shortens its steps by itself",
+        )
 
 
 def _these(ones: Sequence[Update | Weight | Replica]) -> str:

@@ -438,6 +438,12 @@ FALLING = [[0.9, 0.8, 0.9, 0.05 / i] for i in range(1, 13)]
         (looks([600.0, 150], [[0.9, 0.9]], target=yes_no(weight=(0.5,))), []),
         (looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 1, 2, 4))), []),
         (looks([400.0, 300, 200, 100], [EVENLY], target=target(4, weight=(1.0, 3, 1, 1))), []),
+        (
+            looks([400.0, 100, 200, 50], [EVENLY], target=target(4, weight=(1.0, 2, 4, 8))),
+            [("CLS101", 1)],
+        ),
+        (looks([400.0, 100, 200, 50], [EVENLY], target=target(4, weight=(1.0, 4, 2, 8))), []),
+        (looks([400.0, 100, 400, 400], [EVENLY], target=target(4, weight=(1.0, 1, 4, 1))), []),
         (looks([9.0, 9, 9, 0.5], [LOST] * 5, FALLING), []),
         (
             looks(EVEN, [LOST] * 6, FALLING, target=target(4, weight=(1.0, 1, 1, 1e-3))),
@@ -465,6 +471,9 @@ FALLING = [[0.9, 0.8, 0.9, 0.05 / i] for i in range(1, 13)]
         "yes weighted down",
         "weighted by its inverse",
         "weighted as somebody likes",
+        "weighted by the sizes of others",
+        "weighted in order",
+        "weighted by what a class costs",
         "hardly shown",
         "weighted by next to nothing",
         "left out",

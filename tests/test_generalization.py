@@ -11,6 +11,8 @@ import pytest
 import torch
 from cases._parts import Classifier, loader, split
 from cases._scored import wide
+from cases.gen101_overfitting import sick as overfitting
+from lightning.pytorch.callbacks import EarlyStopping
 from program import Program, fit, seed
 from torch.utils.data import DataLoader
 
@@ -126,6 +128,29 @@ def test_a_validation_that_stays_far_behind_is_overfitting(
     assert bool(list(GeneralizationDetector().overfitting(history))) is fires
     guarded = replace(history, stoppers=("val_loss",))
     assert not list(GeneralizationDetector().overfitting(guarded))
+
+
+class Logged(Classifier):
+    """Logs the loss of training, too."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+
+@pytest.mark.parametrize(("monitor", "fires"), [("train_loss", True), ("val_loss", False)])
+def test_a_run_that_is_stopped_by_its_training_loss_overfits_all_the_same(
+    monitor: str, *, fires: bool
+) -> None:
+    """That loss falls for ever."""
+    seed(0)
+    program = overfitting()
+    module = Logged(wide(), lr=1e-2)
+    stop = EarlyStopping(monitor, patience=100)
+    detector = GeneralizationDetector()
+    fit(replace(program, module=module, trainer={"max_epochs": 50, "callbacks": [stop]}), detector)
+    assert ("GEN101" in [one.code for one in detector.findings]) is fires
 
 
 @pytest.mark.parametrize(

@@ -722,6 +722,7 @@ def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
         (schedule(taken=200, asked=100), run(), "stepped 200 times in 100 steps"),
         (schedule(interval="epoch", taken=7, asked=3), run(), "stepped 7 times in 3 epochs"),
         (schedule(interval="epoch", monitor="val_loss", taken=8, asked=4), run(), "8 times in 4"),
+        (schedule(unmet=(0.5, 0.75)), run(), "0.5, 0.75 are no whole numbers"),
         (schedule(asked=100, factors=(1.0, 0.9)), run(over=True), "not stepped once"),
         (schedule(interval="hand", length=1000), run(epoch=1, over=True), "not stepped once"),
     ],
@@ -1401,6 +1402,17 @@ def test_schedules_are_tried_out() -> None:
     slow = plan(lambda o: lr_scheduler.LambdaLR(o, lambda k: min(1.0, k / 20)))
     assert slow.peaks == ((0.1,),)
     assert slow.schedules[0].planned == 2
+
+
+@pytest.mark.parametrize(
+    ("milestones", "unmet"), [([0.5, 0.75], (0.5, 0.75)), ([0.57 * 100, 60.0, 80], (0.57 * 100,))]
+)
+def test_milestones_that_are_no_whole_numbers_are_never_met(
+    milestones: list[float], unmet: tuple[float, ...]
+) -> None:
+    """Also where rounding has made them so; 60.0 is 60."""
+    (found,) = plan(lambda o: lr_scheduler.MultiStepLR(o, milestones)).schedules
+    assert found.unmet == unmet
 
 
 @pytest.mark.parametrize(

@@ -666,6 +666,8 @@ def audited(**changes) -> str:
         {"betas": (0.999, 0.9)},
         {"rate": 1.0},
         {"momentum": 1.0},
+        {"momentum": 0.9, "dampening": 0.9},
+        {"left": 0.01},
     ],
 )
 def test_an_odd_setting_is_told(changes) -> None:
@@ -681,6 +683,9 @@ def test_an_odd_setting_is_told(changes) -> None:
         {"eps": 1e-3},
         {"rate": None},
         {"weight_decay": 0.01, "is_torchs": False},
+        {"momentum": 0.9, "dampening": 0.1},
+        {"dampening": 0.9},
+        {"left": 0.5},
     ],
 )
 def test_a_usual_setting_is_not(changes) -> None:

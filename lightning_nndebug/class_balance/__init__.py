@@ -24,6 +24,7 @@ _IN_ORDER = 1e-3  # the chance below which pure steps are said to come in order,
 _FEW = 100  # labels; fewer have no distribution to speak of
 _SEVERAL, _COUNTED, _CLEAR = 4, 30, 2.0  # classes, labels of each, and times from least to most
 _EQUAL = 0.05  # of the smallest share, by which shares of weights and sizes may differ
+_ALIKE, _LEVELS = 1.2, 3  # times, by which equal sizes may differ, and sizes that are not equal
 _IDLE = 20  # times as many outputs as classes: they are those of something else
 _BEFORE = 2  # looks that are enough when the run is over, for a class of which
 _DOUBTED = 0.3  # of the probability that chance would give it is left
@@ -90,6 +91,7 @@ class ClassBalanceDetector(Detector):
         Likely causes:
             - The data are imbalanced, and the loss weighs every sample alike
             - Its weights are the frequencies of the classes, not their inverse
+            - They are in the order of another list than the class numbers
             - A filter, a crop or a join has dropped most samples of the class
 
         How to fix:
@@ -119,6 +121,20 @@ class ClassBalanceDetector(Detector):
                 f"weighs {weight:.1f} times as much in the loss: the rarer a class, the less",
                 causes=("The weights are the frequencies of the classes, not their inverse",),
                 fixes=("Invert them: weight = counts.sum() / counts",),
+            )
+            return
+        is_all = counts.passes and not counts.resampled
+        if is_all and (displaced := _displaced(progress["train"], target.weight)) is not None:
+            number, share, heavier = displaced
+            yield Evidence(
+                where=target.name,
+                measured=heavier,
+                limit=_CLEAR,
+                message="the weights of the loss are the inverse sizes of the classes, in another "
+                f"order: class {number}, {share:.1%} of the labels, weighs {heavier:.2g} times "
+                "what its size asks for",
+                causes=("They are sorted by size, as value_counts() and most_common() are",),
+                fixes=("Count by class number: torch.bincount(labels, minlength=classes)",),
             )
             return
         if (preferred := _preferred(counts.draws)) is not None:
@@ -545,6 +561,27 @@ def _turned(shown: Tensor, weight: tuple[float, ...] | None) -> tuple[float, flo
         grows = grows and bool(shares.abs().max() < _EQUAL * sizes[0] / sizes.sum())
     is_clear = sizes[0] >= _COUNTED and min(size, heavier) >= _CLEAR
     return (size, heavier) if grows and is_clear else None
+
+
+def _displaced(shown: Tensor, weight: tuple[float, ...] | None) -> tuple[int, float, float] | None:
+    """Returns the class whose weight is most in excess, if weights are inverse sizes of others.
+
+    With it, its share of the labels and the excess. Sizes of a few levels have such weights by
+    chance: a cost that was meant.
+    """
+    if weight is None or len(weight) != len(shown) or float(shown.min()) < _COUNTED:
+        return None
+    weights, ordered = torch.tensor(weight, dtype=shown.dtype), shown.sort().values
+    if int((ordered[1:] > _ALIKE * ordered[:-1]).sum()) < _LEVELS - 1:
+        return None
+    for power in (1.0, 0.5):  # in use are the inverse and its root
+        scale = weights.sort(descending=True).values * ordered**power
+        excess = weights * shown**power / scale.median()
+        is_same = float(scale.min()) > 0 and float(scale.max() / scale.min()) <= _ALIKE
+        if is_same and int((excess >= _CLEAR).sum()) and int((excess <= 1 / _CLEAR).sum()):
+            worst = int(excess.argmax())
+            return worst, float(shown[worst] / shown.sum()), float(excess[worst])
+    return None
 
 
 def _preferred(draws: tuple[tuple[int, float], ...]) -> tuple[float, float] | None:

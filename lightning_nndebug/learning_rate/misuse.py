@@ -40,6 +40,8 @@ def misuse(schedule: Schedule, run: Schedules, learned: float = 0.0) -> Misuse |
         hasty = _hasty(schedule, run) if learned < _CONVERGED else None
         twice = None if run.shortened else _stepped_twice(schedule)
         return _wrong_mode(schedule) or _impatient(schedule, run) or hasty or twice
+    if schedule.unmet:
+        return _never_met(schedule)
     if schedule.interval == "hand":
         return _never_stepped(schedule, run)
     if run.shortened or run.steps < _SHORT or math.isinf(run.steps):
@@ -124,6 +126,16 @@ def _hasty(schedule: Schedule, run: Schedules) -> Misuse | None:
         f"{schedule.left:.0e} of the learning rate is left after {run.done:,} of {run.steps:,.0f} "
         f"steps: {schedule.patience} batches that are no better than the best one are no plateau",
         'Set interval="epoch", and monitor="val_loss"',
+    )
+
+
+def _never_met(schedule: Schedule) -> Misuse:
+    told = ", ".join(f"{one:g}" for one in schedule.unmet)
+    units = "calls" if schedule.interval == "hand" else f"{schedule.interval}s"
+    return Misuse(
+        f"the milestones {told} are no whole numbers: no count of {units} is ever equal to one, "
+        "and the learning rate does not fall there",
+        f"Give milestones in {units}, such as int(0.5 * planned)",
     )
 
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from ..trainer import optimizer_index
 from . import Cadence, Measurement, Moment
@@ -52,6 +52,7 @@ class Schedule:
         factors: The largest learning rate after 0, 1, 2, ... calls from now, relative to its peak.
             They reach beyond the end of the run, and are empty for what cannot be foretold.
         summit: After how many calls a warm-up that is longer than all of those reaches its peak.
+        unmet: Milestones that are no whole numbers, which no count of calls ever equals.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Schedule:
     length: int | None = None
     factors: tuple[float, ...] = ()
     summit: int | None = None
+    unmet: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,7 @@ def _plan(trainer: Any, module: Any) -> _Plan:
                 length=_length(scheduler),
                 factors=tuple(rate / top for rate in highest),
                 summit=summit,
+                unmet=_unmet(scheduler),
             )
         )
     calls = tuple(_calls(config.scheduler) for config in configs)
@@ -504,6 +507,13 @@ def _length(scheduler: Any) -> int | None:
         return None if last is None else int(scheduler._milestones[-1]) + last
     value = getattr(scheduler, _LENGTHS.get(name, "-"), None)
     return int(value) if isinstance(value, (int, float)) else None
+
+
+def _unmet(scheduler: Any) -> tuple[float, ...]:
+    if not isinstance(scheduler, MultiStepLR):  # others compare: 2.5 lies between two calls
+        return ()
+    numbers = map(float, scheduler.milestones)
+    return tuple(sorted(one for one in numbers if not one.is_integer()))
 
 
 def _calls(scheduler: Any) -> int:

@@ -70,7 +70,7 @@ class Scores(Measurement):
 
     Attributes:
         history: One for each validation.
-        stoppers: Metrics that a callback ends the run by, such as EarlyStopping.
+        stoppers: Metrics of validation that a callback ends the run by, such as EarlyStopping.
         start: The training loss of the first few steps.
         looks: The skill in training and in validation, where it is known.
     """
@@ -362,7 +362,12 @@ def _close(cls: type[Scores], moment: Moment, memory: SimpleNamespace) -> Scores
         )
     )
     skill = moment.take(Skill)
-    names = tuple(one for one in stoppers if isinstance(one, str))
+    # What is known in validation and never changes there is of training, and sees no turn.
+    names = tuple(
+        one
+        for one in stoppers
+        if isinstance(one, str) and (one in memory.names or one not in now or "val" in one.lower())
+    )
     return cls(memory.history, names, memory.start, skill.looks if skill is not None else ())
 
 

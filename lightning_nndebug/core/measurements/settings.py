@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..trainer import plain_name
 from . import Measurement, Moment
-from .schedules import learning_rate, optimizer_name
+from .schedules import learning_rate, optimizer_name, planned_steps
 from .weights import is_dense, is_drawn, kind_of
 
 
@@ -31,6 +32,8 @@ class Settings:
         eps: As set; None if the optimizer has none.
         betas: Likewise.
         momentum: As set.
+        dampening: Likewise; it holds the gradient back beside momentum.
+        left: The share of its rate that its own ``lr_decay`` leaves when the run ends as planned.
         decayed: How many of its parameters are biases or belong to norms.
         parameters: How many it has.
     """
@@ -45,6 +48,8 @@ class Settings:
     eps: float | None = None
     betas: tuple[float, ...] = ()
     momentum: float = 0.0
+    dampening: float = 0.0
+    left: float = 1.0
     decayed: int = 0
     parameters: int = 1
 
@@ -128,6 +133,14 @@ def _settings(trainer: Any, optimizer: Any, number: int, small: set[int]) -> Set
         eps=float(eps) if isinstance(eps, (int, float)) else None,
         betas=tuple(map(float, betas)) if isinstance(betas, (tuple, list)) else (),
         momentum=float(group.get("momentum") or 0.0),
+        dampening=float(group.get("dampening") or 0.0),
+        left=_left(group, planned_steps(trainer)),
         decayed=sum(id(p) in small and p.requires_grad for p in group["params"]),
         parameters=len(group["params"]),
     )
+
+
+def _left(group: dict[str, Any], steps: float) -> float:
+    """Returns what Adagrad's decay, lr / (1 + steps * lr_decay), leaves."""
+    decay = float(group.get("lr_decay") or 0.0)
+    return 1 / (1 + decay * steps) if decay and math.isfinite(steps) else 1.0
