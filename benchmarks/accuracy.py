@@ -4,8 +4,9 @@
     python benchmarks/accuracy.py --split develop       # those that may be used to choose limits
     python benchmarks/accuracy.py --fast                # a few of each family, under two minutes
     python benchmarks/accuracy.py nan_in_table --show   # by name (or family), with what was said
+    python benchmarks/accuracy.py --kinds healthy --seeds 3   # the healthy ones from three seeds
 
-Each program runs with `NNDebug()` from its own seed, in a fresh copy of everything. Results go to
+Each program runs with `NNDebug()` from a seed of its own, in a fresh copy of everything. Results go to
 benchmarks/results/accuracy.jsonl line by line; a run that was interrupted goes on where it was,
 and `--again` starts anew. Held out are the last round of faults, and half of the mutants.
 """
@@ -48,8 +49,10 @@ RESULTS = Path(__file__).parent / "results"
 FAST = 3  # of each family
 
 
-def names(split: str, kinds: str, *, fast: bool, chosen: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields (kind, name) of what is to be run: sick, fixed or healthy."""
+def names(
+    split: str, kinds: str, *, fast: bool, chosen: list[str], seeds: int = 1
+) -> Iterator[tuple[str, str, int]]:
+    """Yields (kind, name, seed) of what is to be run; of several seeds, the healthy ones."""
     in_split = {
         "all": lambda _: True,
         "develop": lambda n: not is_held_out(n),
@@ -63,21 +66,22 @@ def names(split: str, kinds: str, *, fast: bool, chosen: list[str]) -> Iterator[
         count[one.family] += 1
         if fast and count[one.family] > FAST:
             continue
-        yield from ((kind, name) for kind in ("sick", "fixed") if kind in kinds)
+        yield from ((kind, name, 0) for kind in ("sick", "fixed") if kind in kinds)
     if "healthy" in kinds:
         healthy = [n for n in all_programs() if not chosen or n in chosen]
-        yield from (("healthy", name) for name in (healthy[::16] if fast else healthy))
+        some = healthy[::16] if fast else healthy
+        yield from (("healthy", name, number) for number in range(seeds) for name in some)
     if "mutant" in kinds:
         from faults.mutations import all_mutants
 
         mutants = [n for n in all_mutants() if in_split(n) and (not chosen or n in chosen)]
-        yield from (("mutant", name) for name in (mutants[::25] if fast else mutants))
+        yield from (("mutant", name, 0) for name in (mutants[::25] if fast else mutants))
 
 
-def run(kind: str, name: str) -> dict[str, Any]:
-    """Runs one program with the suite, from a seed of its own, and returns what was found."""
+def run(kind: str, name: str, number: int = 0) -> dict[str, Any]:
+    """Runs one program with the suite, from this seed, and returns what was found."""
     asked = kind
-    seed(0)
+    seed(number)
     torch.set_num_threads(1)
     expected: tuple[str, ...] = ()
     if kind == "healthy":
@@ -113,6 +117,7 @@ def run(kind: str, name: str) -> dict[str, Any]:
         "asked": asked,
         "kind": kind,
         "name": name,
+        "seed": number,
         "family": FAULTS[name].family
         if name in FAULTS
         else {"mutant": "mutations"}.get(kind, kind),
@@ -136,17 +141,17 @@ def run(kind: str, name: str) -> dict[str, Any]:
     }
 
 
-def all_runs(jobs: int, todo: list[tuple[str, str]], path: Path) -> list[dict[str, Any]]:
+def all_runs(jobs: int, todo: list[tuple[str, str, int]], path: Path) -> list[dict[str, Any]]:
     """Runs what is not in the file yet, line by line, and returns all that was asked for."""
     done = {}
     if path.exists():
         for line in path.read_text().splitlines():
             result = json.loads(line)
-            done[result["asked"], result["name"]] = result
+            done[result["asked"], result["name"], result["seed"]] = result
     missing = [one for one in todo if one not in done]
     with path.open("a") as file:
         for number, result in enumerate(_map(run, missing, jobs), 1):
-            done[result["asked"], result["name"]] = result
+            done[result["asked"], result["name"], result["seed"]] = result
             file.write(json.dumps(result) + "\n")
             file.flush()
             print(f"\r{number}/{len(missing)} {result['name']:<50}", end="", file=sys.stderr)
@@ -206,8 +211,12 @@ def table(results: list[dict[str, Any]]) -> str:
     text = ["# Accuracy", "", stamp(), "", *rows, ""]
     healthy = families.get("healthy", [])
     if healthy:
-        alarmed = sum(bool(alarms(one)) for one in healthy)
-        text.append(f"Healthy zoo: {alarmed} of {len(healthy)} programs raise an alarm.")
+        loud = {one["name"] for one in healthy if alarms(one)}
+        programs, seeds = ({one[key] for one in healthy} for key in ("name", "seed"))
+        text.append(
+            f"Healthy zoo: {len(loud)} of {len(programs)} programs raise an alarm"
+            + (f", with any of {len(seeds)} seeds." if len(seeds) > 1 else ".")
+        )
     text += ["", "## False alarms by rule", "", "| rule | twins | healthy zoo |", "|---|--:|--:|"]
     by_rule: dict[str, Counter[str]] = defaultdict(Counter)
     for one in results:
@@ -223,8 +232,9 @@ def table(results: list[dict[str, Any]]) -> str:
             said = ", ".join(dict.fromkeys(f"{f['code']}@{f['step']}" for f in alarms(one)))
             note = f" ({one['error']})" if one["error"] else ""
             note += " OFF" if one["off"] else ""
+            kind = f"{one['kind']}, seed {one['seed']}" if one["seed"] else one["kind"]
             text.append(
-                f"| {one['name']} ({one['kind']}) | {', '.join(one['expected'])} "
+                f"| {one['name']} ({kind}) | {', '.join(one['expected'])} "
                 f"| {said or '-'} | {judged}{note} |"
             )
     return "\n".join(text) + "\n"
@@ -269,6 +279,7 @@ def main() -> None:
     parser.add_argument(
         "--kinds", default="sick,fixed,healthy", help="of sick,fixed,healthy,mutant"
     )
+    parser.add_argument("--seeds", type=int, default=1, help="for each healthy program")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--fast", action="store_true", help=f"{FAST} programs of each family")
     parser.add_argument("--again", action="store_true", help="forget the results so far")
@@ -278,7 +289,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.again:
         options.results.unlink(missing_ok=True)
-    todo = list(names(options.split, options.kinds, fast=options.fast, chosen=options.names))
+    todo = [
+        *names(
+            options.split,
+            options.kinds,
+            fast=options.fast,
+            chosen=options.names,
+            seeds=options.seeds,
+        )
+    ]
     results = all_runs(options.jobs, todo, options.results)
     if options.show:
         for one in results:
@@ -296,7 +315,7 @@ def main() -> None:
         figure(results, options.results.with_suffix(".png"))
 
 
-def _map(call: Callable[..., Any], todo: list[tuple[str, str]], jobs: int) -> Iterator[Any]:
+def _map(call: Callable[..., Any], todo: list[tuple[str, str, int]], jobs: int) -> Iterator[Any]:
     if jobs == 1:
         yield from (call(*one) for one in todo)
         return

@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write peers.md")
     options = parser.parse_args()
     tools = options.tools or ["NNDebug", *(one for one in peers() if "wandb" not in one)]
-    chosen = [name for _, name in names("all", "sick", fast=options.fast, chosen=[])]
+    chosen = [name for _, name, _ in names("all", "sick", fast=options.fast, chosen=[])]
     lines = options.results.read_text().splitlines() if options.results.exists() else []
     results = [json.loads(line) for line in lines]
     done = {(one["tool"], one["fault"], one["fixed"]) for one in results}
