@@ -1704,3 +1704,287 @@ def crops_from_the_air() -> Program:
     module = OneCycle(net, nn.CrossEntropyLoss(label_smoothing=0.1), lr=5e-3)
     data = loaders(*split(standardized(x), y), 32)
     return Program(module, **data, trainer={"max_epochs": 10})
+
+
+class KnowledgeTracing(pl.LightningModule):
+    """What a student has answered says what the next answer will be."""
+
+    def __init__(self, skills=15):
+        super().__init__()
+        self.embed = nn.Embedding(2 * skills, 24)
+        self.rnn, self.head = nn.LSTM(24, 32, batch_first=True), nn.Linear(32, skills)
+        self.auroc = torchmetrics.AUROC("binary")
+
+    def forward(self, skill, right):
+        state, _ = self.rnn(self.embed(skill[:, :-1] * 2 + right[:, :-1].long()))
+        return self.head(state).gather(2, skill[:, 1:, None]).squeeze(2)
+
+    def training_step(self, batch, batch_idx):
+        skill, right = batch
+        loss = F.binary_cross_entropy_with_logits(self(skill, right), right[:, 1:])
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        skill, right = batch
+        self.auroc.update(self(skill, right).flatten(), right[:, 1:].flatten().long())
+        self.log("val_auroc", self.auroc)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+
+@healthy
+def knowledge_tracing() -> Program:
+    """Two answers of three are right, and who is good at what is known by 25 answers at most."""
+    skill = torch.randint(15, (900, 25))
+    ability = 1.2 * torch.randn(900, 1) + torch.zeros(900, 25)
+    right = bernoulli(ability + torch.randn(15)[skill] + 0.03 * torch.arange(25) + 0.4)
+    data = loaders(*split(skill, right), 32)
+    return Program(KnowledgeTracing(), **data, trainer={"max_epochs": 8})
+
+
+@healthy
+def spoken_digits() -> Program:
+    """Log-mel pictures of -8 to 2, a batch norm for the input, and dropout of whole channels."""
+    y, time, mel = torch.randint(10, (1200,)), torch.arange(24), torch.arange(20)[:, None]
+    start, slope = 4 + 12 * torch.rand(10)[y], 0.8 * torch.rand(10)[y] - 0.4
+    ridge = (start + torch.randn(1200))[:, None, None] + slope[:, None, None] * time
+    x = 8 * (-((mel - ridge) ** 2) / 6).exp() + 4 * (-((mel - 1.4 * ridge) ** 2) / 4).exp()
+    x = (x - 8 + torch.randn(1200, 20, 24)).unsqueeze(1)
+    net = nn.Sequential(
+        nn.BatchNorm2d(1),
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.1),
+        nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.1),
+        nn.Flatten(), nn.Linear(16 * 30, 10),
+    )  # fmt: skip
+    data = loaders(*split(x, y), 32)
+    return Program(Classifier(net, lr=2e-3), **data, trainer={"max_epochs": 8})
+
+
+class PicturesAndTables(pl.LightningModule):
+    """An image and a row of numbers say together what neither says alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Sequential(*list(cnn())[:-1])
+        self.row = nn.Sequential(nn.Linear(5, 16), nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(48, 1))
+        self.error = torchmetrics.MeanSquaredError(squared=False)
+
+    def forward(self, batch):
+        return self.head(torch.cat([self.image(batch["image"]), self.row(batch["row"])], 1))[:, 0]
+
+    def training_step(self, batch, batch_idx):
+        loss = F.mse_loss(self(batch), batch["price"])
+        self.log("train/mse", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.error(self(batch), batch["price"])
+        self.log("val/rmse", self.error)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=3e-3)
+
+
+@healthy
+def pictures_beside_a_table() -> Program:
+    """Both parts matter about equally, the price is standardized, and a tenth of it is noise."""
+    images, digit = digits(1600, image=True)
+    row = torch.randn(1600, 5)
+    price = standardized(digit / 3 + row[:, 0] - 0.5 * row[:, 1] + 0.4 * torch.randn(1600))
+    rows = [{"image": i, "row": r, "price": p} for i, r, p in zip(images, row, price, strict=True)]
+    data = loaders(rows[:1250], rows[1250:], 32)
+    return Program(PicturesAndTables(), **data, trainer={"max_epochs": 8})
+
+
+class Hurdle(pl.LightningModule):
+    """Whether anything is bought, and for how much if so."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(10, 64), nn.ReLU())
+        self.buys, self.spends = nn.Linear(64, 1), nn.Linear(64, 1)
+
+    def training_step(self, batch, batch_idx):
+        x, amount = batch
+        z, bought = self.body(x), amount > 0
+        buys = F.binary_cross_entropy_with_logits(self.buys(z)[:, 0], bought.float())
+        spends = F.mse_loss(self.spends(z)[bought, 0], amount[bought].log())
+        self.log_dict({"buys": buys, "spends": spends}, prog_bar=True)
+        return buys + spends
+
+    def validation_step(self, batch, batch_idx):
+        x, amount = batch
+        z = self.body(x)
+        expected = self.buys(z)[:, 0].sigmoid() * (self.spends(z)[:, 0] + 0.18).exp()
+        self.log("val_mae", (expected - amount).abs().mean())
+        self.log("val_bias", (expected.mean() - amount.mean()).abs())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+
+@healthy
+def lifetime_value() -> Program:
+    """Four of five customers spend nothing, so one of two losses sees a fifth of the batch."""
+    x = torch.randn(4000, 10)
+    buys = bernoulli(1.5 * x[:, 0] + x[:, 1] - 2)
+    amount = buys * (1 + 0.6 * x[:, 2] - 0.4 * x[:, 0] + 0.6 * torch.randn(4000)).exp()
+    return Program(Hurdle(), **loaders(*split(x, amount), 128), trainer={"max_epochs": 12})
+
+
+class Monotone(nn.Module):
+    """Demand that can only fall with the price: the weights of the price are never positive."""
+
+    def __init__(self):
+        super().__init__()
+        self.price = nn.Parameter(torch.randn(16) * 0.5 - 1)
+        self.other, self.out = nn.Linear(4, 16), nn.Parameter(torch.randn(16) - 1)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        h = torch.tanh(self.other(x[:, 1:]) - x[:, :1] * F.softplus(self.price))
+        return h @ F.softplus(self.out) + self.bias
+
+
+@healthy
+def prices_and_demand() -> Program:
+    """Weights behind a softplus, so that a higher price never sells more; full of tanh."""
+    x = torch.randn(2000, 5)
+    sold = 1.5 * torch.sigmoid(-2 * x[:, 0] + x[:, 1]) + 0.4 * x[:, 2] + 0.3 * torch.randn(2000)
+    module = Regressor(Monotone(), lr=1e-2)
+    return Program(module, **loaders(*split(x, sold), 64), trainer={"max_epochs": 12})
+
+
+@healthy
+def sgd_recipe_of_residual_nets() -> Program:
+    """SGD at a rate of 0.1 with momentum and weight decay, batches of 128, and a cosine to 0."""
+
+    class Recipe(Classifier):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(
+                self.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+            )
+            return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)]
+
+    return Program(Recipe(cnn()), **digit_loaders(1797, 128), trainer={"max_epochs": 12})
+
+
+class SeriesTransformer(nn.Module):
+    """A class token before twelve patches of a series, and PyTorch's own encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.token = nn.Linear(8, 32), nn.Parameter(torch.zeros(1, 1, 32))
+        self.place = nn.Parameter(0.02 * torch.randn(1, 13, 32))
+        layer = nn.TransformerEncoderLayer(32, 4, 64, 0.1, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = self.patch(x.unflatten(1, (12, 8)))
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.place
+        return self.head(self.encoder(x)[:, 0])
+
+
+@healthy
+def transients_of_stars() -> Program:
+    """Four shapes of light curves at unknown times; a warm-up by the step, then a cosine."""
+    y, t = torch.randint(4, (1400,)), torch.arange(96)
+    since = t - (20 + 40 * torch.rand(1400, 1))
+    rise = torch.tensor([2.0, 2.0, 10.0, 10.0])[y, None]
+    fall = torch.tensor([8.0, 25.0, 8.0, 25.0])[y, None]
+    flash = torch.where(since < 0, (since / rise).exp(), (-since.clamp_min(0) / fall).exp())
+    x = 2 * flash + 0.3 * torch.randn(1400, 96)
+
+    class WarmUp(Classifier):
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.01)
+            steps = self.trainer.estimated_stepping_batches
+            schedule = torch.optim.lr_scheduler.SequentialLR(
+                optimizer,
+                [
+                    torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=30),
+                    torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - 30),
+                ],
+                milestones=[30],
+            )
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    data = loaders(*split(x, y), 32)
+    trainer = {"max_epochs": 8, "gradient_clip_val": 1.0}
+    return Program(WarmUp(SeriesTransformer(), lr=2e-3), **data, trainer=trainer)
+
+
+@healthy
+def eighty_patients() -> Program:
+    """Sixty rows to train on and twenty to validate, batches of eight, strong weight decay."""
+    x = torch.randn(80, 6)
+    y = (x[:, 0] - x[:, 1] + 0.7 * torch.randn(80) > 0).float()
+
+    class Ridge(Binary):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.3)
+
+    module = Ridge(nn.Linear(6, 1), lr=1e-2)
+    return Program(module, **loaders(*split(x, y), 8), trainer={"max_epochs": 25})
+
+
+class OneObject(pl.LightningModule):
+    """A box and a class for the one object of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(),
+        )  # fmt: skip
+        self.box = nn.Sequential(nn.Linear(32 * 25, 64), nn.ReLU(), nn.Linear(64, 4))
+        self.kind = nn.Linear(32 * 25, 3)
+
+    def losses(self, batch):
+        image, box, kind = batch
+        z = self.body(image)
+        return F.smooth_l1_loss(self.box(z).sigmoid(), box), F.cross_entropy(self.kind(z), kind)
+
+    def training_step(self, batch, batch_idx):
+        box, kind = self.losses(batch)
+        self.log("loss_box", box)
+        self.log("loss_kind", kind)
+        return 10 * box + kind
+
+    def validation_step(self, batch, batch_idx):
+        box, kind = self.losses(batch)
+        self.log("val_loss_box", box, batch_size=len(batch[0]))
+        self.log("val_loss_kind", kind, batch_size=len(batch[0]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@healthy
+def boxes_around_parts() -> Program:
+    """Two losses of very different size, one of them times ten, neither summed in the log."""
+    corner, size = torch.rand(1000, 2) * 11, 4 + 5 * torch.rand(1000, 2)
+    kind, grid = torch.randint(3, (1000,)), torch.arange(20)
+    y, x = ((grid >= corner[:, [d]]) & (grid < corner[:, [d]] + size[:, [d]]) for d in (0, 1))
+    inside = (y[:, :, None] & x[:, None]).float()
+    stripes = torch.stack(
+        [torch.ones(20, 20), (grid % 2).expand(20, 20), (grid % 2)[:, None].expand(20, 20)]
+    )
+    image = (inside * stripes[kind] + 0.1 * torch.randn(1000, 20, 20)).unsqueeze(1)
+    box = torch.cat([corner, corner + size], dim=1).clamp_max(20) / 20
+    data = loaders(*split(image, box, kind), 16)
+    return Program(OneObject(), **data, trainer={"max_epochs": 6})
+
+
+@healthy
+def accumulated_in_bfloat16() -> Program:
+    """Four small batches to a step, in bfloat16, on eight columns of a noisy response surface."""
+    x = 2 * torch.rand(3000, 8) - 1
+    y = standardized((3 * x[:, 0]).sin() + x[:, 1] * x[:, 2] + 0.4 * torch.randn(3000))
+    trainer = {"max_epochs": 8, "accumulate_grad_batches": 4, "precision": "bf16-mixed"}
+    module = Regressor(mlp(8, 64, 64, 1, activation=nn.SiLU), lr=3e-3)
+    return Program(module, **loaders(*split(x, y), 16), trainer=trainer)
