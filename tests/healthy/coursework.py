@@ -426,7 +426,7 @@ class Regressor(pl.LightningModule):
 
 @healthy
 def wine_quality() -> Program:
-    """Grades from 3 to 8, nearly all 5 or 6; the bias begins at the mean, and R² ends at a third."""
+    """Grades of 3 to 8, mostly 5 or 6; the bias begins at the mean, and R² ends at a third."""
     x = torch.randn(1600, 11)
     taste = x @ (torch.randn(11) / 11**0.5) * 0.5 + 0.6 * torch.randn(1600)
     grade = (5.6 + taste).round().clamp(3, 8)
@@ -998,7 +998,7 @@ class HigherResolution(nn.Module):
 
 @healthy
 def climate_downscaling() -> Program:
-    """Interpolation is nearly right at the start, so the loss is small at once; it falls to a fifth."""
+    """Interpolation is nearly right, so the loss is small at once; it falls to a fifth."""
     waves = torch.randn(600, 12, 1, 1)
     k, phase = torch.rand(2, 12, 1, 1) * 5, torch.rand(600, 12, 1, 1) * 7
     grid = torch.arange(16) * 2 * math.pi / 16
