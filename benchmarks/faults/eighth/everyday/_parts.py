@@ -152,7 +152,9 @@ def houses(size: int = 3000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Measurements (N, 8) of houses, standardized, and their price (N, 1), standardized."""
     g = rng(seed)
     x = torch.randn(size, 8, generator=g)
-    price = x[:, 0] * (1 + 0.5 * x[:, 1]) + (x[:, 2] - x[:, 3]).abs() + 0.8 * torch.tanh(2 * x[:, 4])
+    price = (
+        x[:, 0] * (1 + 0.5 * x[:, 1]) + (x[:, 2] - x[:, 3]).abs() + 0.8 * torch.tanh(2 * x[:, 4])
+    )
     price = price + 0.3 * x[:, 5] + 0.2 * torch.randn(size, generator=g)
     return x, standard(price[:, None])
 

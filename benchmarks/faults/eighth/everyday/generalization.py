@@ -120,9 +120,7 @@ def hidden_layer_as_wide_as_the_answer(fixed: bool) -> Program:
     """The hidden layer was given the size of the answer, one: it can only bend along one direction."""
     x, price = houses()
     hidden = 64 if fixed else price.shape[1]
-    return Program(
-        Price(8, hidden, 1, lr=5e-3), **loaders(x, price), trainer={"max_epochs": 12}
-    )
+    return Program(Price(8, hidden, 1, lr=5e-3), **loaders(x, price), trainer={"max_epochs": 12})
 
 
 class Autoencoder(Model):

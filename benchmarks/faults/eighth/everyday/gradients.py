@@ -89,5 +89,3 @@ def sum_of_errors_at_the_rate_of_a_mean(fixed: bool) -> Program:
     """The loss is the sum over the batch, and the learning rate is that of its mean: 64 times too far."""
     model = Summed("mean" if fixed else "sum")
     return Program(model, **loaders(*houses(), batch_size=64), trainer={"max_epochs": 20})
-
-

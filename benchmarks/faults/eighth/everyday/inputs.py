@@ -147,7 +147,9 @@ def two_loaders_shuffled_each_for_itself(fixed: bool) -> Program:
             {"image": DataLoader(image, **options), "label": DataLoader(label, **options)},
             mode="min_size",
         )
-    return Program(Paired(), data, DataLoader(Named(*val.tensors), batch_size=320), {"max_epochs": 8})
+    return Program(
+        Paired(), data, DataLoader(Named(*val.tensors), batch_size=320), {"max_epochs": 8}
+    )
 
 
 @fault(

@@ -38,9 +38,7 @@ class Decayed(Model):
 )
 def times_the_epoch_for_to_the_power_of_it(fixed: bool) -> Program:
     """The factor is 0.95 * epoch, with one star lost: nothing in the first epoch, then more and more."""
-    return Program(
-        Decayed(fixed=fixed), **loaders(*digits(1797)), trainer={"max_epochs": 18}
-    )
+    return Program(Decayed(fixed=fixed), **loaders(*digits(1797)), trainer={"max_epochs": 18})
 
 
 class Transformer(Model):
@@ -77,7 +75,7 @@ class Transformer(Model):
 def transformer_at_a_twentieth(fixed: bool) -> Program:
     """A transformer is trained by AdamW at 0.05, which did well for the bag of words before it."""
     return Program(
-        Transformer(1e-3 if fixed else 0.05), **loaders(*reviews(3200), batch_size=64), trainer={"max_epochs": 9}
+        Transformer(1e-3 if fixed else 0.05), **loaders(*reviews(3200)), trainer={"max_epochs": 5}
     )
 
 
