@@ -11,9 +11,20 @@ from torch.utils.data import Dataset
 
 from ... import fault
 from ._parts import (
-    DataLoader, Model, Program, accuracy, cut, explained, loaders, mlp, rng, standard, textures,
-    vision, weather,
-)  # fmt: skip
+    DataLoader,
+    Model,
+    Program,
+    accuracy,
+    cut,
+    explained,
+    loaders,
+    mlp,
+    rng,
+    standard,
+    textures,
+    vision,
+    weather,
+)
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -36,7 +47,8 @@ class ClothBySGD(Cloth):
     """The same, with the optimizer of the paper."""
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)]
 
 
 @fault(

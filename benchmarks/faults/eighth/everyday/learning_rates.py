@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ... import fault
-from ._parts import Model, Program, accuracy, explained, loaders, digits, mlp, reviews, rng
+from ._parts import Model, Program, accuracy, digits, explained, loaders, mlp, reviews, rng
 
 
 class Decayed(Model):
@@ -114,5 +114,5 @@ def films_at_the_rate_of_bert(fixed: bool) -> Program:
     return Program(
         Films(1e-2 if fixed else 2e-5),
         **loaders(user, film, stars, batch_size=64),
-        trainer={"max_epochs": 10},
+        trainer={"max_epochs": 10, "precision": "bf16-mixed"},
     )

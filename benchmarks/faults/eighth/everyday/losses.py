@@ -9,17 +9,28 @@ from torch.nn import functional as F
 
 from ... import fault
 from ._parts import (
-    DataLoader, Model, Program, accuracy, explained, houses, loaders, mlp, molecules, rng, standard, weather,
-)  # fmt: skip
+    DataLoader,
+    Model,
+    Program,
+    accuracy,
+    explained,
+    houses,
+    loaders,
+    mlp,
+    molecules,
+    rng,
+    standard,
+    weather,
+)
 
 
 class Topics(Model):
-    """Which of twenty-four topics has a text, by counts of its words?"""
+    """Which of sixty topics has a text, by counts of its words?"""
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(0.03)
         last = nn.Identity() if fixed else nn.Sigmoid()
-        self.net = nn.Sequential(nn.Linear(80, 64), nn.ReLU(), nn.Linear(64, 24), last)
+        self.net = nn.Sequential(nn.Linear(80, 64), nn.ReLU(), nn.Linear(64, 60), last)
 
     def measure(self, batch):
         words, topic = batch
@@ -39,8 +50,8 @@ class Topics(Model):
 def sigmoid_before_the_cross_entropy(fixed: bool) -> Program:
     """The net ends in a sigmoid, and cross_entropy takes that for logits: no topic can be near certain."""
     g = rng(8)
-    topic = torch.arange(4000) % 24
-    often = 0.9 * torch.exp(0.6 * torch.randn(24, 80, generator=g))
+    topic = torch.arange(6000) % 60
+    often = 0.9 * torch.exp(0.6 * torch.randn(60, 80, generator=g))
     words = standard(torch.poisson(often[topic], generator=g).sqrt())
     return Program(
         Topics(fixed=fixed), **loaders(words, topic, batch_size=64), trainer={"max_epochs": 6}
@@ -231,5 +242,5 @@ def age_in_months_beside_glasses(fixed: bool) -> Program:
         Faces(),
         DataLoader(train, batch_size=32, shuffle=True, drop_last=True),
         DataLoader(val, batch_size=600),
-        {"max_epochs": 12},
+        {"max_epochs": 10},
     )

@@ -15,8 +15,8 @@ class GCN(Model):
 
     def __init__(self, *, fixed: bool) -> None:
         super().__init__(5e-3)
-        self.first, self.second = nn.Linear(6, 48), nn.Linear(48, 48)
-        self.head, self.fixed = nn.Linear(48, 3), fixed
+        self.first, self.second = nn.Linear(6, 32), nn.Linear(32, 32)
+        self.head, self.fixed = nn.Linear(32, 6), fixed
 
     def measure(self, batch):
         x, links, kind = batch
@@ -37,10 +37,10 @@ class GCN(Model):
 def graph_net_drops_whoever_asks(fixed: bool) -> Program:
     """F.dropout is called without training=self.training: nodes are dropped in validation, too."""
     g = rng(11)
-    kind = torch.arange(1800) % 3
-    links = (torch.rand(1800, 8, 8, generator=g) < 0.35).float().triu(1)
-    links = links + links.transpose(1, 2) + torch.eye(8)
+    kind = torch.arange(2400) % 6
+    links = (torch.rand(2400, 6, 6, generator=g) < 0.35).float().triu(1)
+    links = links + links.transpose(1, 2) + torch.eye(6)
     links = links / links.sum(2, keepdim=True)
-    centre = 0.6 * torch.randn(3, 6, generator=g)
-    x = centre[kind][:, None] + 1.6 * torch.randn(1800, 8, 6, generator=g)
+    centre = 1.0 * torch.randn(6, 6, generator=g)
+    x = centre[kind][:, None] + 1.5 * torch.randn(2400, 6, 6, generator=g)
     return Program(GCN(fixed=fixed), **loaders(x, links, kind), trainer={"max_epochs": 10})

@@ -45,6 +45,6 @@ def norms_taken_for_activations(fixed: bool) -> Program:
     returns = (score + 0.2 * torch.randn(5000, generator=g) > 0).float()
     return Program(
         Tabular(fixed=fixed),
-        **loaders(standard(numbers), shop, month, returns, batch_size=64),
-        trainer={"max_epochs": 10},
+        **loaders(standard(numbers), shop, month, returns, batch_size=32),
+        trainer={"max_epochs": 10, "accumulate_grad_batches": 2},
     )
