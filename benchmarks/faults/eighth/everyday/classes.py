@@ -55,7 +55,7 @@ class Windows(torch.utils.data.Dataset):
     "CLS107",
     "OUT101",
     "LOS104",
-    source="https://discuss.pytorch.org/t/unclear-about-weighted-bce-loss/21486 (rare positives, and pos_weight)",
+    source="common on forums: 97 percent right, and never an alarm",
 )
 def engines_that_fail_one_time_in_forty(fixed: bool) -> Program:
     """One window in forty comes before a failure: without pos_weight, 'never' is right to 97.5 percent."""
@@ -148,4 +148,57 @@ def label_encoder_fitted_to_each_batch(fixed: bool) -> Program:
         DataLoader(train, batch_size=16, shuffle=True, drop_last=True, collate_fn=collate),
         DataLoader(val, batch_size=180, collate_fn=collate),
         {"max_epochs": 8},
+    )
+
+
+class Moods(Model):
+    """Calm, glad, sad or angry? A GRU reads what was written."""
+
+    def __init__(self, ignored: int) -> None:
+        super().__init__(4e-3)
+        self.words = nn.Embedding(80, 24)
+        self.gru = nn.GRU(24, 32, batch_first=True)
+        self.head, self.ignored = nn.Linear(32, 4), ignored
+
+    def measure(self, batch):
+        ids, mood = batch["ids"], batch["mood"]
+        logits = self.head(self.gru(self.words(ids))[0].amax(1))
+        loss = F.cross_entropy(logits, mood, ignore_index=self.ignored)
+        return loss, {"acc": accuracy(logits, mood)}
+
+
+class Messages(torch.utils.data.Dataset):
+    """Messages with their mood, in dicts."""
+
+    def __init__(self, tensors) -> None:
+        self.ids, self.mood = tensors
+
+    def __len__(self) -> int:
+        return len(self.mood)
+
+    def __getitem__(self, i):
+        return {"ids": self.ids[i], "mood": self.mood[i]}
+
+
+@fault(
+    "CLS107",
+    "CLS104",
+    "LOS109",
+    "LOS102",
+    source="common in code reviews: ignore_index=0 comes along from a tagger, where 0 was the padding",
+)
+def calm_has_the_number_to_be_ignored(fixed: bool) -> Program:
+    """The loss was copied from a tagger with its ignore_index=0; here 0 is a class, and is never learned."""
+    g = rng(17)
+    mood = torch.randint(4, (2400,), generator=g)
+    ids = torch.randint(40, 80, (2400, 12), generator=g)
+    for place in torch.rand(2400, 12, generator=g).argsort(1)[:, :2].T:
+        words = torch.randint(10, (2400,), generator=g) + 10 * mood
+        ids[torch.arange(2400), place] = words
+    train, val = cut(ids, mood)
+    return Program(
+        Moods(-100 if fixed else 0),
+        DataLoader(Messages(train.tensors), batch_size=32, shuffle=True, drop_last=True),
+        DataLoader(Messages(val.tensors), batch_size=480),
+        {"max_epochs": 6},
     )

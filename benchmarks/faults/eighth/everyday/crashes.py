@@ -31,7 +31,7 @@ class Counted(Model):
 
 @fault(
     "ERR118",
-    source="https://discuss.pytorch.org/t/valueerror-optimizer-got-an-empty-parameter-list/31990",
+    source="common on forums: optimizer got an empty parameter list",
 )
 def parameters_used_up_by_counting(fixed: bool) -> Program:
     """The parameters come out of a filter, counting them uses it up, and nothing is left to optimize."""

@@ -75,7 +75,7 @@ def patience_counted_in_validations(fixed: bool) -> Program:
     "INP203",
     "GEN105",
     "INP202",
-    source="https://www.kaggle.com/docs (target encoding without folds leaks the target)",
+    source="common on Kaggle: target encoding without folds",
 )
 def mean_price_of_the_street_with_its_own(fixed: bool) -> Program:
     """A street is encoded as the mean price of its houses, each with its own price in it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
@@ -144,7 +143,7 @@ class Named(Dataset):
     "LOS104",
     "GEN105",
     "OUT101",
-    source="https://discuss.pytorch.org/t/two-dataloaders-from-two-different-datasets-within-the-same-loop/87766",
+    source="common on forums: two loaders in one loop, and both shuffle",
 )
 def two_loaders_shuffled_each_for_itself(fixed: bool) -> Program:
     """One loader gives pictures, another one labels, and both shuffle: a label is that of any picture."""
@@ -162,21 +161,6 @@ def two_loaders_shuffled_each_for_itself(fixed: bool) -> Program:
     return Program(
         Paired(), data, DataLoader(Named(*val.tensors), batch_size=320), {"max_epochs": 8}
     )
-
-
-@fault(
-    "INP101",
-    "OUT101",
-    "OUT103",
-    "LOS104",
-    source="https://stackoverflow.com/questions/46689428 (floats between 0 and 1 cast to uint8 become black)",
-)
-def floats_cast_to_bytes_for_pillow(fixed: bool) -> Program:
-    """Images between 0 and 1 are cast to uint8 for Pillow without the factor of 255: all of them are black."""
-    x, y = textures()
-    pixels = (x.numpy() * 0.99 * (255 if fixed else 1)).astype(np.uint8)
-    photos = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.25
-    return Program(Cloth(), **loaders(photos, y), trainer={"max_epochs": 8})
 
 
 class District(Model):
@@ -220,7 +204,7 @@ def standardized_along_the_row(fixed: bool) -> Program:
     "GEN102",
     "GEN101",
     "GEN105",
-    source="https://stackoverflow.com/questions/36740533 (reshaping the rows of CIFAR-10's pickles)",
+    source="common on forums: the rows of CIFAR-10's pickles reshaped to (32, 32, 3)",
 )
 def rows_of_cifar_read_pixel_by_pixel(fixed: bool) -> Program:
     """A row holds all reds, then greens, then blues; it is reshaped as if each pixel's three came together."""

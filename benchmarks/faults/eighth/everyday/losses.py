@@ -116,7 +116,7 @@ class NextHour(Model):
     "LOS103",
     "OUT101",
     "LOS104",
-    source="https://discuss.pytorch.org/t/userwarning-using-a-target-size-that-is-different-to-the-input-size/53494",
+    source="common on forums: using a target size that is different to the input size",
 )
 def one_channel_of_one_value(fixed: bool) -> Program:
     """Convolutions end in (batch, 1, 1), the target is (batch, 1): each forecast meets the targets of all."""

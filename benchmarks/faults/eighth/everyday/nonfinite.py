@@ -28,7 +28,7 @@ class Wage(Model):
     "NAN102",
     "NAN104",
     "OUT102",
-    source="https://discuss.pytorch.org/t/rmsle-loss-function/67281 (RMSLE of predictions below zero)",
+    source="common on Kaggle: the RMSLE of predictions below zero",
 )
 def logarithm_of_a_wage_below_zero(fixed: bool) -> Program:
     """The loss compares logarithms, and nothing keeps the net from wages below zero."""
