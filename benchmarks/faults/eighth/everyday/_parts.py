@@ -1,4 +1,4 @@
-"""What several of these programs share: a module to fill in, and data that are the same each time."""
+"""What several of these programs share: a module to fill in, and data."""
 
 from __future__ import annotations
 

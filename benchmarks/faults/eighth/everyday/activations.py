@@ -29,7 +29,8 @@ class Cloth(Model):
     "LOS104",
     "GRD104",
     "UPD103",
-    source="https://cs231n.github.io/neural-networks-1/ (a large rate knocks ReLUs off the data, and they never come back)",
+    source="https://cs231n.github.io/neural-networks-1/ (a large rate knocks ReLUs off the data, "
+    "and they never come back)",
 )
 def convolutions_at_a_rate_of_one_tenth(fixed: bool) -> Program:
     """Adam at 0.1, as SGD has it in papers: the first steps push every ReLU below zero for good."""
@@ -69,5 +70,7 @@ class Tanh(Model):
     source="https://cs231n.github.io/neural-networks-2/ (initialization that saturates)",
 )
 def weights_drawn_between_minus_one_and_one(fixed: bool) -> Program:
-    """Weights are drawn between -1 and 1, whatever the width: every tanh starts at one of its ends."""
+    """Weights are drawn between -1 and 1, whatever the width: every tanh starts at one of its
+    ends.
+    """
     return Program(Tanh(fixed=fixed), **loaders(*digits(1797)), trainer={"max_epochs": 12})

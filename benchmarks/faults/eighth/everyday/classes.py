@@ -58,7 +58,9 @@ class Windows(torch.utils.data.Dataset):
     source="common on forums: 97 percent right, and never an alarm",
 )
 def engines_that_fail_one_time_in_forty(fixed: bool) -> Program:
-    """One window in forty comes before a failure: without pos_weight, 'never' is right to 97.5 percent."""
+    """One window in forty comes before a failure: without pos_weight, 'never' is right to 97.5
+    percent.
+    """
     g = rng(3)
     fails = (torch.arange(6000) % 40 == 0).float()
     t = torch.arange(32)
@@ -95,7 +97,9 @@ class Sentiment(Model):
     source="common on forums: all positive reviews are read first, then all negative ones",
 )
 def all_the_praise_and_then_all_the_blame(fixed: bool) -> Program:
-    """Reviews are read from pos/ and then from neg/, and the loader was made without shuffle=True."""
+    """Reviews are read from pos/ and then from neg/, and the loader was made without
+    shuffle=True.
+    """
     train, val = cut(*reviews())
     ids, y = train.tensors
     by_folder = torch.argsort(y, descending=True, stable=True)
@@ -129,7 +133,9 @@ class Digits(Model):
     source="common in notebooks: LabelEncoder().fit_transform where it should be transform",
 )
 def label_encoder_fitted_to_each_batch(fixed: bool) -> Program:
-    """The collate function fits the LabelEncoder anew: a batch without a one calls every two a one."""
+    """The collate function fits the LabelEncoder anew: a batch without a one calls every two a
+    one.
+    """
     names = np.array(
         ["nought", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     )
@@ -185,10 +191,13 @@ class Messages(torch.utils.data.Dataset):
     "CLS104",
     "LOS109",
     "LOS102",
-    source="common in code reviews: ignore_index=0 comes along from a tagger, where 0 was the padding",
+    source="common in code reviews: ignore_index=0 comes along from a tagger, where 0 was the "
+    "padding",
 )
 def calm_has_the_number_to_be_ignored(fixed: bool) -> Program:
-    """The loss was copied from a tagger with its ignore_index=0; here 0 is a class, and is never learned."""
+    """The loss was copied from a tagger with its ignore_index=0; here 0 is a class, and is
+    never learned.
+    """
     g = rng(17)
     mood = torch.randint(4, (2400,), generator=g)
     ids = torch.randint(40, 80, (2400, 12), generator=g)

@@ -34,7 +34,9 @@ class Counted(Model):
     source="common on forums: optimizer got an empty parameter list",
 )
 def parameters_used_up_by_counting(fixed: bool) -> Program:
-    """The parameters come out of a filter, counting them uses it up, and nothing is left to optimize."""
+    """The parameters come out of a filter, counting them uses it up, and nothing is left to
+    optimize.
+    """
     x, y = textures(1200)
     data = loaders((x - x.mean()) / x.std(), y)
     return Program(Counted(fixed=fixed), **data, trainer={"max_epochs": 8})
@@ -61,8 +63,11 @@ class Running(Model):
 
 @fault(
     "ERR107",
-    source="https://stackoverflow.com/questions/48274929 (Trying to backward through the graph a second time)",
+    source="https://stackoverflow.com/questions/48274929 (Trying to backward through the graph a "
+    "second time)",
 )
 def running_loss_sent_backward(fixed: bool) -> Program:
-    """The running loss is returned in place of the batch's: it holds the graph of the batch before."""
+    """The running loss is returned in place of the batch's: it holds the graph of the batch
+    before.
+    """
     return Program(Running(fixed=fixed), **loaders(*houses()), trainer={"max_epochs": 8})

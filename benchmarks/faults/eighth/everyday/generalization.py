@@ -57,7 +57,8 @@ def two_percent_of_the_table(fixed: bool) -> Program:
 
 @fault(
     "GEN103",
-    source="https://lightning.ai/docs/pytorch/stable/common/early_stopping.html (patience counts validations)",
+    source="https://lightning.ai/docs/pytorch/stable/common/early_stopping.html (patience counts "
+    "validations)",
 )
 def patience_counted_in_validations(fixed: bool) -> Program:
     """Validation runs every other batch, to see more; two looks without a gain now end the run."""
@@ -113,7 +114,9 @@ def mean_price_of_the_street_with_its_own(fixed: bool) -> Program:
     source="common in course work: the hidden layer is as wide as the answer",
 )
 def hidden_layer_as_wide_as_the_answer(fixed: bool) -> Program:
-    """The hidden layer was given the size of the answer, one: it can only bend along one direction."""
+    """The hidden layer was given the size of the answer, one: it can only bend along one
+    direction.
+    """
     x, price = houses()
     hidden = 64 if fixed else price.shape[1]
     return Program(Price(8, hidden, 1, lr=5e-3), **loaders(x, price), trainer={"max_epochs": 12})

@@ -51,7 +51,9 @@ class ByHand(Model):
     source="https://stackoverflow.com/questions/48001598 (why zero_grad is called for each batch)",
 )
 def zeroed_before_each_epoch(fixed: bool) -> Program:
-    """zero_grad is called before each epoch and not before each batch: gradients add up for an epoch."""
+    """zero_grad is called before each epoch and not before each batch: gradients add up for an
+    epoch.
+    """
     return Program(
         ByHand(fixed=fixed), **loaders(*digits(1797, image=True)), trainer={"max_epochs": 10}
     )
@@ -86,6 +88,8 @@ class Summed(Model):
     source="common on forums: reduction='sum' with a learning rate that was found for the mean",
 )
 def sum_of_errors_at_the_rate_of_a_mean(fixed: bool) -> Program:
-    """The loss is the sum over the batch, and the learning rate is that of its mean: 64 times too far."""
+    """The loss is the sum over the batch, and the learning rate is that of its mean: 64 times
+    too far.
+    """
     model = Summed("mean" if fixed else "sum")
     return Program(model, **loaders(*houses(), batch_size=64), trainer={"max_epochs": 20})

@@ -57,7 +57,8 @@ class ClothBySGD(Cloth):
     "LRN101",
     "ACT101",
     "OUT101",
-    source="https://discuss.pytorch.org/t/understanding-transform-normalize/21730 (ToTensor, then Normalize)",
+    source="https://discuss.pytorch.org/t/understanding-transform-normalize/21730 (ToTensor, "
+    "then Normalize)",
 )
 def numbers_of_imagenet_for_bytes(fixed: bool) -> Program:
     """Normalize with the means of ImageNet gets bytes up to 255, since ToTensor was left out."""
@@ -105,7 +106,9 @@ class Hours(Dataset):
     source="common on forums: an LSTM on unscaled measurements answers with the mean",
 )
 def pressure_in_hectopascal(fixed: bool) -> Program:
-    """Pressure around 1013 and temperature around 285 go into an LSTM: its gates are full from the start."""
+    """Pressure around 1013 and temperature around 285 go into an LSTM: its gates are full from
+    the start.
+    """
     series = weather(2600)
     target = standard(series[:, 1:2])
     series = standard(series) if fixed else series
@@ -146,7 +149,9 @@ class Named(Dataset):
     source="common on forums: two loaders in one loop, and both shuffle",
 )
 def two_loaders_shuffled_each_for_itself(fixed: bool) -> Program:
-    """One loader gives pictures, another one labels, and both shuffle: a label is that of any picture."""
+    """One loader gives pictures, another one labels, and both shuffle: a label is that of any
+    picture.
+    """
     x, y = textures()
     train, val = cut((x - x.mean()) / x.std(), y)
     image, label = train.tensors
@@ -186,7 +191,9 @@ class District(Model):
     source="common on forums: (x - x.mean(axis=1)) / x.std(axis=1), and all rows look alike",
 )
 def standardized_along_the_row(fixed: bool) -> Program:
-    """Standardized with axis=1 and not 0: population is the largest number of each row, so rows are alike."""
+    """Standardized with axis=1 and not 0: population is the largest number of each row, so rows
+    are alike.
+    """
     g = rng(6)
     z = torch.randn(2500, 6, generator=g)
     value = z[:, 0] + z[:, 1].abs() + z[:, 2] * z[:, 3] - 0.6 * z[:, 4]
@@ -207,7 +214,9 @@ def standardized_along_the_row(fixed: bool) -> Program:
     source="common on forums: the rows of CIFAR-10's pickles reshaped to (32, 32, 3)",
 )
 def rows_of_cifar_read_pixel_by_pixel(fixed: bool) -> Program:
-    """A row holds all reds, then greens, then blues; it is reshaped as if each pixel's three came together."""
+    """A row holds all reds, then greens, then blues; it is reshaped as if each pixel's three
+    came together.
+    """
     x, y = textures(500)
     rows = ((x - x.mean()) / x.std()).flatten(1)
     image = rows.view(-1, 3, 16, 16) if fixed else rows.view(-1, 16, 16, 3).permute(0, 3, 1, 2)

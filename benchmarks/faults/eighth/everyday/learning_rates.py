@@ -34,10 +34,13 @@ class Decayed(Model):
     "LRN105",
     "ACT101",
     "LRN103",
-    source="https://pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.LambdaLR.html (0.95 ** epoch)",
+    source="https://pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.LambdaLR.html "
+    "(0.95 ** epoch)",
 )
 def times_the_epoch_for_to_the_power_of_it(fixed: bool) -> Program:
-    """The factor is 0.95 * epoch, with one star lost: nothing in the first epoch, then more and more."""
+    """The factor is 0.95 * epoch, with one star lost: nothing in the first epoch, then more and
+    more.
+    """
     return Program(Decayed(fixed=fixed), **loaders(*digits(1797)), trainer={"max_epochs": 18})
 
 
@@ -70,7 +73,8 @@ class Transformer(Model):
     "LOS104",
     "UPD103",
     "GRD104",
-    source="https://github.com/google-research/tuning_playbook (the learning rate is the first thing to tune)",
+    source="https://github.com/google-research/tuning_playbook (the learning rate is the first "
+    "thing to tune)",
 )
 def transformer_at_a_twentieth(fixed: bool) -> Program:
     """A transformer is trained by AdamW at 0.05, which did well for the bag of words before it."""
@@ -104,7 +108,9 @@ class Films(Model):
     source="common in notebooks: 2e-5 copied from a notebook that fine-tunes BERT",
 )
 def films_at_the_rate_of_bert(fixed: bool) -> Program:
-    """A recommender learns from nothing at 2e-5, the rate at which the last notebook fine-tuned BERT."""
+    """A recommender learns from nothing at 2e-5, the rate at which the last notebook fine-tuned
+    BERT.
+    """
     g = rng(7)
     user, film = torch.randint(60, (6000,), generator=g), torch.randint(50, (6000,), generator=g)
     tastes, kinds = torch.randn(60, 2, generator=g), torch.randn(50, 2, generator=g)

@@ -48,7 +48,9 @@ class Topics(Model):
     source="https://discuss.pytorch.org/t/do-i-need-to-use-softmax-before-nn-crossentropyloss/16739",
 )
 def sigmoid_before_the_cross_entropy(fixed: bool) -> Program:
-    """The net ends in a sigmoid, and cross_entropy takes that for logits: no topic can be near certain."""
+    """The net ends in a sigmoid, and cross_entropy takes that for logits: no topic can be near
+    certain.
+    """
     g = rng(8)
     topic = torch.arange(6000) % 60
     often = 0.9 * torch.exp(0.6 * torch.randn(60, 80, generator=g))
@@ -84,7 +86,9 @@ class Energy(Model):
     source="https://karpathy.github.io/2019/04/25/recipe/ (init well: the mean of the target)",
 )
 def energies_about_minus_four_hundred(fixed: bool) -> Program:
-    """Energies lie about -400 and are learned as they are: for most of the run the net only looks for their mean."""
+    """Energies lie about -400 and are learned as they are: for most of the run the net only
+    looks for their mean.
+    """
     kind, bond, energy = molecules()
     energy = standard(energy) if fixed else energy
     return Program(
@@ -119,7 +123,9 @@ class NextHour(Model):
     source="common on forums: using a target size that is different to the input size",
 )
 def one_channel_of_one_value(fixed: bool) -> Program:
-    """Convolutions end in (batch, 1, 1), the target is (batch, 1): each forecast meets the targets of all."""
+    """Convolutions end in (batch, 1, 1), the target is (batch, 1): each forecast meets the
+    targets of all.
+    """
     series = standard(weather(2600))
     past = series.unfold(0, 24, 1)[:-1]
     coming = series[24:, 1:2]
@@ -151,7 +157,9 @@ class Uncertain(Model):
     source="common on forums: log_prob(y).mean() is returned as the loss, without its minus",
 )
 def log_likelihood_handed_to_a_minimizer(fixed: bool) -> Program:
-    """log_prob of the target is returned as the loss without a minus, and so made as small as can be."""
+    """log_prob of the target is returned as the loss without a minus, and so made as small as
+    can be.
+    """
     return Program(Uncertain(fixed=fixed), **loaders(*houses(2500)), trainer={"max_epochs": 12})
 
 
@@ -180,7 +188,9 @@ class Demand(Model):
     source="common on Kaggle: L1 on intermittent demand is smallest at zero, the median",
 )
 def most_products_are_not_sold_today(fixed: bool) -> Program:
-    """Most products sell nothing on a day; the absolute error is least at the median, which is nothing at all."""
+    """Most products sell nothing on a day; the absolute error is least at the median, which is
+    nothing at all.
+    """
     g = rng(9)
     x = torch.randn(4000, 6, generator=g)
     rate = torch.exp(-1.9 + 0.9 * x[:, :1] + 0.6 * x[:, 1:2] * x[:, 2:3].tanh())
@@ -229,7 +239,9 @@ class Records(torch.utils.data.Dataset):
     source="https://arxiv.org/abs/1705.07115 (the scale of a task decides how much it counts)",
 )
 def age_in_months_beside_glasses(fixed: bool) -> Program:
-    """The squared error of an age in months is added to the cross-entropy of glasses, a thousand times smaller."""
+    """The squared error of an age in months is added to the cross-entropy of glasses, a
+    thousand times smaller.
+    """
     g = rng(10)
     face = torch.randn(3000, 20, generator=g)
     age = face[:, :1] + face[:, 1:2] * face[:, 2:3] + 0.5 * face[:, 3:4].abs()

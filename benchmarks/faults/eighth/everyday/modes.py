@@ -21,9 +21,9 @@ class GCN(Model):
     def measure(self, batch):
         x, links, kind = batch
         h = F.relu(self.first(links @ x))
-        h = F.dropout(h, 0.5, training=self.training) if self.fixed else F.dropout(h, 0.5)
+        h = F.dropout(h, 0.3, training=self.training) if self.fixed else F.dropout(h, 0.3)
         h = F.relu(self.second(links @ h)).mean(1)
-        h = F.dropout(h, 0.5, training=self.training) if self.fixed else F.dropout(h, 0.5)
+        h = F.dropout(h, 0.3, training=self.training) if self.fixed else F.dropout(h, 0.3)
         logits = self.head(h)
         return F.cross_entropy(logits, kind), {"acc": accuracy(logits, kind)}
 

@@ -65,7 +65,9 @@ def carried(series: torch.Tensor) -> torch.Tensor:
     source="https://pandas.pydata.org/docs/reference/api/pandas.DataFrame.ffill.html",
 )
 def gaps_before_the_first_value(fixed: bool) -> Program:
-    """Gaps are filled with the value before them: a sensor that starts late has NaN up to its first value."""
+    """Gaps are filled with the value before them: a sensor that starts late has NaN up to its
+    first value.
+    """
     series = standard(weather(2000))
     series[torch.rand(2000, 4, generator=rng(13)) < 0.02] = torch.nan
     series[:90, 3] = torch.nan

@@ -44,7 +44,9 @@ class Cement(Model):
     source="https://arxiv.org/abs/1910.11015 (wrong activation of the last layer)",
 )
 def softmax_for_three_measurements(fixed: bool) -> Program:
-    """The skeleton was one of a classifier: three measurements, standardized, are to come out of a softmax."""
+    """The skeleton was one of a classifier: three measurements, standardized, are to come out
+    of a softmax.
+    """
     g = rng(14)
     x = torch.randn(2400, 7, generator=g)
     y = torch.stack(
@@ -77,10 +79,13 @@ class Notebook(Model):
     "OUT101",
     "INP101",
     "GEN102",
-    source="common in notebooks: a function that uses the variable of an earlier cell, not its argument",
+    source="common in notebooks: a function that uses the variable of an earlier cell, not its "
+    "argument",
 )
 def forward_reads_the_batch_of_an_earlier_cell(fixed: bool) -> Program:
-    """forward uses the batch of an earlier cell in place of its argument, and gives the same for all inputs."""
+    """forward uses the batch of an earlier cell in place of its argument, and gives the same
+    for all inputs.
+    """
     g = rng(15)
     y = torch.arange(2000) % 3
     x = 0.9 * torch.randn(3, 10, generator=g)[y] + torch.randn(2000, 10, generator=g)

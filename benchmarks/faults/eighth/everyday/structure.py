@@ -36,7 +36,9 @@ class Tabular(Model):
     source="common on Kaggle: Linear, BatchNorm1d, Linear, BatchNorm1d, and no ReLU",
 )
 def norms_taken_for_activations(fixed: bool) -> Program:
-    """Linear layers and batch norms take turns, and no activation comes between: all is linear in the end."""
+    """Linear layers and batch norms take turns, and no activation comes between: all is linear
+    in the end.
+    """
     g = rng(16)
     numbers = torch.randn(5000, 5, generator=g)
     shop, month = torch.randint(8, (5000,), generator=g), torch.randint(12, (5000,), generator=g)

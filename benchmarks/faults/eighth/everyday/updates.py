@@ -38,6 +38,8 @@ class Squeezed(Model):
     source="common on forums: the second optimizer is assigned to the variable of the first",
 )
 def one_variable_for_both_optimizers(fixed: bool) -> Program:
-    """The optimizer of the decoder is put in the variable of the encoder's, and the encoder stays random."""
+    """The optimizer of the decoder is put in the variable of the encoder's, and the encoder
+    stays random.
+    """
     data = loaders(digits(1797)[0])
     return Program(Squeezed(fixed=fixed), **data, trainer={"max_epochs": 18})
