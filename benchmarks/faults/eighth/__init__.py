@@ -1,0 +1,1 @@
+"""The eighth round of programs written blind."""

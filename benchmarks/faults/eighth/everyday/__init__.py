@@ -1,0 +1,1 @@
+"""The everyday mistakes, as forums, notebooks and checklists know them."""
