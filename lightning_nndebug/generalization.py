@@ -6,13 +6,22 @@ import math
 import re
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from .core.detector import Detector, rule, threshold, vital
 from .core.findings import Evidence, Severity
 from .core.measurements.baselines import Baselines
 from .core.measurements.loss_curve import LossCurve
-from .core.measurements.scores import Direction, Scores, Stop, Tracked, direction, is_whole
+from .core.measurements.scores import (
+    Direction,
+    Scores,
+    Stop,
+    Tracked,
+    direction,
+    is_whole,
+    spelled,
+)
 from .core.measurements.skill import Look, Skill, Tally
 
 _SUSTAINED = 3  # validations since the best one, before it counts as a turn
@@ -29,7 +38,7 @@ _STRONG_DECAY = 0.1
 _CLOSING = 0.7
 _LAST = 0.2  # of the run, whose gain tells whether the loss was still falling
 _LOSS = re.compile("loss|nll|entropy|bce", re.IGNORECASE)
-_ACCURACY = re.compile(r"(^|[^a-z])(top_?1_?)?acc(uracy)?($|[^a-z])", re.IGNORECASE)
+_ACCURACY = re.compile(r"(^|[^a-z])(top_?1_?)?acc(uracy)?($|[^a-z])")
 
 
 class GeneralizationDetector(Detector):
@@ -257,8 +266,13 @@ class GeneralizationDetector(Detector):
             - srivastava2014dropout
         """
         look = skill.looks[-1]
-        share = hidden(look)
-        if share <= self.hidden or _is_suspicious(skill) or _is_closing(skill.looks):
+        share = min(map(hidden, (look, *_as_it_began(skill.looks))))
+        if (
+            look.is_fresh
+            or share <= self.hidden
+            or _is_suspicious(skill)
+            or _is_closing(skill.looks)
+        ):
             return
         message = (
             f"{_shown(look.train)} in training, {_shown(look.validation)} in validation: "
@@ -378,7 +392,7 @@ class GeneralizationDetector(Detector):
             yield Evidence(
                 "metrics", names, None, f"classes are told apart, and only {names} logged"
             )
-        elif tracked.regresses and scores and all(_ACCURACY.search(one) for one in scores):
+        elif tracked.regresses and scores and all(_ACCURACY.search(spelled(one)) for one in scores):
             names = ", ".join(scores)
             yield Evidence(
                 "metrics", names, None, f"{names} is for classes; the targets are values",
@@ -561,6 +575,12 @@ def hidden(look: Look) -> float:
     if not seen.classes:  # another level of later targets is no merit
         skill = 1 - seen.error / min(seen.constant_error, train.constant_error)
     return 1 - (train.skill + 2 * train.uncertainty) / skill if skill > 0 else 0.0
+
+
+def _as_it_began(looks: Sequence[Look]) -> Iterator[Look]:
+    """Yields the last look with the validation before: training is its mean since then."""
+    if len(looks) > 1 and looks[-2].validation.is_known:
+        yield replace(looks[-1], validation=looks[-2].validation)
 
 
 def _is_closing(looks: Sequence[Look]) -> bool:

@@ -494,9 +494,11 @@ def test_a_class_is_neglected_when_others_have_long_been_learned(
         (0.0, {}, ["CLS101"]),
         (0.3, {}, []),
         (0.0, {"metrics": ("val_mAP",)}, []),
+        (0.0, {"metrics": ("BinaryAUROC",)}, []),
+        (0.0, {"metrics": ("val/RetrievalNormalizedDCG",)}, []),
         (0.0, {"target": target(5, form="multilabel", weight=(9.0,) * 5)}, []),
     ],
-    ids=["none is given", "some are", "ranked", "weighted"],
+    ids=["none is given", "some are", "ranked", "by torchmetrics", "or its name", "weighted"],
 )
 def test_of_several_labels_at_once_none_may_be_given(
     hits: float, options: dict[str, Any], told: list[str]

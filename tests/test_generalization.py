@@ -449,7 +449,7 @@ def test_training_that_stays_behind_is_made_too_hard() -> None:
     """What disturbs it is named."""
     found = list(
         GeneralizationDetector().training_harder(
-            skill((0.7, 0.2), (0.65, 0.15), noises={"drop": 0.9})
+            skill((0.75, 0.15), (0.7, 0.1), noises={"drop": 0.9})
         )
     )
     assert "drop (p=0.9)" in found[0].causes[0]
@@ -457,8 +457,13 @@ def test_training_that_stays_behind_is_made_too_hard() -> None:
 
 @pytest.mark.parametrize(
     "looks",
-    [((0.3, 0.2), (0.2, 0.1)), ((0.8, 0.3), (0.4, 0.2)), ((0.9, 0.7), (0.89, 0.7))],
-    ids=["mild", "closing", "nothing_learned"],
+    [
+        ((0.3, 0.2), (0.2, 0.1)),
+        ((0.8, 0.3), (0.4, 0.2)),
+        ((0.9, 0.7), (0.89, 0.7)),
+        ((0.9, 0.6), (0.7, 0.1)),
+    ],
+    ids=["mild", "closing", "nothing_learned", "a step behind"],
 )
 def test_mild_differences_between_training_and_validation_are_normal(looks) -> None:
     """Dropout, and the mean over an epoch, make training look a little worse."""
@@ -466,6 +471,13 @@ def test_mild_differences_between_training_and_validation_are_normal(looks) -> N
     measured = skill(*looks, noises={"drop": 0.5})
     assert not list(detector.training_harder(measured))
     assert not list(detector.too_good_validation(measured))
+
+
+def test_what_training_lacks_in_the_first_epochs_is_no_matter() -> None:
+    """All of it was new to the net then."""
+    lacking = skill((0.75, 0.15), (0.7, 0.1), noises={"drop": 0.9})
+    fresh = replace(lacking, looks=tuple(replace(one, is_fresh=True) for one in lacking.looks))
+    assert not list(GeneralizationDetector().training_harder(fresh))
 
 
 def test_undisturbed_training_far_behind_validation_is_suspicious() -> None:

@@ -15,6 +15,7 @@ from ..core.findings import Evidence, Severity
 from ..core.measurements.class_counts import ClassCounts
 from ..core.measurements.label_stream import LabelStream
 from ..core.measurements.loss_calls import LabelCalls
+from ..core.measurements.scores import spelled
 from ..core.statistics import absence, homogeneity, spent
 from .encoding import Made, made_alike, misencoded
 from .neglect import LOOKS, SETTLED, Progress, given_up, neglected, take_up, told
@@ -29,7 +30,9 @@ _IDLE = 20  # times as many outputs as classes: they are those of something else
 _BEFORE = 2  # looks that are enough when the run is over, for a class of which
 _DOUBTED = 0.3  # of the probability that chance would give it is left
 _IDENTITIES = 20  # with more classes than that, validation may have others, on purpose
-_RANKS = re.compile(r"(^|[^a-z])(au(c|roc|prc?)|roc|pr|m?ap|average_?precision|ndcg|mrr)($|[^a-z])")
+_RANKS = re.compile(
+    r"(^|[^a-z])(au(c|roc|prc?)|roc_?(auc)?|pr|m?ap|average_?precision|n?dcg|mrr)($|[^a-z])"
+)
 
 _MISPLACED = (
     "The sampler that draws rare classes more often is that of validation",
@@ -598,4 +601,4 @@ def _preferred(draws: tuple[tuple[int, float], ...]) -> tuple[float, float] | No
 
 def _ranks(metrics: tuple[str, ...]) -> bool:
     """Tells from what the user logs whether only the order of the predictions counts."""
-    return any(_RANKS.search(name.lower()) for name in metrics)
+    return any(_RANKS.search(spelled(name)) for name in metrics)

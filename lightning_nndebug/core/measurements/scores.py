@@ -337,9 +337,14 @@ def _is_accuracy(name: str) -> bool:
     return bool(words & _ACCURACIES) and words <= _ACCURACIES | _PLAIN
 
 
+def spelled(name: str) -> str:
+    """Returns the name of a metric in small letters, its words apart: ``BinaryAUROC`` too."""
+    return _CAMEL.sub("_", name.partition("/dataloader_idx_")[0]).lower()
+
+
 def _words(name: str) -> list[str]:
-    name = _CAMEL.sub("_", name.partition("/dataloader_idx_")[0]).lower()
-    name = name.replace("cross_entropy", "crossentropy")  # which no other entropy is like
+    # No other entropy is like that.
+    name = spelled(name).replace("cross_entropy", "crossentropy")
     return [one for one in re.split(r"[^a-z0-9]+", name) if one]
 
 
