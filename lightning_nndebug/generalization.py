@@ -195,7 +195,7 @@ class GeneralizationDetector(Detector):
         yield Evidence("net", baselines.net, least, message, _causes(baselines))
 
     @rule("GEN103", severity=Severity.INFO)
-    def stopped_early(self, curve: LossCurve) -> Iterator[Evidence]:
+    def stopped_early(self, curve: LossCurve | Stop) -> Iterator[Evidence]:
         """The run has ended while the training loss was still falling.
 
         Why it matters:
@@ -217,8 +217,9 @@ class GeneralizationDetector(Detector):
         References:
             - benchmarks/thresholds#generalization
         """
-        if curve.over and curve.stop is not None:
-            yield from _too_soon(curve.stop, self.still_falling)
+        if isinstance(curve, Stop):
+            yield from _too_soon(curve, self.still_falling)
+            return
         if not curve.over or curve.on_purpose or curve.annealed:
             return
         gained, error = curve.gain(_LAST)
@@ -537,6 +538,16 @@ def _too_soon(stop: Stop, limit: float) -> Iterator[Evidence]:
     waited = values[-stop.waited :]
     before = min(values[: -stop.waited], default=values[0])
     best, whole = min(waited), values[0] - min(values)
+    if stop.seen < 1:
+        yield Evidence(
+            stop.monitor,
+            stop.seen,
+            1.0,
+            f"{stop.callback} has ended the run after {stop.seen:.0%} of its first epoch",
+            causes=("Patience counts validations, and there are several in an epoch",),
+            fixes=("a patience of some epochs: validations in an epoch times their number",),
+        )
+        return
     if not (whole > 0 and before - best > limit * whole and waited[-1] <= before):
         return
     fix = f"mode={mode!r}" if mode != stop.mode else "a smaller min_delta, such as 0"

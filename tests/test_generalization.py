@@ -264,11 +264,24 @@ def test_a_callback_that_stops_what_gets_better_stops_it_too_early(
     """While it waited, the metric gained a good part of all that it has gained."""
     name = "val_acc" if values[0] < 1 else "val_loss"
     stop = Stop("EarlyStopping()", name, mode, values, waited)  # type: ignore[arg-type]
-    curve = LossCurve((1.0,) * 20, 5, 100, over=True, on_purpose=True, stop=stop)
-    found = list(GeneralizationDetector().stopped_early(curve))
+    found = list(GeneralizationDetector().stopped_early(stop))
     assert bool(found) is fires
     if name == "val_acc":
         assert found[0].fixes == ("give EarlyStopping mode='max'",)
+
+
+@pytest.mark.parametrize(("often", "fires"), [({"val_check_interval": 2}, True), ({}, False)])
+def test_a_run_that_is_stopped_within_its_first_epoch_is_stopped_early(
+    often: dict[str, int], *, fires: bool
+) -> None:
+    """Patience counts validations, not epochs."""
+    seed(0)
+    stop = EarlyStopping("val_loss", patience=2, min_delta=1.0)
+    program = Program(Classifier(), loader(), loader(shuffle=False))
+    detector = GeneralizationDetector()
+    fit(replace(program, trainer={"max_epochs": 4, "callbacks": [stop], **often}), detector)
+    found = [one for one in detector.findings if one.code == "GEN103"]
+    assert any("of its first epoch" in one.message for one in found) is fires
 
 
 def test_a_metric_that_is_named_by_the_user_is_followed() -> None:

@@ -1441,6 +1441,13 @@ def test_advice() -> None:
     assert fired(detector.too_few_samples, few)
     assert not fired(detector.too_few_samples, replace(few, class_sizes={0: 30, 1: 30}))
     assert not fired(detector.too_few_samples, replace(few, class_sizes=dict(Counter(range(60)))))
+    fewer = replace(SAMPLES, epoch=1, overlap=replace(VALIDATION, trained=64, distinct=800))
+    assert fired(detector.too_few_samples, fewer)
+    assert not fired(detector.too_few_samples, replace(fewer, epoch=0))
+    assert not fired(
+        detector.too_few_samples,
+        replace(fewer, overlap=replace(VALIDATION, trained=400, distinct=800)),
+    )
     assert fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.8))
     assert not fired(detector.mostly_padding, Padding("batch['attention_mask']", 0.4))
 

@@ -723,6 +723,11 @@ def linear(warm_up: int, length: int, horizon: int) -> tuple[float, ...]:
         (schedule(interval="epoch", taken=7, asked=3), run(), "stepped 7 times in 3 epochs"),
         (schedule(interval="epoch", monitor="val_loss", taken=8, asked=4), run(), "8 times in 4"),
         (schedule(unmet=(0.5, 0.75)), run(), "0.5, 0.75 are no whole numbers"),
+        (
+            schedule(interval="epoch", planned=10, factors=linear(5, 20, 20)),
+            run(),
+            "0 for the whole first epoch",
+        ),
         (schedule(asked=100, factors=(1.0, 0.9)), run(over=True), "not stepped once"),
         (schedule(interval="hand", length=1000), run(epoch=1, over=True), "not stepped once"),
     ],
@@ -775,6 +780,11 @@ def test_a_misused_schedule_is_told_how(one: Schedule, of: Schedules, words: str
         (plateau(), run(done=600, epoch=6)),  # it may have converged
         (plateau(), run(done=200, epoch=2, batches=math.inf)),
         (schedule(), run(steps=math.inf)),
+        (schedule(interval="epoch", planned=100, factors=linear(5, 110, 110)), run()),
+        (
+            schedule(interval="epoch", planned=10, factors=linear(5, 20, 20)),
+            run(peaks=((1.0,), (1.0,))),  # one optimizer waits for another
+        ),
     ],
 )
 def test_a_schedule_that_may_be_meant_is_fine(one: Schedule, of: Schedules) -> None:

@@ -213,6 +213,15 @@ def test_a_loss_may_follow_targets_that_wander_off(pace: float, diverges: bool) 
     assert bool(has_diverged(histories["ce"], 1.5)) is diverges
 
 
+def test_a_batch_of_hardly_any_variance_is_no_merit() -> None:
+    """Where most targets are 0, some batches have little to miss."""
+    histories: dict[str, Any] = {}
+    for step, size in enumerate([1, 1, 1, 0.3, 0.3, 0.3, 1, 1, 1.8, 1.8, 1.8, 1.8]):
+        totals = torch.tensor([[40.0], [0.0], [40.0 * size]]).double()
+        take_up(histories, at(step, size, totals=totals, kind="quantities", chance=math.nan))
+    assert not has_diverged(histories["ce"], 1.5)
+
+
 class Reversed(torch.autograd.Function):
     """The same forward, the opposite backward."""
 

@@ -1225,3 +1225,38 @@ class LeafOfItsOwn(Validated):
 def test_a_graph_without_any_parameter_is_none():
     """A loss may have one that ends in its own logits."""
     assert ("MOD104", "training_step") in findings(LeafOfItsOwn(net()))
+
+
+class ByParts(Classifier):
+    """Has its layers in the LightningModule, and calls them in the step."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.inner, self.out, self.how = nn.Linear(64, 32), nn.Linear(32, 10), how
+
+    def loss(self, x, y):
+        if self.how == "data":  # as a denoising autoencoder does
+            x = F.dropout(x.relu() + 1, 0.2)
+        h = self.inner(x).relu()
+        if self.how == "always" or (self.how == "training" and self.training):
+            h = F.dropout(h, 0.2)
+        if self.how == "draws":
+            h = torch.stack([F.dropout(h, 0.2) for _ in range(4)]).mean(0)
+        return F.cross_entropy(self.out(h), y)
+
+    def validation_step(self, batch, batch_idx):
+        passes = 4 if self.how == "passes" else 1
+        if self.how == "passes":
+            self.how = "always"
+        losses = [self.loss(*batch) for _ in range(passes)]
+        self.log("val_loss", sum(losses) / passes)
+        if passes > 1:
+            self.how = "passes"
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("always", 1), ("training", 0), ("data", 0), ("draws", 0), ("passes", 0)]
+)
+def test_dropout_in_a_step_is_that_of_the_net_if_parameters_came_before(how: str, told: int):
+    """What is dropped from data, and what is averaged over, is meant."""
+    assert [code for code, _ in findings(ByParts(how))] == ["MOD106"] * told

@@ -44,6 +44,7 @@ _ALIKE = 128  # and so many samples, before those of a batch are: most of them m
 _PAIRS = 8  # of batches that follow one another, likewise
 _SAME = 0.4  # of the batches equal to the one before: two workers with the same data make it a half
 _ROUNDS = 8  # times that an epoch shows the same few samples,
+_SMALLER = 4  # times less than validation has: usual are times more
 _FEWER = 2  # of which there are at least so many times less than validation has
 _LOOKS = 3  # at the first layers
 _DOMINANT = 10.0  # times as large as the median column
@@ -600,7 +601,7 @@ class InputDetector(Detector):
 
     @rule("INP205", severity=Severity.INFO)
     def too_few_samples(self, samples: Samples) -> Iterator[Evidence]:
-        """There are very few samples of some class.
+        """There are very few samples of some class, or of all.
 
         Why it matters:
             A net can tell so few samples apart by anything, such as their background.
@@ -614,11 +615,21 @@ class InputDetector(Detector):
             - Augment; collect more; or take a simpler model
 
         When it is fine:
-            Few-shot learning, and trials.
+            Few-shot learning, and trials; samples of validation that can be made at will.
 
         References:
             hestness2017deep
         """
+        overlap = samples.overlap
+        if overlap is not None and samples.epoch and _SMALLER * overlap.trained <= overlap.distinct:
+            yield Evidence(
+                where=samples.name,
+                measured=float(overlap.trained),
+                limit=overlap.distinct / _SMALLER,
+                message=f"training has {overlap.trained} different samples, and validation "
+                f"{overlap.distinct}",
+            )
+            return
         if samples.epoch or not samples.is_whole or not samples.class_sizes:
             return
         fewest = min(samples.class_sizes, key=lambda one: samples.class_sizes[one])

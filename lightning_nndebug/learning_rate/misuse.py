@@ -21,6 +21,7 @@ _FEW = 3  # epochs that tell a pace
 _TWICE = 1.9, 3.5  # times as often as Lightning steps it, a scheduler is stepped by others, too
 _NOTHING = 1e-3  # of a learning rate
 _CONVERGED = 0.9  # of the loss
+_MANY = 50  # epochs, of which one more or less is no matter
 _FALLEN = 0.1  # of its peak: from there, a learning rate may climb back
 _CLIMBED = 0.5  # to so much of it, when the run ends
 _CYCLES = ("CyclicLR", "CosineAnnealingWarmRestarts")
@@ -51,6 +52,7 @@ def misuse(schedule: Schedule, run: Schedules, learned: float = 0.0) -> Misuse |
         or _held_back(schedule, run)
         or _wrong_interval(schedule, run)
         or _wrong_length(schedule, run)
+        or _idle_start(schedule, run)
         or _endless_warm_up(schedule)
         or _early_end(schedule)
         or _climbs_again(schedule)
@@ -211,6 +213,21 @@ def _wrong_length(schedule: Schedule, run: Schedules) -> Misuse | None:
                 "Take the length from self.trainer.estimated_stepping_batches",
             )
     return None
+
+
+def _idle_start(schedule: Schedule, run: Schedules) -> Misuse | None:
+    """A factor that counts epochs from 0 is 0 for all of the first one.
+
+    One of several optimizers may be held back.
+    """
+    first, *later = schedule.factors[:2] or (1.0,)
+    is_idle = schedule.interval == "epoch" and not first and any(later)
+    if not is_idle or schedule.planned > _MANY or len(run.peaks) > 1:
+        return None
+    return Misuse(
+        "the learning rate is 0 for the whole first epoch: nothing is learned in it",
+        'Count from 1, as in (epoch + 1) / warm_up, or set interval="step"',
+    )
 
 
 def _endless_warm_up(schedule: Schedule) -> Misuse | None:

@@ -223,10 +223,14 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
         return None
     constant = baseline(history)
     usual = max(constant, 1e-9) if history["kind"] == "quantities" else math.inf
-    single = [_share([one], constant) / max(1.0, one[CHANCE] / usual) for one in looks]
-    levels = [statistics.fmean(single[i : i + width]) for i in range(len(single) - width + 1)]
+    scales = [one[CHANCE] / usual for one in looks]  # 0 for all but quantities
+    shares = [_share([one], constant) for one in looks]
+    single = [one / max(1.0, scale) for one, scale in zip(shares, scales, strict=True)]
+    levels = _pooled(single, width)
     earlier, last = levels[:-_FEW], levels[-_FEW:]
-    best = min(earlier)
+    # Where most targets are 0, some batches have hardly any others: there, it is easy to be good.
+    fair = [one / (scale or 1.0) for one, scale in zip(shares, scales, strict=True)]
+    best = min(_pooled(fair, width)[:-_FEW])
     worst = min(last)
     falling = last[-1] < 0.9 * last[0]
     noise = statistics.median(abs(b - a) for a, b in itertools.pairwise(single))
@@ -236,6 +240,10 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     beyond = best + max(_NOISES * noise, passed)
     rises = worst > max(1.0, rise * best, beyond) and not falling
     return (best, last[-1]) if rises else None
+
+
+def _pooled(values: list[float], width: int) -> list[float]:
+    return [statistics.fmean(values[i : i + width]) for i in range(len(values) - width + 1)]
 
 
 def fall(curve: LossCurve) -> tuple[float, float]:

@@ -71,8 +71,9 @@ class DropoutCall:
 class ActiveDropouts(Measurement):
     """The calls of dropout that dropped units in a batch of validation, in a module in eval mode.
 
-    Left out are the dropout modules of the net, whose modes are seen anyway, what is dropped from
-    the batch itself, and what a step does outside of any ``forward``: both corrupt data on purpose.
+    Left out are the dropout modules of the net, whose modes are seen anyway, and what corrupts data
+    on purpose: what is dropped from the batch itself, and, by a step outside of any ``forward``,
+    from anything but what parameters have had a part in.
     """
 
     prepares: ClassVar[str | None] = "on_validation_batch_start"
@@ -122,6 +123,8 @@ class _Listener(ListeningMode):
         self._passes: Counter[tuple[int, CodeType, int]] = Counter()
         self._given: dict[Any, list[ReferenceType[Tensor]]] = {}
         self._masks = RandomMasks()
+        self._learned: dict[int, ReferenceType[Tensor]] = {}
+        self._loose: set[Any] = set()
         self._rows = max((len(t) for _, t in named_tensors(batch) if t.dim()), default=0)
         self._names = {id(one): plain_name(name) for name, one in module.named_modules()}
         self._batch = {address(tensor) for _, tensor in named_tensors(batch)} - {None}
@@ -145,6 +148,8 @@ class _Listener(ListeningMode):
         frame: FrameType,
     ) -> None:
         name = getattr(func, "__name__", "")
+        if isinstance(result, Tensor) and any(map(self._is_learned, _tensors(args))):
+            self._learned[id(result)] = ref(result)
         if _drops(func, args, kwargs):
             self._note(frame, name in DRAWS, _rows(args, kwargs), args)
         with torch.no_grad(), torch._C.DisableTorchFunction():
@@ -176,6 +181,11 @@ class _Listener(ListeningMode):
         before.append(ref(given))
         return is_again
 
+    def _is_learned(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter, or was computed with one."""
+        known = self._learned.get(id(tensor))
+        return isinstance(tensor, nn.Parameter) or (known is not None and known() is tensor)
+
     def heard(self) -> Iterator[DropoutCall]:
         """Returns the calls, when the batch is over."""
         most: Counter[int] = Counter()
@@ -183,7 +193,8 @@ class _Listener(ListeningMode):
             most[owner] = max(most[owner], times)
         for line, call in self.calls.items():
             again = call.is_repeated or most[self._owners[line]] > 1
-            yield replace(call, is_repeated=again)
+            if not (again and line in self._loose):  # a step that averages over several draws
+                yield replace(call, is_repeated=again)
 
     def _note(
         self, frame: FrameType, is_by_hand: bool, rows: int, args: Any, *, is_proven: bool = False
@@ -211,9 +222,15 @@ class _Listener(ListeningMode):
         callers = [(one.f_code.co_name, _self(one)) for one in outside]
         modules = [(name, one) for name, one in callers if id(one) in self._names]
         owner = next((one for _, one in modules if one is not None), None)
-        if owner is None or owner.training or all(name != "forward" for name, _ in modules):
+        is_loose = all(name != "forward" for name, _ in modules)
+        is_plain = not (is_by_hand or called) and any(map(self._is_learned, _tensors(args)))
+        if owner is None or owner.training or (is_loose and not is_plain):
             return
         again = self._is_again((line.file, line.number, line.text), args)
+        if is_loose:  # a loop may well be over draws, each with a pass of its own
+            chain = tuple((one.f_code, one.f_lasti) for one in outside)
+            again = again or chain in self._loose
+            self._loose |= {line, chain}
         if line in self.calls:
             call = self.calls[line]
             repeated = call.is_repeated or again
@@ -247,6 +264,13 @@ def _drops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     amount = given.get("p", 0.5) if "dropout" in name else given.get("dropout_p", 0.0)
     works = given.get("training", given.get("train", True))
     return bool(works) and isinstance(amount, (int, float)) and amount > 0
+
+
+def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:
+    """Yields what a function was given, and what is in the lists of it, as for ``torch.cat``."""
+    for one in args:
+        inner = one if isinstance(one, (list, tuple)) else (one,)
+        yield from (tensor for tensor in inner if isinstance(tensor, Tensor))
 
 
 def _rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

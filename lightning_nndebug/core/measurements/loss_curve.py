@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from . import Measurement, Moment
 from .losses import Loss
-from .scores import Stop
 
 _BINS = 256
 _FIRST_LOOK = 64  # steps; then 128, 256, ...
@@ -34,7 +33,6 @@ class LossCurve(Measurement):
         over: Whether training has ended.
         on_purpose: Whether the end was called for by a callback or the user, or is that of a trial.
         annealed: Whether the learning rate has come down to less than a tenth of its peak.
-        stop: What a callback has ended it for, if one has that waits for a metric.
         unseen: The least share of the training data that ``limit_train_batches`` has kept from it.
     """
 
@@ -43,7 +41,7 @@ class LossCurve(Measurement):
         "on_train_batch_end",
         "on_train_end",
     )
-    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss, Stop)
+    needs: ClassVar[tuple[type[Measurement], ...]] = (Loss,)
 
     means: tuple[float, ...]
     length: int
@@ -51,7 +49,6 @@ class LossCurve(Measurement):
     over: bool = False
     on_purpose: bool = False
     annealed: bool = False
-    stop: Stop | None = None
     unseen: float = 0.0
     rates: tuple[float, ...] = ()
 
@@ -76,7 +73,6 @@ class LossCurve(Measurement):
             over=over,
             on_purpose=bool(trainer.should_stop or trainer.fast_dev_run or trainer.overfit_batches),
             annealed=rate < _SLOW * memory.peak,
-            stop=moment.take(Stop) if over else None,
             unseen=_unseen(trainer) if over else 0.0,
             rates=tuple(memory.rates),
         )

@@ -233,6 +233,8 @@ class Stop(Measurement):
         mode: Whether the callback has waited for it to fall or to rise.
         values: All that it was given, the last one being that at which it lost patience.
         waited: How many values in a row were not good enough.
+        seen: The share of the training data that the run has seen by then, if more epochs were
+            planned and the first is not over; else 1.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("on_validation_end", "on_train_epoch_end", "on_train_end")
@@ -242,6 +244,7 @@ class Stop(Measurement):
     mode: Direction
     values: tuple[float, ...]
     waited: int
+    seen: float = 1.0
 
     @classmethod
     def take(cls, moment: Moment, memory: SimpleNamespace) -> Stop | None:
@@ -262,9 +265,16 @@ class Stop(Measurement):
             if values.get(number) and trainer.should_stop and one.wait_count >= one.patience > 0:
                 told = f"{type(one).__name__}(patience={one.patience}, mode={one.mode!r}"
                 told += f", min_delta={abs(one.min_delta):g})" if one.min_delta else ")"
-                seen = tuple(values[number])
-                return cls(told, one.monitor, one.mode, seen, one.wait_count)
+                given = tuple(values[number])
+                return cls(told, one.monitor, one.mode, given, one.wait_count, _seen(trainer))
         return None
+
+
+def _seen(trainer: Any) -> float:
+    """Returns the share of the first epoch that is over, if it is not the only one."""
+    batches, done = trainer.num_training_batches, trainer.fit_loop.total_batch_idx + 1
+    is_first = trainer.max_epochs != 1 and done < batches < math.inf
+    return done / batches if is_first else 1.0
 
 
 def direction(name: str) -> Direction | None:
