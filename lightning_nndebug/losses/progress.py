@@ -229,7 +229,7 @@ def has_diverged(history: History, rise: float) -> tuple[float, float] | None:
     levels = _pooled(single, width)
     earlier, last = levels[:-_FEW], levels[-_FEW:]
     # Where most targets are 0, some batches have hardly any others: there, it is easy to be good.
-    fair = [one / (scale or 1.0) for one, scale in zip(shares, scales, strict=True)]
+    fair = [one / (scale if scale > 0 else 1.0) for one, scale in zip(shares, scales, strict=True)]
     best = min(_pooled(fair, width)[:-_FEW])
     worst = min(last)
     falling = last[-1] < 0.9 * last[0]
