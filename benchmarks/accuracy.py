@@ -119,7 +119,7 @@ def run(kind: str, name: str, number: int = 0) -> dict[str, Any]:
         "name": name,
         "seed": number,
         "family": FAULTS[name].family
-        if name in FAULTS
+        if kind in {"sick", "fixed"}
         else {"mutant": "mutations"}.get(kind, kind),
         "expected": list(expected),
         "seconds": round(time.perf_counter() - start, 2),
